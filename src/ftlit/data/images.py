@@ -1,4 +1,4 @@
-"""Read image files of any format and mode as upright RGB."""
+"""Read image files of any format and mode as upright RGB, or, for networks of other than 1 or 3 channels, as their bands."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,23 +7,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from ftlit.code_identity import versioned
+from ftlit.data.bad_image import BadImage as BadImage
+from ftlit.data.bands import bands_of, read_bands, to_bands
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import UserError, one_line
+from ftlit.errors import one_line
 from ftlit.formatting import shown
 
 GreyRange = tuple[float, float]  # the values of black and of white
 PHOTO_SIDE = 64  # pixels of the shorter side of a photo, at least
 PHOTO_COLOUR = 10  # mean difference of the largest and the smallest channel of a photo, at least, of 255
-
-
-class BadImage(UserError):
-    """An image that cannot be decoded, with a message of one line, also from a DataLoader's worker process."""
-
-    def __init__(self, text: str) -> None:
-        # torch rebuilds a worker's exception from the text of its traceback; the last line of that is our message
-        super().__init__(text.strip().splitlines()[-1].removeprefix(f"{__name__}.BadImage: "))
 
 
 @versioned("to_rgb", 1)
@@ -107,20 +102,25 @@ def _read(path: str | Path, at_least: int | None, convert: Callable[[Image.Image
         raise BadImage(f"{shown(path)} cannot be read as an image: {one_line(error)}") from error
 
 
-def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image]:
-    """Return `read_image` for a network with this input. Training, evaluation and prediction all read with it and get the same pixels.
+def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image | Tensor]:
+    """Return `read_image` for a network with this input, or `read_bands` if it takes bands. Training, evaluation and prediction all read
+    with it and get the same pixels.
 
     A JPEG is decoded at no less than twice the size to which the shorter side is resized. The result then differs by 0.2 of 255 on
     average, and a random crop of a third of the area is never enlarged.
     """
+    if spec.takes_bands:
+        return partial(read_bands, channels=spec.channels, fill=spec.mean)
     at_least = 2 * (spec.resize or spec.size)
     if spec.grey_range is None:
         return partial(read_image, at_least=at_least)
     return partial(read_image_in_range, at_least=at_least, grey_range=spec.grey_range)
 
 
-def as_rgb(image: Image.Image, spec: InputSpec) -> Image.Image:
-    """Convert a PIL image as `image_reader` converts an image file."""
+def as_read(image: Image.Image, spec: InputSpec) -> Image.Image | Tensor:
+    """Convert a PIL image as `image_reader` converts an image file. Raises `BadImage` for another number of bands."""
+    if spec.takes_bands:
+        return to_bands(bands_of(image), spec.channels, spec.mean)
     return to_rgb(image) if spec.grey_range is None else to_rgb_in_range(image, spec.grey_range)
 
 

@@ -17,7 +17,7 @@ from ftlit.data.transforms import Transform
 
 
 class Normalization:
-    """The end of a view: images (..., 3, H, W) -> normalised float32, to the bit as the view itself, on any device.
+    """The end of a view: images (..., C, H, W) -> normalised float32, to the bit as the view itself, on any device.
 
     Args:
         mean: per channel.
@@ -75,6 +75,6 @@ class SplitView:
         if [*map(type, steps[-4:])] != [v2.ToImage, v2.ToDtype, v2.ToPureTensor, v2.Normalize]:
             return None
         to_floats, normalize = steps[-3], steps[-1]
-        if to_floats.dtype != torch.float32 or not to_floats.scale or len(normalize.mean) != 3 or len(normalize.std) != 3:
+        if to_floats.dtype != torch.float32 or not to_floats.scale or not len(normalize.mean) == len(normalize.std):
             return None
         return cls(v2.Compose([*steps[:-4], v2.ToImage(), v2.ToPureTensor()]), Normalization(normalize.mean, normalize.std))

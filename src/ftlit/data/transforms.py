@@ -1,4 +1,4 @@
-"""Transforms from a PIL image to the tensor that a network takes, for training and for evaluation.
+"""Transforms from a PIL image, or a tensor of bands, to the tensor that a network takes, for training and for evaluation.
 
 They consist of torchvision's classes. The classes and their arguments identify a transform, so that it needs no version
 (`ftlit.code_identity`).
@@ -17,22 +17,23 @@ from ftlit.errors import UserError, unknown
 if TYPE_CHECKING:  # an InputSpec makes its own transforms
     from ftlit.data.input_spec import InputSpec
 
-Transform = Callable[[Any], Tensor]  # of a PIL image (RGB), or of a text
+Transform = Callable[[Any], Tensor]  # of a PIL image (RGB), of a tensor of bands (C, H, W), or of a text
+COLOUR_AUGMENTS = ("trivial_augment", "rand_augment")  # they change colours, which bands do not have
 
 
 def eval_transform(spec: "InputSpec") -> Transform:
-    """PIL image (RGB) -> float32 (3, size, size): resize the shorter side, centre crop, normalise. Deterministic."""
+    """PIL image (RGB) or bands (C, H, W) -> float32 (C, size, size): resize the shorter side, centre crop, normalise. Deterministic."""
     resize = v2.Resize(spec.resize or spec.size, interpolation=_mode(spec), antialias=True)
     return v2.Compose([resize, v2.CenterCrop(spec.size), *_to_normalised(spec)])  # type: ignore[no-any-return]
 
 
 def dense_transform(spec: "InputSpec", size: int) -> Transform:
-    """PIL image (RGB) -> float32 (3, H, W): resize the shorter side to `size` pixels, normalise; no crop."""
+    """PIL image (RGB) or bands (C, H, W) -> float32 (C, H, W): resize the shorter side to `size` pixels, normalise; no crop."""
     return v2.Compose([v2.Resize(size, interpolation=_mode(spec), antialias=True), *_to_normalised(spec)])  # type: ignore[no-any-return]
 
 
 def train_transform(spec: "InputSpec", augment: str = "photo", *, min_scale: float = 0.35) -> Transform:
-    """PIL image (RGB) -> float32 (3, size, size), augmented with torch's global random state.
+    """PIL image (RGB) or bands (C, H, W) -> float32 (C, size, size), augmented with torch's global random state.
 
     Args:
         spec: the input that the weights expect.
@@ -42,10 +43,15 @@ def train_transform(spec: "InputSpec", augment: str = "photo", *, min_scale: flo
             rather than torchvision's 0.08: pretrained features need less variety, and a crop of 8 % often misses the subject.
 
     Raises:
-        UserError: an unknown `augment`.
+        UserError: an unknown `augment`, or one that changes colours, for bands.
     """
     if augment not in AUGMENTS:
         raise unknown("augment", augment, AUGMENTS)
+    if spec.takes_bands and augment in COLOUR_AUGMENTS:
+        raise UserError(
+            f"data.augment={augment} changes colours, which needs images of 1 or 3 channels, but backbone.in_chans={spec.channels}: "
+            "give data.augment=photo (crops and flips), or none"
+        )
     if augment == "none":
         return eval_transform(spec)
     crop = v2.RandomResizedCrop(spec.size, scale=(min_scale, 1.0), interpolation=_mode(spec), antialias=True)
@@ -66,16 +72,22 @@ def _mode(spec: "InputSpec") -> InterpolationMode:
 
 
 def _to_normalised(spec: "InputSpec") -> list[torch.nn.Module]:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor(), v2.Normalize(spec.mean, spec.std)]
+    grey = [v2.Grayscale()] if spec.channels == 1 else []
+    return [*grey, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor(), v2.Normalize(spec.mean, spec.std)]
 
 
-def check_rgb_tensor(image: Tensor) -> None:
-    """Raise `UserError` unless `image` is an RGB tensor (3, H, W), uint8 or float in [0, 1]."""
-    if image.ndim != 3 or len(image) != 3:
-        raise UserError(f"an image tensor must have the shape (3, H, W), RGB, not {tuple(image.shape)}")
+def check_image_tensor(image: Tensor, spec: "InputSpec") -> None:
+    """Raise `UserError` unless `image` is a tensor (C, H, W) with the channels of the spec, uint8 or float: in [0, 1], of bands finite."""
+    if image.ndim != 3 or len(image) != spec.channels:
+        kind = {1: ", grey", 3: ", RGB"}.get(spec.channels, "")
+        raise UserError(f"an image tensor must have the shape ({spec.channels}, H, W){kind}, not {tuple(image.shape)}")
     if not image.numel():
         raise UserError(f"an image tensor must have a height and a width of at least 1, but this one has the shape {tuple(image.shape)}")
     if image.dtype == torch.uint8:
+        return
+    if spec.takes_bands:
+        if not image.is_floating_point() or not image.isfinite().all():
+            raise UserError(f"a tensor of bands must be uint8, or hold finite floats, but this one is {image.dtype} or has NaN or infinity")
         return
     if not image.is_floating_point():
         raise UserError(f"an image tensor must hold floats from 0 to 1, or be uint8, but this one is {image.dtype}")

@@ -116,8 +116,10 @@ class StoredPixels:
 
     @classmethod
     def of(cls, view: Any) -> "StoredPixels | None":
-        """Of the evaluation view, or of one that crops and flips; `None` for another view."""
+        """Of the evaluation view, or of one that crops and flips, of RGB images; `None` for another view."""
         split = SplitView.of(view)
+        if split and len(split.normalization.mean) != 3:  # bands may have more than 8 bits
+            return None
         steps = split.pixels.transforms[:-2] if split else []  # type: ignore[attr-defined]
         kinds = [*map(type, steps)]
         if split and kinds == [v2.Resize, v2.CenterCrop]:

@@ -194,7 +194,9 @@ def _inputs(module: nn.Module, hints: Hints) -> Iterable[str]:
     """Warn of a normalisation other than that of the pretraining: it costs accuracy without an error."""
     for backbone in (part for part in module.modules() if isinstance(part, Backbone)):
         spec, trained_with = backbone.input_spec, backbone.trained_with
-        if trained_with and isinstance(spec, InputSpec) and (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
+        if not trained_with or not isinstance(spec, InputSpec) or spec.channels != trained_with.channels:
+            continue
+        if (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
             given, meant = (f"mean {s.mean} std {s.std}" for s in (spec, trained_with))
             yield f"images are normalised with {given}, but the weights were trained with {meant}: check {hints.input_spec}"
 

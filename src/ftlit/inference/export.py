@@ -2,7 +2,6 @@
 
 import os
 import re
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ftlit.inference.export_formats import EXPORT_FORMATS, ExportFormat, ImagesT
 from ftlit.inference.load_network import load
 from ftlit.inference.network import Network
 
+BAND_VALUES = "8-bit values divided by 255 and others as in the files"
 TOLERANCE = 1e-4  # of the largest logit
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -101,9 +101,10 @@ def _folder_of(run: str | Path) -> Path:
 def _metadata(network: Network, export_format: ExportFormat) -> Metadata:
     spec = network.input_spec
     shape = ", ".join(map(str, ("N", *spec.shape)))
-    images = f"float32 RGB ({shape}) in [0, 1]: {spec.preparation}; {spec.normalisation}, {export_format.normalised}"
+    values = {1: f"grey ({shape}) in [0, 1]", 3: f"RGB ({shape}) in [0, 1]"}.get(spec.channels, f"bands ({shape}), {BAND_VALUES}")
+    images = f"float32 {values}: {spec.preparation}; {spec.normalisation}, {export_format.normalised}"
     classes = {"class_names": list(network.class_names), "multilabel": network.multilabel}
-    return with_format({"input_spec": asdict(spec), **classes, "images": images})
+    return with_format({"input_spec": spec.to_dict(), **classes, "images": images})
 
 
 def _check(network: Network, logits: ImagesToLogitsFunction, to: str) -> None:

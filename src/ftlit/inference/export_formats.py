@@ -23,7 +23,7 @@ ImagesToLogitsFunction = Callable[[Tensor], Tensor]
 
 
 class ImagesToLogits(nn.Module):
-    """RGB images (N, 3, size, size) in [0, 1] -> logits (N, K): normalisation, backbone and head of a run in one module.
+    """Images (N, C, size, size), RGB or grey in [0, 1], or bands -> logits (N, K): normalisation, backbone and head of a run in one module.
 
     Args:
         network: of images; its modules are shared, not copied.
@@ -65,8 +65,13 @@ class ExportFormat:
 
 
 def random_images(network: Network, count: int) -> Tensor:
-    """(count, 3, S, S) in [0, 1], the same at every call."""
-    return torch.rand(count, *network.input_spec.shape, generator=torch.Generator().manual_seed(count))
+    """(count, C, S, S), the same at every call: in [0, 1], of bands within two standard deviations of their means."""
+    spec = network.input_spec
+    images = torch.rand(count, *spec.shape, generator=torch.Generator().manual_seed(count))
+    if not spec.takes_bands:
+        return images
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    return mean + std * (4 * images - 2)
 
 
 def _as_json(metadata: Metadata) -> dict[str, str]:

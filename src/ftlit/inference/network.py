@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.pictures import picture_of
 from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, shorten
 from ftlit.inference.network_inputs import NOT_SEVERAL, ImageOrText, cannot_take, normalized, tensor_of
@@ -66,7 +67,8 @@ class Network:
 
         Args:
             examples: path, PIL image, or RGB tensor (3, H, W), uint8 or float in [0, 1]; or several of these, as many as fit in
-                memory, in a list or as one tensor (N, 3, H, W). Texts for a network of texts.
+                memory, in a list or as one tensor (N, 3, H, W). Tensors of a network of C channels are (C, H, W), see
+                `ftlit.data.bands`. Texts for a network of texts.
 
         Raises:
             UserError: a file that cannot be read, also one of several, or an input that is not an image, or not a text.
@@ -93,7 +95,7 @@ class Network:
         return self.backbone.input_spec
 
     def as_input(self, example: ImageOrText) -> Tensor:
-        """The tensor of one image (3, S, S), as in evaluation, or text (T,). Raises `UserError` for an unsuitable input."""
+        """The tensor of one image (C, S, S), as in evaluation, or text (T,). Raises `UserError` for an unsuitable input."""
         return tensor_of(example, self.backbone.input_spec)
 
     @property
@@ -181,8 +183,7 @@ class Network:
         with torch.inference_mode():
             logits = fully_convolutional(self.backbone, self.head)(image[None].to(self.device)).cpu()
         _check_finite(logits)
-        picture = image * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
-        return picture.clamp(0, 1).permute(1, 2, 0), self._normalized(logits)[0]
+        return picture_of(image, spec).permute(1, 2, 0), self._normalized(logits)[0]
 
     def _outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and pooled features at the highest cut that the head reads, of a batch."""

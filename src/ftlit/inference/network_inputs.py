@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ftlit.data.images import as_rgb, image_reader
+from ftlit.data.images import as_read, image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.pixels import SplitView
 from ftlit.data.sources.csv_files import read_csv
 from ftlit.data.sources.folder_files import FolderImages
 from ftlit.data.tokens import TextSpec
-from ftlit.data.transforms import check_rgb_tensor
+from ftlit.data.transforms import check_image_tensor
 from ftlit.errors import UserError, closest, shorten
 
 NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
@@ -27,11 +27,12 @@ CONVERSIONS: dict[Any, str] = {  # types of images that are not taken -> how to 
     IOBase: "PIL.Image.open(file)",
     np.ndarray: "PIL.Image.fromarray(array) of each array (H, W, 3) of uint8",
 }
+OF_BANDS = {np.ndarray: "torch.from_numpy(array) of each array (bands, H, W), floats or uint8"}
 NOT_SEVERAL = (bytes, bytearray, memoryview, IOBase, Mapping)  # of which each can be iterated, but not over examples
 
 
 def tensor_of(example: ImageOrText, spec: InputSpec | TextSpec) -> Tensor:
-    """The tensor of one image (3, S, S), as in evaluation, or text (T,). Raises `UserError` for an unsuitable input."""
+    """The tensor of one image (C, S, S), as in evaluation, or text (T,). Raises `UserError` for an unsuitable input."""
     return spec.views()[1](_readable(example, spec))
 
 
@@ -58,15 +59,16 @@ def _split_view(spec: InputSpec | TextSpec) -> SplitView | None:
 
 def cannot_take(given: object, spec: InputSpec | TextSpec, within: object = None) -> UserError:
     """The error for an input of another type; `within` is what held it, if anything did."""
-    kinds = "strings" if isinstance(spec, TextSpec) else "paths, PIL images or RGB tensors (3, H, W)"
+    kinds = "strings" if isinstance(spec, TextSpec) else f"paths, PIL images or {spec.tensors}"
     place = "" if within is None else f" in a {type(within).__name__}"
-    ways = () if isinstance(spec, TextSpec) else (way for kind, way in CONVERSIONS.items() if isinstance(given, kind))
+    conversions = {} if isinstance(spec, TextSpec) else {**CONVERSIONS, **(OF_BANDS if spec.takes_bands else {})}
+    ways = (way for kind, way in conversions.items() if isinstance(given, kind))
     text = f"the network of this run takes {spec.noun} ({kinds}), either one or a list, not {type(given).__name__}{place}"
     return UserError("; ".join([text, *(f"give {way}" for way in ways)]))
 
 
 def _readable(example: ImageOrText, spec: InputSpec | TextSpec) -> Any:
-    """What a view takes: an RGB image, or a text."""
+    """What a view takes: an RGB image, a tensor of bands, or a text."""
     if isinstance(spec, TextSpec):
         if not isinstance(example, str):
             raise cannot_take(example, spec)
@@ -74,10 +76,10 @@ def _readable(example: ImageOrText, spec: InputSpec | TextSpec) -> Any:
     if isinstance(example, str | Path):
         return image_reader(spec)(example)
     if isinstance(example, Image.Image):
-        return as_rgb(example, spec)
+        return as_read(example, spec)
     if not isinstance(example, Tensor):
         raise cannot_take(example, spec)
-    check_rgb_tensor(example)
+    check_image_tensor(example, spec)
     return example
 
 
@@ -88,13 +90,14 @@ class NamedInputs(Collection[NamedInput]):
         paths: image files, folders of them, csv files with a column of paths or texts. A missing image becomes a row with the reason.
         texts: whether the network takes texts.
         column: of csv files; `None`: `path`, or `text` of texts.
+        arrays: whether `.npy` files in folders are images.
 
     Raises:
         UserError: a folder without images, a csv file that cannot be read, an image for a network of texts.
     """
 
-    def __init__(self, paths: Sequence[str], *, texts: bool = False, column: str | None = None) -> None:
-        self._parts = [_part(Path(path), column or ("text" if texts else "path"), texts=texts) for path in paths]
+    def __init__(self, paths: Sequence[str], *, texts: bool = False, column: str | None = None, arrays: bool = False) -> None:
+        self._parts = [_part(Path(path), column or ("text" if texts else "path"), texts=texts, arrays=arrays) for path in paths]
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
@@ -118,13 +121,13 @@ class NamedInputs(Collection[NamedInput]):
                 yield path.parts[above] if len(path.parts) > above + 1 else None
 
 
-def _part(path: Path, column: str, *, texts: bool) -> Collection[NamedInput | Path]:
+def _part(path: Path, column: str, *, texts: bool, arrays: bool) -> Collection[NamedInput | Path]:
     """The examples of one path."""
     if path.suffix.lower() == ".csv":
         return list(_column(path, column, texts=texts))
     if texts:
         raise UserError(f"{path}: the network of this run takes texts; give csv files with a column text")
-    return FolderImages(path) if path.is_dir() else [path]
+    return FolderImages(path, arrays=arrays) if path.is_dir() else [path]
 
 
 def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:

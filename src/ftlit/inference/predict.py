@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ftlit.data.images import BadImage
+from ftlit.data.input_spec import InputSpec
 from ftlit.data.loading import default_workers
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
@@ -85,7 +86,8 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     threshold = None
     if options.coverage is not None:
         threshold = threshold_of(network.calibration, options.coverage, multilabel=network.multilabel)
-    examples = NamedInputs(paths, texts=isinstance(network.backbone.input_spec, TextSpec), column=options.column)
+    texts, arrays = isinstance(spec := network.backbone.input_spec, TextSpec), isinstance(spec, InputSpec) and spec.takes_bands
+    examples = NamedInputs(paths, texts=texts, column=options.column, arrays=arrays)
     found = rows(network, examples, options.batch_size, options.workers)
     if found is None:
         return 0

@@ -23,6 +23,7 @@ from ftlit.models.heads import HEADS
 from ftlit.models.lora import Lora, add_lora
 from ftlit.registry import Registry
 from ftlit.zoo import BACKBONES, load_bert
+from ftlit.zoo.weights.own_checkpoints import measured_in
 
 KEY = "ftlit"  # of the record, in a checkpoint
 PACKAGE = "ftlit"
@@ -63,6 +64,7 @@ def record_of(
         {
             "backbone": part_of(own, BACKBONES) if loaded is None else _named(loaded["loader"], loaded, without=("loader",)),
             "grey_range": None if (grey := getattr(backbone.input_spec, "grey_range", None)) is None else list(grey),
+            **_bands_record(backbone.input_spec),
             "affine": affine,
             "lora": lora,
             "head": part_of({"in_features": backbone.num_features, **head}, HEADS),
@@ -122,7 +124,7 @@ def build_backbone(record: Record, *, trust: bool) -> Backbone:
     if "import" in part:
         build = _imported("backbone", part["import"], trust)
         try:
-            return _with_grey_range(build(**part["arguments"]), record)
+            return _with_measured(build(**part["arguments"]), record)
         except OSError as error:  # its weights file was moved, for instance
             raise UserError(f"the backbone {part['import']} cannot be built with {part['arguments']}: {one_line(error)}") from error
     load, arguments = BACKBONES[part["name"]], dict(part["arguments"])
@@ -131,13 +133,20 @@ def build_backbone(record: Record, *, trust: bool) -> Backbone:
         arguments["download"] = trust or bool(base)
     backbone = load(weights=weights if base else None, weights_key=key if base else None, **arguments)
     check_base(backbone, base)
-    return _with_grey_range(backbone, record)
+    return _with_measured(backbone, record)
 
 
-def _with_grey_range(backbone: Backbone, record: Record) -> Backbone:
-    """Give a backbone the range of grey values that was measured on the training images; records of earlier programs have none."""
-    if record.get("grey_range") is not None and isinstance(backbone.input_spec, InputSpec):
-        backbone.input_spec = replace(backbone.input_spec, grey_range=record["grey_range"])
+def _bands_record(spec: object) -> dict[str, JsonObject]:
+    """Mean and std of bands, which are measured on the training images; nothing for images of one or three channels."""
+    if not isinstance(spec, InputSpec) or not spec.takes_bands:
+        return {}
+    return {"bands": {"mean": list(spec.mean), "std": list(spec.std)}}
+
+
+def _with_measured(backbone: Backbone, record: Record) -> Backbone:
+    """Give a backbone what was measured on the training images: the range of grey values, mean and std of bands."""
+    if isinstance(backbone.input_spec, InputSpec):
+        backbone.input_spec = replace(backbone.input_spec, **measured_in(record))
     return backbone
 
 

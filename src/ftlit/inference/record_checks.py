@@ -15,7 +15,7 @@ from ftlit.zoo.timm_arguments import refused_arguments
 
 Record = Mapping[str, Any]
 
-COMMON = frozenset({"name", "weights", "weights_key", "cut", "reinit", "input_spec", "split_at", "pooling"})
+COMMON = frozenset({"name", "weights", "weights_key", "cut", "reinit", "in_chans", "input_spec", "split_at", "pooling"})
 BERT_ARGUMENTS = frozenset(
     {
         "download",  # replaced before the call

@@ -32,6 +32,8 @@ def builder(network: Network) -> tuple[str, dict[str, Any]]:
     name = record.get("name", "the backbone")
     if record.get("loader") != "torchvision" or name not in models.list_models(module=models):
         raise _no_original(f"torchvision has no network {name}")
+    if (in_chans := record.get("in_chans", 3)) != 3:
+        raise _no_original(f"it takes images of {in_chans} channels, but torchvision's {name} takes three")
     arguments = {key: value for key, value in record.items() if key not in NOT_ARGUMENTS}
     skipped = {key: False for key in ("init_weights",) if key in arguments}  # random weights are replaced anyway
     return name, {**arguments, **skipped, "num_classes": len(network.class_names)}

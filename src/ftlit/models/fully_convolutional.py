@@ -83,16 +83,16 @@ def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int,
     Returns:
         The former by name; the shape of the last map of one image at the training size; the modules above, with their names.
     """
-    shapes, (_, size, _) = backbone.feature_shapes, backbone.input_spec.shape
+    shapes, (channels, size, _) = backbone.feature_shapes, backbone.input_spec.shape
     maps = [name for name in backbone.cuts if len(shapes[name]) == 3]
     layers = {f"backbone.{name}": backbone.get_submodule(name) for name in maps}
     try:
         if maps:
-            backbone.upto(len(maps) - 1).on_meta((3, 2 * size, 2 * size))
+            backbone.upto(len(maps) - 1).on_meta((channels, 2 * size, 2 * size))
     except Exception as error:
         raise UserError(f"this backbone accepts only images of exactly {size} px: {one_line(error)}") from error
     above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]
-    shape: tuple[int, ...] = shapes[maps[-1]] if maps else (3, size, size)
+    shape: tuple[int, ...] = shapes[maps[-1]] if maps else (channels, size, size)
     if above and (sequence := _as_sequence(above[0][1])) is not None:  # a layer that ends with the pooling
         (name, _), *above = above
         inner = [(f"{name}.{part}", module) for part, module in sequence.items()]

@@ -12,11 +12,13 @@ from torch.overrides import TorchFunctionMode
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line, shorten, unknown
+from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import TOKEN_POOLINGS, TokenPooling, token_pool_of
 from ftlit.models.weights_origin import RANDOM
 from ftlit.registry import Registry
 from ftlit.zoo.blocks import NetworkParts
+from ftlit.zoo.input_channels import adapt_weights
 from ftlit.zoo.weights.own_checkpoints import misfit
 from ftlit.zoo.weights.state_dict import fill, known_names, original_names, select
 from ftlit.zoo.weights.weight_files import Tensors, WeightsFile
@@ -45,6 +47,28 @@ def override_input_spec(known: InputSpec, given: Mapping[str, Any] | None) -> In
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"input_spec {overrides}: {error}") from error
+
+
+def spec_of(known: InputSpec, in_chans: int, given: Mapping[str, Any] | None) -> InputSpec:
+    """The input of a network of `in_chans` channels; see `override_input_spec`.
+
+    Args:
+        known: of its weights, or of the network.
+        in_chans: as the user gave it.
+        given: fields that override those of `known`.
+
+    Raises:
+        UserError: a number below 1, one that is not that of the weights, or an invalid field.
+    """
+    if known.channels not in (3, in_chans):
+        raise UserError(
+            f"backbone.in_chans={in_chans}, but these weights are of a network of {count(known.channels, 'channel')}: give "
+            f"backbone.in_chans={known.channels}"
+        )
+    spec = override_input_spec(known.with_channels(in_chans), given)
+    if spec.channels != in_chans:
+        raise UserError(f"input_spec.channels={spec.channels}, but backbone.in_chans={in_chans}: give backbone.in_chans only")
+    return spec
 
 
 def build_network(name: str, build: Callable[..., nn.Module], settings: Mapping[str, Any]) -> nn.Module:
@@ -96,6 +120,10 @@ def assemble_backbone(
     if file is not None and source is not None:
         tensors, note = select(file, known_names(model, parts.layers), source.key)
         resized = adapt(tensors) if adapt else ()
+        if isinstance(spec, InputSpec) and spec.channels != 3:
+            own = {f"{layer}.{key}": tensor for layer, module in parts.layers.items() for key, tensor in module.state_dict().items()}
+            adapted = adapt_weights(name, tensors, {**own, **model.state_dict()}, spec.channels)
+            note = "; ".join(filter(None, (note, adapted)))
         _fill(backbone, whole, model, tensors, file)
         backbone.origin = replace(backbone.origin, resized=(*backbone.origin.resized, *resized), note=note)
         if backbone.reinit:
@@ -134,7 +162,7 @@ def _check_size(name: str, backbone: Backbone) -> None:
 
 def _fits(backbone: Backbone, size: int) -> bool:
     try:
-        return bool(backbone.on_meta((3, size, size)))
+        return bool(backbone.on_meta((backbone.input_spec.shape[0], size, size)))
     except (RuntimeError, AssertionError):
         return False
 

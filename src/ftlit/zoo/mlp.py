@@ -13,8 +13,8 @@ INPUT_SPEC = InputSpec(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
-def build(*, size: int, hidden: Sequence[int] = (512, 256, 128), activation: str = "relu") -> Layers:
-    """Build the network with random weights: images (N, 3, size, size) -> features (N, hidden[-1]).
+def build(*, size: int, channels: int = 3, hidden: Sequence[int] = (512, 256, 128), activation: str = "relu") -> Layers:
+    """Build the network with random weights: images (N, channels, size, size) -> features (N, hidden[-1]).
 
     The layers are `layer1`, `layer2`, ...: each a linear layer and an activation.
 
@@ -27,7 +27,7 @@ def build(*, size: int, hidden: Sequence[int] = (512, 256, 128), activation: str
             f"and the activation {' or '.join(ACTIVATIONS)}"
         )
     layers: dict[str, nn.Module] = {}
-    in_features = 3 * size * size
+    in_features = channels * size * size
     for i, out_features in enumerate(hidden, 1):
         flatten = {"flatten": nn.Flatten(1)} if i == 1 else {}
         layers[f"layer{i}"] = sequential(**flatten, linear=nn.Linear(in_features, out_features), activation=ACTIVATIONS[activation]())

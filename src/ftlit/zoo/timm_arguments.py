@@ -6,7 +6,6 @@ from typing import Any
 
 REPLACED_ARGUMENTS = {  # arguments of timm's builders that backbones do not have -> what to use instead
     "num_classes": "remove it, the head is the classifier",
-    "in_chans": "remove it, images always have three channels",
     "img_size": "use backbone.input_spec.size",
     "pretrained": "use backbone.weights",
     "pretrained_cfg": "use backbone.weights and backbone.input_spec",

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from http.client import HTTPException
@@ -22,7 +22,8 @@ from ftlit.models.pooling import TokenPooling
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
-from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec, pool_tokens
+from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, pool_tokens, spec_of
+from ftlit.zoo.input_channels import in_chans_record
 from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, TEXTS, refused_arguments
 from ftlit.zoo.timm_split.timm_layers import SplitAt, take_apart
 from ftlit.zoo.weights.weight_files import ALTERNATIVES, WITHOUT_DOWNLOAD, WeightsFile
@@ -41,6 +42,7 @@ def load_timm(
     weights_key: str | None = None,
     cut: str | int | None = None,
     reinit: Sequence[str | int] = (),
+    in_chans: int = 3,
     input_spec: Mapping[str, Any] | None = None,
     split_at: SplitAt = "stages",
     pooling: TokenPooling | None = None,
@@ -58,6 +60,7 @@ def load_timm(
         weights_key: see `load_backbone`.
         cut: keep the layers up to and including this one; see `Backbone.upto`.
         reinit: reinitialize these layers; see `load_backbone`.
+        in_chans: channels of an image; see `load_backbone`. Weights of three channels are adapted as timm adapts them.
         input_spec: fields of `InputSpec` that override timm's data config. `None` values are ignored.
         split_at: `stages`: a network of stages (ConvNeXt, Swin, MetaFormer, ResNet) has a layer for each stage; `blocks`: for each block of
             its stages, and for what reduces the resolution between them. Other networks have a layer for each block anyway.
@@ -83,25 +86,19 @@ def load_timm(
     known = _input_spec(name, config)
     published = WeightSource(_origin(config), lambda: _fetch(name, config, settings), known)
     source = find(weights, {"default": published} if _has_weights(config) else {}, weights_key)
-    spec = override_input_spec((source and source.input_spec) or known, input_spec)
+    spec = spec_of((source and source.input_spec) or known, in_chans, input_spec)
     settings = ({"img_size": spec.size} if config.get("fixed_input_size") and spec.size != known.size else {}) | kwargs
     with torch.random.fork_rng(devices=[]) if source else nullcontext():
         file = source.load() if source else None
-        model = build_network(name, create, settings)
-    parts, note = take_apart(model, spec.size, split_at)
+        model = build_network(name, create, settings | in_chans_record(in_chans))
+    parts, note = take_apart(model, spec.size, split_at, in_chans)
     adapt = partial(_resize, model=model) if source is not published else None
 
     def fresh() -> NetworkParts:
-        return take_apart(build_network(name, create, settings), spec.size, split_at)[0]
+        return take_apart(build_network(name, create, settings | in_chans_record(in_chans)), spec.size, split_at, in_chans)[0]
 
-    record = {
-        "loader": "timm",
-        "name": name,
-        **weights_record(weights, weights_key),
-        "input_spec": asdict(spec),
-        "split_at": split_at,
-        **kwargs,
-    }
+    weights_of = {**weights_record(weights, weights_key), **in_chans_record(in_chans)}
+    record = {"loader": "timm", "name": name, **weights_of, "input_spec": spec.to_dict(), "split_at": split_at, **kwargs}
     backbone = assemble_backbone(
         name, model, parts, spec, source=source, file=file, adapt=adapt, cut=cut, reinit=reinit, fresh=fresh, record=record
     )

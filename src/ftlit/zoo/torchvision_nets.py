@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -19,7 +19,8 @@ from ftlit.models.pooling import TokenPooling
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import efficientnet_lite, glyph, mlp
 from ftlit.zoo.blocks import IMAGENET, NetworkParts
-from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, override_input_spec, pool_tokens
+from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, pool_tokens, spec_of
+from ftlit.zoo.input_channels import in_chans_record, set_in_chans
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights.weight_files import read
 from ftlit.zoo.weights.weight_sources import WeightSource, find, sources, weights_record
@@ -68,12 +69,13 @@ def _renormalising(spec: InputSpec, published: bool) -> dict[str, Any]:
 
 # family -> (input, whether the weights are torchvision's) -> the builder's arguments that follow from these
 IMPLIED_ARGUMENTS: dict[str, Callable[[InputSpec, bool], dict[str, Any]]] = {
-    "mlp": lambda spec, _: {"size": spec.size},
+    "mlp": lambda spec, _: {"size": spec.size, "channels": spec.channels},
     "vit": lambda spec, _: {"image_size": spec.size},
     "maxvit": lambda spec, _: {"input_size": (spec.size, spec.size)},
     "googlenet": _renormalising,
     "inception": _renormalising,
 }
+RENORMALISED = ("googlenet", "inception")
 # family -> builder's name -> number of pixels of which the image size is a multiple: patches, windows at every depth
 SIZE_STEPS: dict[str, Callable[[str], int]] = {"vit": lambda name: int(name.rpartition("_")[2]), "maxvit": lambda name: 224}
 HIDDEN_ARGUMENTS = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated")}  # arguments that are not in the signature
@@ -87,6 +89,7 @@ def load_backbone(
     weights_key: str | None = None,
     cut: str | int | None = None,
     reinit: Sequence[str | int] = (),
+    in_chans: int = 3,
     input_spec: Mapping[str, Any] | None = None,
     pooling: TokenPooling | None = None,
     **kwargs: Any,
@@ -103,6 +106,8 @@ def load_backbone(
         cut: keep the layers up to and including this one; see `Backbone.upto`.
         reinit: reinitialize these layers (names or indices), with the network's own initialisation and torch's global random state. The
             weights need not contain them.
+        in_chans: channels of an image. Where they are not three, the first convolution is adapted, see `ftlit.zoo.input_channels`, and
+            mean and std of the input spec become their averages (1 channel) or unknown (bands).
         input_spec: fields of `InputSpec` that override those of the weights (of the `default` weights if `weights` is a file, except
             a checkpoint of ftlit, which has its own). `None` values are ignored. A `size` without `resize` keeps the ratio of the two.
         pooling: of tokens to a vector: `class_token`, `mean` or `class_token_mean` (both); `None`: as the network pools. Not for maps.
@@ -118,19 +123,28 @@ def load_backbone(
         if argument not in net.arguments:
             raise UserError(f"{name}: {unknown('argument', argument, net.arguments)}")
     source = find(weights, net.sources, weights_key)
-    spec = override_input_spec((source and source.input_spec) or _default_spec(net), input_spec)
+    published = source is not None and source.published_as is not None
+    known = (source and source.input_spec) or _default_spec(net)
+    if in_chans == 1 and published and name.split("_")[0] in RENORMALISED:
+        known = replace(known, mean=(0.5,) * 3, std=(0.5,) * 3)  # without the step that converts the normalisation of RGB images
+    spec = spec_of(known, in_chans, input_spec)
     _check_step(name, spec.size)
     file = source.load() if source else None
-    published = source is not None and source.published_as is not None
     settings = _implied(name, spec, published) | kwargs
-    with EmptyWeights() if source else nullcontext():
+
+    def build() -> nn.Module:
         model = build_network(name, net.build, settings)
+        return model if name == "mlp" else set_in_chans(name, model, in_chans)
+
+    with EmptyWeights() if source else nullcontext():
+        model = build()
 
     def fresh() -> NetworkParts:
-        return net.take_apart(build_network(name, net.build, settings))
+        return net.take_apart(build())
 
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}
-    record = {"loader": "torchvision", "name": name, **weights_record(weights, weights_key), "input_spec": asdict(spec), **given}
+    weights_of = {**weights_record(weights, weights_key), **in_chans_record(in_chans)}
+    record = {"loader": "torchvision", "name": name, **weights_of, "input_spec": spec.to_dict(), **given}
     parts = net.take_apart(model)
     how: dict[str, Any] = {"source": source, "file": file, "cut": cut, "reinit": reinit, "fresh": fresh, "record": record}
     return pool_tokens(assemble_backbone(name, model, parts, spec, **how), pooling)

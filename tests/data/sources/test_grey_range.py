@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftlit.data.images import as_rgb, image_reader, read_image
+from ftlit.data.images import as_read, image_reader, read_image
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.folder_files import list_folder
 from ftlit.data.sources.grey_range import measure_grey_range
@@ -96,7 +96,7 @@ def test_files_and_open_images_are_read_alike_and_8_bits_are_not_scaled(tmp_path
     spec = InputSpec(grey_range=(0, 1000))
     for path in (save(tmp_path / "deep.png", ramp(0, 1200)), save(tmp_path / "flat.png", ramp(0, 200), np.uint8)):
         with Image.open(path) as image:
-            assert np.array_equal(np.asarray(as_rgb(image, spec)), np.asarray(image_reader(spec)(path)))
+            assert np.array_equal(np.asarray(as_read(image, spec)), np.asarray(image_reader(spec)(path)))
     assert np.array_equal(np.asarray(image_reader(spec)(path)), np.asarray(read_image(path)))
 
 

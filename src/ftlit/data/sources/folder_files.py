@@ -4,16 +4,17 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from ftlit.data.bands import ARRAY_SUFFIX
 from ftlit.data.source_paths import existing_folder
 from ftlit.data.sources.folder_layout import CLASS, FileEntry, Layout, entries, find_layout, parse_layout, splits_of
-from ftlit.data.sources.folder_tree import Folder, is_image_name, read_tree
+from ftlit.data.sources.folder_tree import Folder, read_tree
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formatting import count, printable, shown
 
 Listing = tuple[list[FileEntry], list[str]]  # files, and notes
 
 
-def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: str | None = None) -> Listing:
+def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: str | None = None, arrays: bool = False) -> Listing:
     """List the files of a folder of class folders, sorted, with notes on files that are left out and on names with two meanings.
 
     Hidden files, files of file managers, files without the ending of an image, empty folders and folders of runs are left out.
@@ -25,18 +26,19 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
             folders in it, beside folders of images, is a class.
         group_pattern: regular expression, searched in the path of each file below `root`. The match of its first group, or of the whole
             expression if it has none, is the group of the file.
+        arrays: whether `.npy` files are images.
 
     Raises:
         UserError: another structure, or an ambiguous one; a class without a file that has the ending of an image; a pattern that matches
             no path.
     """
-    tree = read_tree(existing_folder(root))
+    tree = read_tree(existing_folder(root), arrays=arrays)
     levels = find_layout(tree) if layout is None else parse_layout(layout)
     listed = list(entries(tree, levels))
     files: list[FileEntry] = []
     others: list[Path] = []
     for file in listed:
-        if is_image_name(file.name):
+        if tree.is_image(file.name):
             files.append(file)
         else:
             others.append(file.path)
@@ -51,9 +53,9 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 
 
-def list_unlabelled(root: str | Path) -> Listing:
+def list_unlabelled(root: str | Path, *, arrays: bool = False) -> Listing:
     """List all image files below a folder, by their suffix, sorted, without labels, in train. Raises `UserError` if there are none."""
-    images = FolderImages(root)
+    images = FolderImages(root, arrays=arrays)
     files = [FileEntry(folder.path, name, (), "train") for folder in images.tree.all_folders() for name in folder.images]
     return files, _run_notes(images.tree)
 
@@ -63,14 +65,15 @@ class FolderImages(Collection[Path]):
 
     Args:
         root: the folder.
+        arrays: whether `.npy` files are images.
 
     Raises:
         UserError: there are none.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.tree = read_tree(existing_folder(root))
-        self._number = sum(map(is_image_name, self.tree.all_names()))
+    def __init__(self, root: str | Path, *, arrays: bool = False) -> None:
+        self.tree = read_tree(existing_folder(root), arrays=arrays)
+        self._number = sum(map(self.tree.is_image, self.tree.all_names()))
         if not self._number:
             raise UserError(f"{shown(self.tree.path)} has no image files, only {sum(1 for _ in self.tree.all_names())} other files")
 
@@ -78,7 +81,7 @@ class FolderImages(Collection[Path]):
         return self._number
 
     def __iter__(self) -> Iterator[Path]:
-        return (path for path in self.tree.all_files() if is_image_name(path.name))
+        return (path for path in self.tree.all_files() if self.tree.is_image(path.name))
 
     def __contains__(self, path: object) -> bool:
         return any(path == other for other in self)
@@ -89,9 +92,12 @@ def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry]) -> N
     kept = {(file.split, file.labels) for file in files}
     if lost := {(file.split, file.labels): file for file in listed if (file.split, file.labels) not in kept}:
         names = shorten((shown(file.path) for file in lost.values()), most=3)
+        advice = "convert the files to .png"
+        if all(file.name.lower().endswith(ARRAY_SUFFIX) for file in lost.values()):
+            advice = f"give backbone.in_chans=..., their number of bands ({ARRAY_SUFFIX} is read for any number but 1 and 3)"
         raise UserError(
             f"{count(len(lost), 'class')} would be empty, because the files do not have the ending of an image (.jpg, .png, ...), for "
-            f"example {names}: convert the files to .png, or remove the folder{'s' if len(lost) > 1 else ''}"
+            f"example {names}: {advice}, or remove the folder{'s' if len(lost) > 1 else ''}"
         )
 
 
@@ -125,9 +131,9 @@ def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str
         notes.append(
             f"images in subfolders get the class of the class folder around them: {_below(tree, [folder.path for folder in nested])}"
         )
-    if sum(map(is_image_name, tree.all_names())) > len(files):
+    if sum(map(tree.is_image, tree.all_names())) > len(files):
         used = {file.path for file in files}
-        unused = [path for path in tree.all_files() if path not in used and is_image_name(path.name)]
+        unused = [path for path in tree.all_files() if path not in used and tree.is_image(path.name)]
         notes.append(f"images outside of the class folders are ignored ({len(unused):,}): {_below(tree, unused)}")
     return notes
 

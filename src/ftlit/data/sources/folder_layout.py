@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ftlit.data.dataset import SPLITS, Split
-from ftlit.data.sources.folder_tree import Folder, is_image_name
+from ftlit.data.sources.folder_tree import Folder
 from ftlit.data.splitting.split_names import SPLIT_WORDS, is_filler, split_named, words_of
 from ftlit.errors import UserError, shorten, unknown
 from ftlit.formatting import count, printable, shown
@@ -138,7 +138,7 @@ def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> No
             f"the folders {' and '.join(of_split[twice])} of {shown(tree.path)} would both be the split {twice}: put their images into one "
             f"folder, or rename the folders whose images are not for {twice}; {all_classes}"
         )
-    others = [shown(folder.name) for folder in tree.filled if folder.name not in named and any(map(is_image_name, folder.all_names()))]
+    others = [shown(folder.name) for folder in tree.filled if folder.name not in named and any(map(tree.is_image, folder.all_names()))]
     if others:
         raise UserError(
             f"{shown(tree.path)} has folders of splits ({', '.join(map(shown, named))}) and other folders ({shorten(others)}): to ignore "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ftlit.data.bands import ARRAY_SUFFIX
 from ftlit.errors import UserError, one_line
 from ftlit.formatting import shown
 from ftlit.run_folder import FIGURES, FOLDERS, REPORT, is_run_folder
@@ -24,12 +25,18 @@ class Folder:
         names: of the files directly in it; paths would take five times the memory.
         folders: in it, without folders of runs.
         runs: folders of runs in it.
+        arrays: whether `.npy` files are images.
     """
 
     path: Path
     names: list[str] = field(default_factory=list)
     folders: list["Folder"] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
+    arrays: bool = False
+
+    def is_image(self, name: str) -> bool:
+        """Whether a file has the suffix of an image."""
+        return is_image_name(name) or (self.arrays and name.lower().endswith(ARRAY_SUFFIX))
 
     @property
     def name(self) -> str:
@@ -60,7 +67,7 @@ class Folder:
     def is_empty(self) -> bool:
         """Whether it and the folders below have no file, or, if they hold runs, no image: loggers write files beside runs."""
         names = self.all_names()
-        return not any(map(is_image_name, names)) if any(self.all_runs()) else next(names, None) is None
+        return not any(map(self.is_image, names)) if any(self.all_runs()) else next(names, None) is None
 
     @cached_property
     def filled(self) -> list["Folder"]:
@@ -70,7 +77,7 @@ class Folder:
     @cached_property
     def images(self) -> list[str]:
         """The names of the files directly in it that have the suffix of an image."""
-        return [name for name in self.names if is_image_name(name)]
+        return [name for name in self.names if self.is_image(name)]
 
 
 def is_image_name(name: str) -> bool:
@@ -84,18 +91,23 @@ def _is_image_suffix(suffix: str) -> bool:
     return suffix.lower() in Image.registered_extensions()
 
 
-def read_tree(root: Path) -> Folder:
-    """Read the tree below a folder. Links are followed, except to a folder that contains them. Raises `UserError` if one cannot be read."""
+def read_tree(root: Path, *, arrays: bool = False) -> Folder:
+    """Read the tree below a folder. Links are followed, except to a folder that contains them. Raises `UserError` if one cannot be read.
+
+    Args:
+        root: the folder.
+        arrays: whether `.npy` files are images.
+    """
     try:
-        return _read(root, ())
+        return _read(root, (), arrays)
     except OSError as error:
         raise UserError(f"{shown(error.filename or root)} cannot be listed: {error.strerror or one_line(error)}") from error
 
 
-def _read(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
+def _read(path: Path, above: tuple[tuple[int, int], ...], arrays: bool) -> Folder:
     status = path.stat()
     above = (*above, (status.st_dev, status.st_ino))
-    tree = Folder(path)
+    tree = Folder(path, arrays=arrays)
     with os.scandir(path) as entries:
         names = sorted((entry.name, entry.is_dir()) for entry in entries if not _is_ignored(entry.name))
     with_runs = []
@@ -105,7 +117,7 @@ def _read(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
         elif is_run_folder(inner := path / name):
             with_runs.append(inner)
         elif not _lies_in(inner, above):
-            tree.folders.append(_read(inner, above))
+            tree.folders.append(_read(inner, above, arrays))
     _add_runs(tree, with_runs, above)
     return tree if not is_run_folder(path) else _without_run(tree)
 
@@ -114,7 +126,7 @@ def _add_runs(tree: Folder, with_runs: Sequence[Path], above: tuple[tuple[int, i
     """Add the folders that hold runs to `runs`, or to `folders` if they hold images at the same level as a folder beside them."""
     depths = set().union(*map(_depths, tree.folders))
     for path in with_runs:
-        if depths and not _lies_in(path, above) and _depths(inner := _read(path, above)) & depths:
+        if depths and not _lies_in(path, above) and _depths(inner := _read(path, above, tree.arrays)) & depths:
             tree.folders.append(inner)
         else:
             tree.runs.append(path)
@@ -130,7 +142,7 @@ def _without_run(tree: Folder) -> Folder:
     """Return a folder without the files and subfolders of the run in it."""
     own = [folder.path for folder in tree.folders if _is_of_run(folder)]
     images = [name for name in tree.images if name not in FIGURES]
-    return Folder(tree.path, images, [folder for folder in tree.folders if folder.path not in own], [*tree.runs, *own])
+    return Folder(tree.path, images, [folder for folder in tree.folders if folder.path not in own], [*tree.runs, *own], tree.arrays)
 
 
 def _is_of_run(folder: Folder) -> bool:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from os.path import abspath
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ftlit.data.dataset import Collection, Examples, Split
 from ftlit.data.file_paths import FilePaths
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.sources.band_files import band_headers, measure_bands
 from ftlit.data.sources.csv_files import SPLIT_COLUMN, cell_of, check_columns, group_of, labels_of, read_csv, split_of, without_train
 from ftlit.data.sources.folder_layout import FileEntry
 from ftlit.data.sources.grey_range import measure_grey_range
@@ -30,11 +32,12 @@ def collect(
     headers_of: Callable[..., list[ImageHeader]] = read_headers,
 ) -> tuple[Collection, InputSpec]:
     """Collect the listed files. Returns a checked collection (`ftlit.data.splitting.splits.assemble`) with sorted class names, and the
-    input spec with the grey range of the files.
+    input spec with the grey range of the files, or with mean and std of their bands.
 
     Args:
         files: in the order in which they are numbered.
-        input_spec: what the network expects. If it has no `grey_range`, it is measured on training images of more than 8 bits.
+        input_spec: what the network expects. If it has no `grey_range`, it is measured on training images of more than 8 bits; if it takes
+            bands and has no `mean`, mean and std are measured on training images.
         on_bad_image: `stop` raises for a file whose header is not that of an image; `skip` decodes every file once, leaves out those
             that fail and says so in the notes. With `stop`, a truncated file with a valid header raises when it is read.
         rule: see `assemble`.
@@ -44,6 +47,8 @@ def collect(
     Raises:
         UserError: files that cannot be used. The message has their number and the first ten.
     """
+    if input_spec.takes_bands:
+        headers_of = partial(band_headers, channels=input_spec.channels)
     kept, headers, notes = _checked(files, on_bad_image, headers_of)
     class_names = sorted({label for file in kept for label in file.labels})
     numbers = {name: number for number, name in enumerate(class_names)}
@@ -60,6 +65,8 @@ def collect(
         found[split] = Examples(paths, labels, image_reader(input_spec), paths, groups if any(groups) else None)
     collection = assemble(found, class_names, rule, multilabel=multilabel)
     collection.notes[:0] = [*notes, *header_notes(_paths(kept), headers), *label_notes(class_names)]
+    if input_spec.takes_bands:
+        return _with_measured_bands(collection, input_spec)
     return _in_one_range(collection, {file.path for file, header in zip(kept, headers, strict=True) if header.wide_greys}, input_spec)
 
 
@@ -85,6 +92,25 @@ def _in_one_range(collection: Collection, wide_greys: Set[Path], input_spec: Inp
             f"{measured.not_finite:,} of the {measured.measured:,} measured images have NaN or infinite pixels: "
             "NaN and -infinity are read as black, infinity as white"
         )
+    return replace(collection, splits=splits), spec
+
+
+def _with_measured_bands(collection: Collection, input_spec: InputSpec) -> tuple[Collection, InputSpec]:
+    """Normalise all images by the mean and std of each band, which are measured on those of train unless the input spec has them."""
+    if input_spec.mean:
+        return collection, input_spec
+    train = collection.splits["train"].sources
+    measured = measure_bands(train, input_spec.channels)
+    spec = replace(input_spec, mean=measured.mean, std=measured.std)
+    splits = {split: replace(examples, load=image_reader(spec)) for split, examples in collection.splits.items()}
+    few = f" {measured.images:,} of" if measured.images < len(train) else ""
+    collection.notes.append(
+        f"the {spec.channels} bands are normalised as measured on{few} {len(train):,} training images: {spec.normalisation} "
+        "(to change this: backbone.input_spec.mean and std)"
+    )
+    if measured.constant:
+        bands = shorten(map(str, measured.constant))
+        collection.notes.append(f"bands that have one value in all measured images, counted from 1: {bands}; they tell nothing apart")
     return replace(collection, splits=splits), spec
 
 

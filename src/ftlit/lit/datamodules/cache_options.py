@@ -45,6 +45,8 @@ def storable_pixels(data: ImageData, choice: PixelChoice) -> StorablePixels | No
         return None
     if not isinstance(data.input_spec, InputSpec):
         raise UserError(f"cache.pixels=true stores images, but this data set has {data.input_spec.noun}: give cache.pixels=auto")
+    if isinstance(data.input_spec, InputSpec) and data.input_spec.channels != 3:
+        raise UserError(f"cache.pixels=true stores RGB images, but backbone.in_chans={data.input_spec.channels}: give cache.pixels=auto")
     raise UserError("cache.pixels=true supports data.augment=none and data.augment=photo: give one of these, or cache.pixels=auto")
 
 

@@ -29,6 +29,7 @@ class GlyphData(LightningDataModule):
 
     def __init__(self, input_spec: InputSpec, *, batches: int = 125, batch_size: int = 256, seed: int = 0) -> None:
         super().__init__()
+        input_spec.check_pictures("data=glyphs")
         self.class_names = list(SYMBOLS)
         self.num_classes = len(SYMBOLS)
         self.notes = ["images of letters and symbols are rendered during training; none of them shows a digit"]
@@ -58,5 +59,5 @@ class GlyphData(LightningDataModule):
         return DataLoader(stream, batch_size=None, collate_fn=self._normalise)
 
     def _normalise(self, batch: Any) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self._spec.mean, self._spec.std))
-        return (batch[0] - mean) / std, batch[1]
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self._spec.mean, self._spec.std))
+        return (batch[0][:, : self._spec.channels] - mean) / std, batch[1]  # three equal channels

@@ -32,6 +32,7 @@ def digits_data(input_spec: InputSpec, *, splits: Splits = SPLITS, loading: Load
     Raises:
         UserError: an argument out of its range.
     """
+    input_spec.check_pictures("data=digits")
     return ImageData(digits(splits.rule), input_spec, **asdict(loading))
 
 
@@ -64,7 +65,7 @@ def folder_data(
     Raises:
         UserError: files or arguments that cannot be used.
     """
-    files, notes = list_folder(root, layout=layout, group_pattern=group_pattern)
+    files, notes = list_folder(root, layout=layout, group_pattern=group_pattern, arrays=input_spec.takes_bands)
     collection, spec = collect(files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, headers_of=cached_headers)
     collection.notes[:0] = notes
     return ImageData(collection, spec, **asdict(loading))
@@ -93,7 +94,7 @@ def unlabelled_data(
     Raises:
         UserError: files or arguments that cannot be used.
     """
-    files, notes = list_unlabelled(root)
+    files, notes = list_unlabelled(root, arrays=input_spec.takes_bands)
     without_labels = {"multilabel": True}
     collection, spec = collect(
         files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, headers_of=cached_headers, **without_labels
@@ -174,6 +175,7 @@ def torchvision_data(
     Raises:
         UserError: a data set that is unknown or missing, or arguments that cannot be used.
     """
+    input_spec.check_pictures(f"data=torchvision data.name={name}")
     collection = torchvision_dataset(name, splits.rule, root=root, download=download, options=options or {})
     default = "none" if name in NO_FLIP else "photo"
     return ImageData(collection, input_spec, **asdict(replace(loading, augment=augment or default)))

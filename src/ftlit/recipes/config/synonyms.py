@@ -36,6 +36,7 @@ OPTIONS = {  # the last part of a name, in lower case and without `_` and `-` ->
         ("imagesize", "imgsize", "imgsz", "size", "inputsize", "resolution", "cropsize", "imgdim"), "backbone.input_spec.size={value}"
     ),
     **dict.fromkeys(("mean", "std", "interpolation"), "backbone.input_spec.{name}={value}"),
+    **dict.fromkeys(("inchans", "inchannels", "channels", "numchannels", "nchannels", "bands", "numbands"), "backbone.in_chans={value}"),
     **dict.fromkeys(("batch", "batchsize", "bs", "trainbatchsize"), "data.batch_size={value}"),
     **dict.fromkeys(("workers", "numworkers", "nworkers", "nw"), "data.num_workers={value}"),
     **dict.fromkeys(("outputdir", "outdir", "output", "out", "savedir", "rundir", "logdir", "workdir"), "hydra.run.dir={value}"),

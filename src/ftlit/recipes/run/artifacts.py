@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ftlit.data.dataset import Examples
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.pictures import describe_pictures, picture_of
 from ftlit.data.transforms import Transform
 from ftlit.errors import one_line
 from ftlit.features.extract import evaluating
@@ -60,6 +61,8 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
     run_files.clear(folder)
     about = [("command", shell_command([*typed_command(), *arguments(cfg.paths.run)])), ("versions", versions)]
     images = images_of(data)
+    if images is not None and isinstance(images.input_spec, InputSpec) and (shown := describe_pictures(images.input_spec)):
+        about.append(("pictures", shown))
     run_files.write_run(
         folder,
         {
@@ -179,6 +182,5 @@ def _transformed(examples: Examples, places: Sequence[int], transform: Transform
 
 
 def _write_images(folder: Path, name: str, spec: InputSpec, images: Tensor, captions: Sequence[str]) -> None:
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    shown = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    shown = (picture_of(images, spec) * 255).round().to(torch.uint8)
     run_files.write_pictures(folder, name, {"images": shown}, captions)

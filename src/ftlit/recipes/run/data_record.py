@@ -6,12 +6,14 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from ftlit.data.dataset import SPLITS, Examples, Split
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.features.image_hashes import cached_hashes
 from ftlit.formats import read_json, write_json
@@ -22,7 +24,7 @@ from ftlit.recipes.run.resume import CONFIG, DATA_OPTIONS, MAY_CHANGE, changed_d
 from ftlit.recipes.run.split_file import may_change
 from ftlit.run_folder import DATA, RUN, new_run_advice
 
-DataRecord = dict[str, Any]  # class_names, and for each split the number of its images and a digest
+DataRecord = dict[str, Any]  # class_names, for each split the number of its images and a digest, mean and std of bands
 
 
 def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
@@ -88,7 +90,21 @@ def _record_of(data: Any) -> DataRecord:
         return {}
     splits = images.collection.splits
     record = {split: {"images": len(splits[split]), "digest": _digest(splits[split])} for split in SPLITS}
-    return {"class_names": list(images.class_names), "splits": record}
+    return {"class_names": list(images.class_names), "splits": record, **_bands_record(images.input_spec)}
+
+
+def _bands_record(spec: object) -> DataRecord:
+    """Mean and std of bands; nothing for other images, and for texts."""
+    return {"bands": {"mean": list(spec.mean), "std": list(spec.std)}} if isinstance(spec, InputSpec) and spec.takes_bands else {}
+
+
+def with_recorded_bands(cfg: DictConfig, spec: InputSpec) -> InputSpec:
+    """The input spec of a run that is resumed, with the mean and std of bands that it began with; of another run as it is."""
+    path = Path(cfg.paths.run, DATA)
+    if not cfg.get("resume") or not spec.takes_bands or spec.mean or not path.is_file():
+        return spec
+    bands = read_json(path, remedy=new_run_advice(Path(cfg.paths.run, "checkpoints", "last.ckpt"))).get("bands")
+    return replace(spec, **bands) if bands else spec
 
 
 def _digest(examples: Examples) -> str:

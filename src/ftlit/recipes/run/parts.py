@@ -22,6 +22,7 @@ from ftlit.recipes.config.check_values import AFFINE
 from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
+from ftlit.recipes.run.data_record import with_recorded_bands
 from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
 from ftlit.recipes.run.head import read_by_head
 from ftlit.recipes.run.launched import check_alone
@@ -55,6 +56,8 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone: Backbone = read_by_head(cfg, instantiate(cfg.backbone))
     check_input(cfg, backbone.input_spec)
+    if isinstance(backbone.input_spec, InputSpec):
+        backbone.input_spec = with_recorded_bands(cfg, backbone.input_spec)
     notes = resolve_hardware_settings(cfg, backbone)
     data = instantiate(cfg.data, input_spec=backbone.input_spec, **resumed_split(cfg))
     if labelled:

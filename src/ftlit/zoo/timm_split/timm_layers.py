@@ -28,7 +28,7 @@ TIMM_POOLS: tuple[TokenPool, ...] = ("mean", "class_token")
 TAILS = (("forward_features",), ("forward_cls", "norm"))  # methods with the code after the modules; the second: class attention
 
 
-def take_apart(model: Any, size: int, split_at: SplitAt = "stages") -> tuple[NetworkParts, str]:
+def take_apart(model: Any, size: int, split_at: SplitAt = "stages", in_chans: int = 3) -> tuple[NetworkParts, str]:
     """Split a timm network into named layers and classifier.
 
     Invariant 1 is checked on two random images. The network, its mode and torch's random state stay as they are; modules are shared, not
@@ -38,6 +38,7 @@ def take_apart(model: Any, size: int, split_at: SplitAt = "stages") -> tuple[Net
         model: a network of timm.
         size: side of the images, in pixels.
         split_at: how a network of stages is split, see `load_timm`.
+        in_chans: channels of the images.
 
     Returns:
         The parts, and why the network is a single layer, `whole`; an empty text if it is not.
@@ -46,7 +47,7 @@ def take_apart(model: Any, size: int, split_at: SplitAt = "stages") -> tuple[Net
         UserError: the network gives no vector for each image, or cannot process images of this size.
     """
     with preserved_state(model):
-        traced = _trace(model, size, by_block=split_at == "blocks")
+        traced = _trace(model, size, in_chans, by_block=split_at == "blocks")
         reasons: list[str] = []
         methods: list[Callable[[Trace], dict[str, nn.Module]]] = [*(partial(sequence_layers, tail=tail) for tail in TAILS), _whole]
         for method in methods:
@@ -64,11 +65,11 @@ def take_apart(model: Any, size: int, split_at: SplitAt = "stages") -> tuple[Net
     return parts, f"{WHOLE} ({reasons[0]})" if "whole" in parts.layers else ""
 
 
-def _trace(model: Any, size: int, *, by_block: bool) -> Trace:
+def _trace(model: Any, size: int, in_chans: int, *, by_block: bool) -> Trace:
     """Trace the network on small images if it accepts them; on images of `size` otherwise, and if its blocks take constants of the size."""
     fixed = model.pretrained_cfg.get("fixed_input_size") or size <= SMALL_SIZE
     for side in [size] if fixed else [SMALL_SIZE, size]:
-        images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+        images = torch.randn(2, in_chans, side, side, generator=torch.Generator().manual_seed(0))
         try:
             traced = trace(model, images, by_block=by_block)
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:

@@ -18,13 +18,21 @@ def input_spec_of(file: WeightsFile) -> InputSpec | None:
     if not isinstance(given, Mapping):
         return None
     try:
-        measured = {"grey_range": file.record.get("grey_range")}
-        spec = InputSpec(**{**measured, **{name: value for name, value in given.items() if value is not None}})
-    except (TypeError, ValueError) as error:
+        spec = InputSpec(**{**{name: value for name, value in given.items() if value is not None}, **measured_in(file.record)})
+    except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"the input_spec stored in {file.name} is not valid: {one_line(error)}") from error
     if (spec.resize or spec.size) > MAX_PIXELS:
         raise UserError(f"the image size stored in {file.name} is {spec.resize or spec.size} px, above the limit of {MAX_PIXELS}")
     return spec
+
+
+def measured_in(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the input spec that a run measured on its training images; records of earlier programs have none."""
+    bands = record.get("bands")
+    return {
+        **({} if (grey := record.get("grey_range")) is None else {"grey_range": grey}),
+        **({name: bands[name] for name in ("mean", "std")} if isinstance(bands, Mapping) else {}),
+    }
 
 
 def misfit(file: WeightsFile, name: str, cuts: Sequence[str]) -> str:
