@@ -122,6 +122,7 @@ def of_stored_pixels() -> str:
 
 
 DEEP = replace(SPEC, grey_range=(0, 4095))
+BANDS = replace(SPEC, channels=2, mean=(1, 2), std=1)
 
 # stable name -> keys of stored features that change with its version
 KEYS: dict[str, list[Callable[[], str]]] = {
@@ -140,6 +141,7 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "pass_through": [lambda: of_layer(timm_partial.PassThrough())],
     "patch_embeddings": [lambda: of_layer(vision_transformers.PatchEmbeddings(VisionTransformer(4, 2, 1, 1, 4, 4)))],
     "pool": [of_pooled_features],
+    "read_bands": [lambda: of_view(image_reader(BANDS))],
     "read_digit": [lambda: of_view(_array_to_rgb)],
     "read_image": [lambda: of_view(image_reader(SPEC))],
     "read_image_in_range": [lambda: of_view(image_reader(DEEP))],
@@ -151,6 +153,7 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "square_images": [lambda: of_layer(grid_constants.SquareImages())],
     "text_encoder_layer": [lambda: of_layer(text_encoders.EncoderLayer(Masked()))],
     "text_spec": [lambda: of_view(read_text, partial(abs, TextSpec("folder")))],
+    "to_bands": [lambda: of_view(image_reader(BANDS))],
     "to_rgb": [lambda: of_view(image_reader(SPEC)), lambda: of_view(partial(_load, [])), lambda: of_view(lambda x: to_rgb(read_image(x)))],
     "to_rgb_in_range": [lambda: of_view(image_reader(DEEP))],
     "token_embeddings": [lambda: of_layer(text_embeddings())],

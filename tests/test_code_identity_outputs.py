@@ -12,6 +12,7 @@ from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2.functional import pil_to_tensor
 from versioned_parts import SPEC, Masked, block_with_constants, relative_block, rotary_block, text_embeddings, versions_of_ftlit
 
+from ftlit.data.bands import read_bands, to_bands
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image, read_image_in_range, to_rgb, to_rgb_in_range
 from ftlit.data.sources.builtin import _array_to_rgb, _load
@@ -52,6 +53,11 @@ def read_from_file(folder) -> Image.Image:
 def read_floats(folder) -> Image.Image:
     floats(1).save(folder / "floats.tif")
     return read_image_in_range(folder / "floats.tif", None, (0.2, 0.7))
+
+
+def read_saved_bands(folder):
+    np.save(folder / "bands.npy", numbers(2, 4, 5).numpy())
+    return read_bands(folder / "bands.npy", 2)
 
 
 def read_draft(folder) -> Image.Image:
@@ -124,6 +130,7 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "pool 1, 2x2": (lambda _: pool(MAP, "mean", "2x2"), -0.122832),
     "pool 1, vectors": (lambda _: pool(MAP[:, :, 0, 0]), 0.807332),
     "pooled_head 1": (lambda _: output(PooledHead(3, 2, "max"), numbers(1, 3, 2, 2)), -1.35374),
+    "read_bands 1": (read_saved_bands, 0.781154),
     "read_digit 1": (lambda _: pil_to_tensor(_array_to_rgb(numbers(3, 3).add(1).mul(100).byte().numpy())), 25.2143),
     "read_image 1": (lambda folder: pil_to_tensor(read_from_file(folder)), -2.2091),
     "read_image 1, at_least": (lambda folder: torch.tensor(read_draft(folder).size), 3.65107),
@@ -135,6 +142,7 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "rotary_block 1": (lambda _: output(rotary_block(), TOKENS, real_tokens(TOKENS)[:, None, None]), 27.35105),
     "square_images 1": (lambda _: output(grid_constants.SquareImages(), numbers(1, 3, 2, 2)), 0.490862),
     "text_encoder_layer 1": (lambda _: output(text_encoders.EncoderLayer(Masked()), TOKENS), 3.20315),
+    "to_bands 1": (lambda _: to_bands(numbers(4, 5, 3).numpy(), 3), 2.35591),
     "to_rgb 1": (lambda _: pil_to_tensor(to_rgb(picture("I"))), 0.981087),
     "to_rgb 1, 8-bit RGB": (lambda _: pil_to_tensor(to_rgb(picture())), -2.2091),
     "to_rgb 1, turned": (lambda _: pil_to_tensor(to_rgb(rotated())), -185.3785),
