@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ftlit.features.extract import extract_features as extract_features
     from ftlit.finetuning.examine import examine as examine
     from ftlit.finetuning.freeze import set_trainable as set_trainable
+    from ftlit.finetuning.interpolation import interpolated as interpolated
     from ftlit.finetuning.lr_schedule import Rates as Rates
     from ftlit.finetuning.param_groups import build_optimizer as build_optimizer
     from ftlit.finetuning.param_groups import param_groups as param_groups
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ftlit.inference.load_network import load as load
     from ftlit.inference.network import Network as Network
     from ftlit.inference.prediction import Prediction as Prediction
+    from ftlit.lit.callbacks.ema_weights import EmaWeights as EmaWeights
     from ftlit.lit.callbacks.exact_resume import LastCheckpoint as LastCheckpoint
     from ftlit.lit.callbacks.metrics_file import MetricsFile as MetricsFile
     from ftlit.lit.callbacks.probe_head import FitProbeHead as FitProbeHead
@@ -62,6 +64,7 @@ __version__ = "0.1.0"  # the only place; pyproject.toml reads it
 _MODULES = {
     "Advised": "api.results",
     "Backbone": "models.backbone",
+    "EmaWeights": "lit.callbacks.ema_weights",
     "Features": "features.extract",
     "FeatureBatch": "models.feature_batch",
     "FeatureData": "lit.datamodules.feature_data",
@@ -99,6 +102,7 @@ _MODULES = {
     "finetune": "api.calls",
     "fit_probe": "probes.linear_probe",
     "fully_convolutional": "models.fully_convolutional",
+    "interpolated": "finetuning.interpolation",
     "linear_to_conv": "models.fully_convolutional",
     "load": "inference.load_network",
     "load_backbone": "zoo",

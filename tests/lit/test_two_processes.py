@@ -38,13 +38,22 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     return launch(
-        tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "uneven", "plain loaders", "delayed values", "BackboneFinetuning", *SHARDED
+        tmp_path_factory.mktemp("two"),
+        2,
+        *CASES,
+        "average",
+        "metrics",
+        "uneven",
+        "plain loaders",
+        "delayed values",
+        "BackboneFinetuning",
+        *SHARDED,
     )
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("one"), 1, *CASES, "metrics", "uneven", "plain loaders", *SHARDED)
+    return launch(tmp_path_factory.mktemp("one"), 1, *CASES, "average", "metrics", "uneven", "plain loaders", *SHARDED)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -52,6 +61,13 @@ def test_both_processes_hold_the_same_bits_after_every_epoch(two, case):
     first, second = two[case]
     assert len(first["weights"]) == 4 and first["stages"] == second["stages"]
     assert all(distance(a, b) == 0 for a, b in zip(first["weights"], second["weights"], strict=True))
+
+
+def test_two_processes_hold_the_same_average_which_equals_that_of_one(two, one):
+    first, second = (notes["weights"][-1] for notes in two["average"])
+    alone = one["average"][0]["weights"]
+    assert distance(first, second) == 0 and distance(first, alone[-1]) < 1e-12
+    assert distance(alone[-1], alone[-2]) > 1e-6  # training ended with other weights
 
 
 @pytest.mark.parametrize("case", [*CASES, *SHARDED])

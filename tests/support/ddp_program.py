@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from ftlit import (
     Backbone,
+    EmaWeights,
     FeatureData,
     FineTuner,
     FitProbeHead,
@@ -168,8 +169,11 @@ def features(case: str) -> dict:
     )
     data, notes = FeatureData(images, Path(sys.argv[1], "store"), pooled=True), Notes()
     probe_head = [FitProbeHead()] if case == "probe head" else []
-    fitting = trainer(StagedFinetuning(EPOCHS), *probe_head, notes, max_epochs=4, precision="64-true")
+    average = [EmaWeights(decay=0.8)] if case == "average" else []
+    fitting = trainer(StagedFinetuning(EPOCHS), *probe_head, notes, *average, max_epochs=4, precision="64-true")
     fitting.fit(model, data)
+    if average:
+        notes.on_train_epoch_end(fitting, model)  # the average, in place of the weights of training
     tables = {path.parent.name: [] for path in sorted(Path(sys.argv[1], "store").glob("*/*.safetensors"))}
     for path in Path(sys.argv[1], "store").glob("*/*.safetensors"):
         shard = read_shard(path)
@@ -245,7 +249,7 @@ def grey(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
-PROGRAMS = {"metrics": metrics, "features": features, "probe head": features, "uneven": uneven, "no room": no_room}
+PROGRAMS = {"metrics": metrics, "features": features, "probe head": features, "average": features, "uneven": uneven, "no room": no_room}
 PROGRAMS |= {"plain loaders": plain_loaders, "delayed values": delayed_values}
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.heads import features_for, logits_of
 
+WEIGHTS = ("state_dict", "current_model_state")  # keys of weights in a checkpoint; the second is Lightning's WeightAveraging's
 COUNTS = "train_counts"  # key in a checkpoint: of each process; earlier releases kept other metrics, as `train_metrics`
 
 
@@ -149,8 +150,7 @@ class FineTuner(LightningModule):
         """Add the record that builds the network again, and the state of each process's training metrics of this epoch."""
         if self._record is not None:
             checkpoint[KEY] = dict(self._record)
-        if self._base is not None:
-            checkpoint["state_dict"] = slimmed(checkpoint["state_dict"], self._base)
+        checkpoint |= {key: self.kept_in_checkpoints(checkpoint[key]) for key in WEIGHTS if key in checkpoint}
         own = state_of_metric(self._metrics("train"))
         checkpoint[COUNTS] = [own]
         if self.trainer.world_size > 1:
@@ -165,7 +165,8 @@ class FineTuner(LightningModule):
         """
         record = read_record(checkpoint) if KEY in checkpoint else {}
         if record.get("base"):
-            checkpoint["state_dict"] = filled(checkpoint["state_dict"], base_of(record))
+            base = base_of(record)
+            checkpoint |= {key: filled(checkpoint[key], base) for key in WEIGHTS if key in checkpoint}
         trainer = trainer_of(self)
         if trainer is None or trainer.state.fn != "fit":
             return
@@ -175,6 +176,10 @@ class FineTuner(LightningModule):
         if len(kept) != trainer.world_size:
             return
         load_state_of_metric(self._metrics("train"), kept[trainer.global_rank])
+
+    def kept_in_checkpoints(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a state of this module that its checkpoints keep: all, or of slim ones those that differ from the base."""
+        return dict(state) if self._base is None else slimmed(state, self._base)
 
     def _metrics(self, split: str) -> SplitMetrics:
         return cast(SplitMetrics, self.metrics[f"{split}_metrics"])

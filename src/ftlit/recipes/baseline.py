@@ -20,6 +20,7 @@ from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.probe_head import MAX_IMAGES, FitProbeHead
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.lit.callbacks.suspects_file import SuspectsFile
+from ftlit.lit.callbacks.wise_weights import WiseWeights
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
@@ -142,7 +143,7 @@ def judged_by(trainer: pl.Trainer) -> BestCheckpoint | None:
 
 
 def propose(trainer: pl.Trainer, folder: Path, results: Results, val_images: float) -> None:
-    """Let the trainer's best checkpoint begin with the baseline.
+    """Let the trainer's best checkpoint begin with the baseline; with `average=wise` it is compared after training only.
 
     An epoch must be more accurate by a standard error of the baseline's accuracy: the best of many epochs is often better by chance only,
     and the baseline has been refitted on val too (after the one-standard-error rule of Breiman et al. 1984, section 3.4.3).
@@ -156,7 +157,7 @@ def propose(trainer: pl.Trainer, folder: Path, results: Results, val_images: flo
     if best := judged_by(trainer):
         value = results[str(best.monitor)]
         margin = sqrt(max(0.0, value * (1 - value)) / max(1.0, val_images)) if best.monitor == ACCURACY else 0.0
-        best.begin_with(checkpoint_in(folder), value, margin)
+        best.begin_with(checkpoint_in(folder), value, margin, at_once=find_callback(trainer, WiseWeights) is None)
 
 
 def evaluate_fitted(trainer: pl.Trainer, model: FineTuner, data: Any, probe_head: FitProbeHead, paths: list[Path]) -> Results:

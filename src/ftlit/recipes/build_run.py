@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from omegaconf import DictConfig
 
 from ftlit.errors import UserError
@@ -28,7 +28,7 @@ from ftlit.recipes.baseline import Baseline, build_baseline, may_compare
 from ftlit.recipes.build_module import build_module
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.class_weights import class_weights_of
-from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.config.hydra_internals import choices, instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
 from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments, may_fit_head, recorded_head
@@ -38,6 +38,7 @@ from ftlit.recipes.run.parts import add_schedule_lora, build_schedule, check_rea
 from ftlit.recipes.run.resume import checkpoint_of
 from ftlit.recipes.run.trainer import build_trainer
 from ftlit.recipes.run.training_steps import check_batches, training_steps
+from ftlit.recipes.wise import check_wise
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,11 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, scores) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     keeps_best = any(isinstance(callback, Checkpoint) for callback in configured)  # else Lightning would add a checkpoint of its own
-    trainer = build_trainer(cfg, callbacks=[*own, *configured], logger=build_loggers(cfg.logger), enable_checkpointing=keeps_best)
+    average = build_average(cfg, trains=not only_fits)
+    trainer = build_trainer(cfg, callbacks=[*own, *configured, *average], logger=build_loggers(cfg.logger), enable_checkpointing=keeps_best)
     use_checked_checkpoints(trainer)
     check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
+    check_wise(trainer, fits_head=probe_head is not None)
     if probe_head:
         check_probe_head(trainer, data)
     check_reached(cfg, schedule, trainer, data)
@@ -132,6 +135,22 @@ def plan_of(run: Run) -> Plan:
         may_fit_head=may_fit_head(run.trainer, run.data),
         hints=ON_COMMAND_LINE,
     )
+
+
+def build_average(cfg: DictConfig, *, trains: bool) -> list[Callback]:
+    """The callback of `average`, after which none stands: its checkpoints hold what the others made of the weights.
+
+    Raises:
+        UserError: nothing is trained, so there is nothing to average.
+    """
+    average = instantiate(cfg.average)
+    if average is not None and not trains:
+        name = choices().get("average") or type(average).__name__
+        raise UserError(
+            f"average={name} averages weights of training, but this run only fits a linear probe, without training: leave "
+            "average out, or train layers, for instance by scenario=large_similar"
+        )
+    return [] if average is None else [average]
 
 
 def check_sharded(strategy: object, *, slim: bool, resumes: bool) -> None:

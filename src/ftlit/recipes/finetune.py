@@ -39,6 +39,7 @@ from ftlit.recipes.run.resume import alone_in, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
 from ftlit.recipes.run.training_steps import rates_of, steps_per_epoch
+from ftlit.recipes.wise import choose_weights
 from ftlit.report.scores import reliability
 from ftlit.run_folder import BASELINE, TRAINED, write_result
 
@@ -64,6 +65,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
         with lost_processes(cfg, run.trainer), compiled_layers_allowed(run.model):
             baseline = _fit_baseline(cfg, run)
             run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from, weights_only=True)
+            choice = choose_weights(run.trainer, run.model, run.data, Path(cfg.paths.run)) if run.trains else None
             seconds = time.perf_counter() - started
             results = _evaluate(cfg, run, baseline)
         check_results(results)
@@ -72,8 +74,9 @@ def fit(cfg: DictConfig, run: Run) -> float:
             recorder = kept.recorder if kept else run.recorder
             images, fitted_on = _judged(run)
             details = _details(cfg, results, images, fitted_on, None if run.data.multilabel else recorder)
-            write_result(cfg.paths.run, {**results, **details, **_compared(run, baseline)})
-            notes = describe_fit(run.trainer, seconds, trains=run.trains)
+            averaged = {} if choice is None else choice.record()
+            write_result(cfg.paths.run, {**results, **details, **_compared(run, baseline), **averaged})
+            notes = [*describe_fit(run.trainer, seconds, trains=run.trains), *([choice.describe()] if choice else [])]
             print_results(cfg, results, notes, images, fitted_on, None if kept else baseline)
             if recorder and recorder.tested:
                 fitted = kept or run

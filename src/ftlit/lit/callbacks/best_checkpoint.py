@@ -29,7 +29,7 @@ class BestCheckpoint(ModelCheckpoint):
     - Of epochs with the same value, the one with the least `val/loss` is best, then the last one. Small val sets are full of ties.
     - The direction follows from the metric.
     - If nothing was validated during training, the weights at its end are saved as the best.
-    - It may begin with weights that were validated before training, see `begin_with`.
+    - It may begin with weights that were validated before training, see `begin_with`, and end with others, see `end_with`.
 
     Args:
         dirpath: folder of the checkpoint.
@@ -64,27 +64,46 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_of_epochs: float | None = None
         self._best_loss = inf
         self._first: tuple[Path, float, float] | None = None
-        self._began_with_first, self._margin = False, 0.0
+        self._began_with_first, self._margin, self._at_once = False, 0.0, True
 
     @property
     def keeps_first(self) -> bool:
         """Whether the weights of `begin_with` are still the best."""
         return self._began_with_first and self.best_epoch is None
 
-    def begin_with(self, path: Path, value: float, margin: float = 0.0) -> None:
+    def begin_with(self, path: Path, value: float, margin: float = 0.0, *, at_once: bool = True) -> None:
         """Take weights for the best so far, which are copied when training begins, unless it resumes from a checkpoint.
 
         Args:
             path: of their checkpoint.
             value: of the metric that decides.
             margin: by more than which the first epoch that replaces them must be better, 0 or more.
+            at_once: whether epochs compete with them; otherwise only what `end_with` gets does.
         """
-        self._first = path, value, margin
+        self._first, self._at_once = (path, value, margin), at_once
+
+    def end_with(self, path: Path, value: float, *, writes: bool) -> None:
+        """Take weights for the best after training, which were made from those of the best epoch, unless those of `begin_with` compete with
+        them and they are not better by more than the margin: then these replace the file.
+
+        Args:
+            path: of their checkpoint.
+            value: of the metric that decides.
+            writes: whether this process replaces the file.
+        """
+        self.best_model_path, self.best_of_epochs = str(path), value
+        if self._first is None or self._at_once:
+            return
+        first, before, margin = self._first
+        if not self._better_by(value, before) > margin:
+            self._began_with_first, self.best_epoch = True, None
+            if writes:
+                write_atomically(path, first.read_bytes())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the weights of `begin_with`."""
         super().on_train_start(trainer, pl_module)
-        if self._first is None or trainer.ckpt_path is not None:
+        if self._first is None or not self._at_once or trainer.ckpt_path is not None:
             return
         path, value, self._margin = self._first
         self._began_with_first = True
@@ -147,5 +166,8 @@ class BestCheckpoint(ModelCheckpoint):
             return True
         new, old = float(value), float(self.best_model_score)
         if self._began_with_first and self.best_epoch is None:
-            return (old - new if self.mode == "min" else new - old) > self._margin
+            return self._better_by(new, old) > self._margin
         return (new < old if self.mode == "min" else new > old) or (new == old and loss <= self._best_loss)
+
+    def _better_by(self, new: float, old: float) -> float:
+        return old - new if self.mode == "min" else new - old

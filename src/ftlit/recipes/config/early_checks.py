@@ -23,6 +23,7 @@ OF_A_RUN = {  # values that have one place in a run's folder: resume=true, predi
     "callbacks.last.path": "checkpoints/last.ckpt",
     "callbacks.best.dirpath": "checkpoints",
     "callbacks.best.filename": "best",
+    "average.path": "checkpoints/start.ckpt",
 }
 PATHS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Path]]] = {  # data source -> values that are paths, and their check
     "ftlit.lit.datamodules.image_sources.folder_data": (("root",), existing_folder),

@@ -83,6 +83,8 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "*.seed": SEED,
     "rank_timeout": Range(0, 7 * 24 * 60, open="least"),  # minutes
     "backbone.in_chans": Range(1, 10**4, whole=True),
+    "average.decay": FRACTION,
+    "average.alphas*": Range(0, 1),
     "backbone.input_spec.size": PIXELS,
     "backbone.input_spec.resize": PIXELS,
     "backbone.input_spec.mean": Range(-MAX_VALUE, MAX_VALUE),

@@ -63,6 +63,7 @@ def plan_rows(
     if facts.trains:
         rows.append(("training", training_text(cfg, data, plan, facts, stage_inputs, spec.noun)))
         rows += _stage_rows(plan, stage_inputs, facts.processes, spec.noun)
+        rows += _average_rows(cfg)
     if stage_inputs and (facts.trains or facts.head_bytes):
         rows.append(("cache", _cache_text(data, stage_inputs if facts.trains else (), facts.head_bytes)))
     rows.append(("device", facts.devices))
@@ -90,6 +91,18 @@ def _stage_rows(plan: Plan, stage_inputs: Sequence[StageInput], processes: int, 
         reduces = f"ddp all-reduces {size_in_words(size)} of gradients per step; " if processes > 1 else ""
         rows.append((f"stage {i}", f"{line}; {reduces}reads {stage_inputs[i].reason if stage_inputs else noun}"))
     return rows
+
+
+def _average_rows(cfg: DictConfig) -> list[PlanRow]:
+    """Which averaged weights are the result of the run."""
+    if "decay" in cfg.average:
+        text = f"exponential moving average of the weights (decay up to {cfg.average.decay:g}); val and test are of the average"
+    elif "alphas" in cfg.average:
+        alphas = ", ".join(f"{alpha:g}" for alpha in sorted({0.0, *cfg.average.alphas, 1.0}))
+        text = f"after training, weights between the fitted start (0) and the best epoch (1): the share is chosen on val among {alphas}"
+    else:
+        return []
+    return [("average", text)]
 
 
 def _estimate_text(cfg: DictConfig, plan: Plan, facts: RunFacts) -> str:

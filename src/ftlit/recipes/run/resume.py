@@ -28,7 +28,7 @@ CHOSEN_KEY = "chosen"  # of the options of config groups
 # of a run that is resumed: where and what is written, and who loads images (the seed is compared at its own name, not in callbacks)
 MAY_CHANGE = (
     *("resume", "sweep", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder", "cache.trust"),
-    *("rank_timeout", "trainer.default_root_dir"),
+    *("rank_timeout", "trainer.default_root_dir", "average.path"),
 )
 # may change where the images are the same, see `data_record`
 DATA_OPTIONS = ("data.root", "data.csv", "data.val_csv", "data.test_csv", "data.on_bad_image")
@@ -37,6 +37,7 @@ DATA_OPTIONS = ("data.root", "data.csv", "data.val_csv", "data.test_csv", "data.
 BEFORE_SEVERAL_CUTS = {"head.cuts": None, "data.views": 0}
 
 RESUMABLE_RECIPES = ("finetune", "pretrain")  # those whose runs leave a checkpoint
+NO_AVERAGE = {"_target_": "ftlit.lit.callbacks.wise_weights.no_average"}
 
 SECONDS_TO_END = 10.0  # that the worker processes of a killed run live on, and its locks with them
 
@@ -191,6 +192,9 @@ def read_config(folder: str | Path) -> StoredConfig | None:
     for group, name in config.pop(REGISTERED_KEY, {}).items():  # their paths may be those of an earlier release
         config[group]["_target_"] = name
     _add_what_fitted_heads_read(config)
+    if "average" not in config:  # earlier versions have no averages
+        config.average = OmegaConf.create(NO_AVERAGE)
+        chosen["average"] = "none"
     return StoredConfig(stable_settings(config), chosen, edited)
 
 
