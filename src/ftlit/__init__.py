@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ftlit.errors import UserError as UserError
     from ftlit.features.extract import Features as Features
     from ftlit.features.extract import extract_features as extract_features
+    from ftlit.finetuning import schedules as schedules
     from ftlit.finetuning.examine import examine as examine
     from ftlit.finetuning.freeze import set_trainable as set_trainable
     from ftlit.finetuning.interpolation import interpolated as interpolated
@@ -112,6 +113,7 @@ _MODULES = {
     "param_groups": "finetuning.param_groups",
     "predict": "api.predictions",
     "probe": "api.calls",
+    "schedules": "finetuning.schedules",
     "set_trainable": "finetuning.freeze",
 }
 __all__ = list(_MODULES)
@@ -124,7 +126,8 @@ def __getattr__(name: str) -> Any:
         if new := PUBLIC_NAMES.get(name):  # an ImportError: `from ftlit import ...` replaces the text of an AttributeError
             raise ImportError(f"ftlit.{name} is now named ftlit.{new}", name="ftlit")
         raise AttributeError(f"module 'ftlit' has no attribute {name!r}")
-    return getattr(import_module(f"ftlit.{_MODULES[name]}"), name)
+    module = import_module(f"ftlit.{_MODULES[name]}")
+    return module if _MODULES[name].endswith(f".{name}") else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,158 @@
+"""The ready-made schedules for any module: `ftlit.schedules.top_down(module, backbone="encoder", head="fc", every=2)`."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import nn
+
+from ftlit.errors import UserError, shorten, unknown
+from ftlit.finetuning import presets
+from ftlit.finetuning.freeze import BatchNorm
+from ftlit.finetuning.presets import lr_factors
+from ftlit.finetuning.schedule import Schedule
+from ftlit.finetuning.stage import Stage
+from ftlit.finetuning.train_entries import Entry, pattern_of, with_pattern
+from ftlit.models.backbone import Backbone
+from ftlit.patterns import covers
+
+
+def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head") -> list[str]:
+    """The names of the layers of a backbone in a module, lowest first: those of a `Backbone`, else its parameters and children as they were
+    registered, without the head and without those that have no parameters.
+
+    Args:
+        module: holds backbone and head, each anywhere below it.
+        backbone: path of the backbone; an empty text: the module itself.
+        head: path of the head.
+
+    Raises:
+        UserError: the module has no such part.
+    """
+    parts = dict(module.named_modules())
+    for path in (backbone, head):
+        if path not in parts:
+            raise unknown(f"module of {type(module).__name__},", path, [name for name in parts if name])
+    part = parts[backbone]
+    if isinstance(part, Backbone):
+        return list(part.layers_with_parameters)
+    names = [name for name, _ in part.named_parameters(recurse=False)]
+    names += [name for name, child in part.named_children() if any(True for _ in child.parameters())]
+    return [name for name in names if not covers(_path(backbone, name), head)]
+
+
+def layer_lrs(
+    module: nn.Module,
+    *,
+    backbone: str = "backbone",
+    head: str = "head",
+    layers: Sequence[str] | None = None,
+    scale: float = 0.1,
+    decay: float = 0.8,
+) -> list[tuple[str, float]]:
+    """Learning-rate factors for `build_optimizer`: 1 for the head, `scale` for the top layer, `decay` times that of the layer above for others.
+
+    Args:
+        module: see `layers_of`.
+        backbone: see `layers_of`.
+        head: see `layers_of`.
+        layers: names of the layers below `backbone`, lowest first; `None`: see `layers_of`.
+        scale: ratio of the top layer's rate to the head's.
+        decay: ratio of a layer's rate to that of the layer above it.
+
+    Raises:
+        UserError: no such part, or parameters outside of backbone and head.
+    """
+    layers = _checked(module, backbone, head, layers)
+    return [(_renamed(pattern, backbone, head), factor) for pattern, factor in lr_factors(layers, scale, decay)]
+
+
+def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
+    def schedule(
+        module: nn.Module,
+        *,
+        backbone: str = "backbone",
+        head: str = "head",
+        layers: Sequence[str] | None = None,
+        batchnorm: BatchNorm = "auto",
+        **options: Any,
+    ) -> Schedule:
+        own = _checked(module, backbone, head, layers)
+        accepted = list(signature(preset).parameters)[1:]
+        if wrong := next((name for name in options if name not in accepted), None):
+            raise unknown(f"argument of {preset.__name__}", wrong, ["backbone", "head", "layers", "batchnorm", *accepted])
+        found = preset(own, **options)
+
+        def renamed(stage: Stage) -> Stage:
+            entries = [new for entry in stage.entries for new in _entries(entry, own, backbone, head)]
+            return replace(stage, train=entries, batchnorm=batchnorm)
+
+        factors = [(_renamed(pattern, backbone, head), factor) for pattern, factor in found.lr_scale]
+        frozen = [_renamed(name, backbone, head) for name in found.frozen]
+        return replace(found, stages=[renamed(stage) for stage in found.stages], lr_scale=factors, frozen=frozen)
+
+    first, *rest = signature(schedule).parameters.values()
+    own_options = [option for name, option in signature(preset).parameters.items() if name != "layers"]
+    schedule.__signature__ = signature(schedule).replace(  # type: ignore[attr-defined]
+        parameters=[first, *(one for one in rest if one.kind is Parameter.KEYWORD_ONLY), *own_options]
+    )
+    schedule.__name__ = schedule.__qualname__ = preset.__name__
+    summary = (preset.__doc__ or "").partition("\n")[0]
+    schedule.__doc__ = f"""{summary}
+
+    Args:
+        module: see `layers_of`.
+        backbone: see `layers_of`.
+        head: see `layers_of`.
+        layers: names of the layers below `backbone`, lowest first; `None`: see `layers_of`.
+        batchnorm: of all stages, see `Stage`; `frozen_stats` suits a pretrained network that is no `Backbone`.
+        options: those of the option `schedule={preset.__name__}` of the command line.
+
+    Raises:
+        UserError: no such part, parameters outside of backbone and head, or an unknown option.
+    """
+    return schedule
+
+
+head_only = _for_any_module(presets.head_only)
+all_at_once = _for_any_module(presets.all_at_once)
+head_then_all = _for_any_module(presets.head_then_all)
+last_k = _for_any_module(presets.last_k)
+top_down = _for_any_module(presets.top_down)
+bias_only = _for_any_module(presets.bias_only)
+norm_only = _for_any_module(presets.norm_only)
+lora = _for_any_module(presets.lora)
+
+
+def _checked(module: nn.Module, backbone: str, head: str, layers: Sequence[str] | None) -> list[str]:
+    """The layers. Raises `UserError` where they and the head do not have all parameters of the module."""
+    found = layers_of(module, backbone, head)
+    layers = found if layers is None else list(layers)
+    names = [name for name, _ in module.named_parameters()]
+    wanted = [head, *(_path(backbone, layer) for layer in layers)]
+    if unused := [path for path in wanted if not any(covers(path, name) for name in names)]:
+        raise UserError(f"{shorten(unused)}: {type(module).__name__} has no parameters of this name; it has {shorten(names, most=4)}")
+    if others := [name for name in names if not any(covers(path, name) for path in wanted)]:
+        raise UserError(
+            f"{len(others)} parameters of {type(module).__name__} are neither in the backbone {backbone!r} nor in the head {head!r}: "
+            f"{shorten(others, most=4)}; give backbone and head that hold all, or a Schedule with stages of your own"
+        )
+    return layers
+
+
+def _entries(entry: Entry, layers: Sequence[str], backbone: str, head: str) -> Iterable[Entry]:
+    pattern = pattern_of(entry)
+    whole = pattern == "backbone" and not backbone  # the module itself, which has the head too
+    return [with_pattern(entry, _renamed(one, backbone, head)) for one in ([f"backbone.{layer}" for layer in layers] if whole else [pattern])]
+
+
+def _renamed(pattern: str, backbone: str, head: str) -> str:
+    """A pattern of the presets, for a module with other names."""
+    if pattern == "head":
+        return head
+    return _path(backbone, pattern.removeprefix("backbone").removeprefix(".")) if pattern.startswith("backbone") else pattern
+
+
+def _path(parent: str, name: str) -> str:
+    return ".".join(filter(None, (parent, name)))
