@@ -28,7 +28,7 @@ from ftlit.recipes.config.validate import bind
 TRAINING = ("python train.py", "ftlit train", "ftlit advise")
 CONTINUED = "# continues the block above"
 OWN_TESTS = ("extending.md",)  # Python blocks that test_extending.py runs
-MAX_LINES = {"README.md": 250, "architecture.md": 360}  # the latter lists every module
+MAX_LINES = {"README.md": 250, "architecture.md": 380}  # the latter lists every module
 
 
 @pytest.mark.e2e

@@ -127,7 +127,7 @@ def __getattr__(name: str) -> Any:
             raise ImportError(f"ftlit.{name} is now named ftlit.{new}", name="ftlit")
         raise AttributeError(f"module 'ftlit' has no attribute {name!r}")
     module = import_module(f"ftlit.{_MODULES[name]}")
-    return module if _MODULES[name].endswith(f".{name}") else getattr(module, name)
+    return module if name == "schedules" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -70,11 +70,26 @@ def test_what_a_run_returns(photos, tmp_path, monkeypatch):
         assert len(ftlit.predict(result.folder, photos / "red")) == 10
     with pytest.raises(UserError, match="there is no file or folder"):
         result.predict("nowhere")
+    with pytest.raises(UserError, match="holds no run"):
+        ftlit.Finetuned(photos)
+    assert ftlit.Finetuned(str(result.folder)) == result
+
+
+@pytest.mark.parametrize("keeps_probe", [True, False])
+def test_the_table_of_a_run_that_trains_layers_has_both_models(keeps_probe, tmp_path):
+    settings = {**FEW, "trainer.limit_train_batches": 2} if keeps_probe else {**FEW, "probe.l2": [1e6], "optimizer.lr": 1e-2}
+    result = ftlit.finetune("digits", scenario="large_similar", epochs=1 if keeps_probe else 3, folder=tmp_path / "run", options=settings)
+    probe, trained = ([row for row in result.table if row["model"] == model] for model in ("linear probe", "trained network"))
+    assert [row["split"] for row in probe] == ["val", "test"] and all(row["is_result"] == keeps_probe for row in probe)
+    assert [row["split"] for row in trained] == ["val", "test"][: 1 if keeps_probe else 2]
+    better = probe if keeps_probe else trained
+    assert better[1]["accuracy"] == result.metrics["test/accuracy"]
+    assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in [*probe, *better])
 
 
 def test_probes_and_advice(tmp_path):
     probed = ftlit.probe("digits", folder=tmp_path / "probe", options={**FEW, "probe.kinds": ["ridge"]})
-    assert {row["cut"] for row in probed.table} >= {"layer4"} and {row["kind"] for row in probed.table} == {"ridge"}
+    assert len(probed.table) == len({row["cut"] for row in probed.table}) >= 4 and {row["kind"] for row in probed.table} == {"ridge"}
     best = probed.best[0]
     assert best["low"] <= best["test/accuracy"] <= best["high"] and "test accuracy" in repr(probed)
     assert max(row["accuracy"] for row in probed.table) >= best["held_out/accuracy"]
@@ -107,6 +122,8 @@ def test_the_process_is_afterwards_as_it_was(tmp_path):
         (lambda: ftlit.finetune("digits", options={"optimizer.lrr": 1}), "optimizer.lr"),
         (lambda: ftlit.finetune("digits", epochs=-3, scenario="large_similar"), "trainer.max_epochs=-3"),
         (lambda: ftlit.probe("digits", options={"recipe": "finetune"}), "always runs recipe=probe"),
+        (lambda: ftlit.probe("digits", backbone="glyph", options={"backbone": "mlp"}), "backbone is given twice"),
+        (lambda: ftlit.finetune(["a.jpg"]), "give a folder with one folder per class"),
         (lambda: ftlit.finetune("digits", options={"hparams_search": "optuna"}), "only the command line runs"),
     ],
 )

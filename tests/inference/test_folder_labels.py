@@ -11,6 +11,7 @@ from PIL import Image
 from test_predict import CLASSES, command, save_run
 
 from ftlit import load_backbone
+from ftlit.data.input_spec import InputSpec
 from ftlit.inference.folder_labels import describe_errors, labels_by_folder
 from ftlit.inference.network_inputs import NamedInputs
 
@@ -67,7 +68,7 @@ def test_one_note_names_folders_that_are_no_classes(run, tmp_path, monkeypatch, 
         "ftlit: no accuracy, because sub-folders are no classes of the run (class 0, class 1, class 2, class 3, class 4, class 5, "
         "class 6): wasps; rename them, or move them elsewhere\n"
     )
-    labels, notes = labels_by_folder(NamedInputs([str(save_images(tmp_path, "flies/b.png"))]), CLASSES)
+    labels, notes = labels_by_folder(NamedInputs([str(save_images(tmp_path, "flies/b.png"))], InputSpec()), CLASSES)
     assert labels is None and "flies, wasps; rename them" in notes[0]
 
 

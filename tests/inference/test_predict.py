@@ -14,6 +14,7 @@ from torch import nn
 
 from ftlit import UserError, load, load_backbone
 from ftlit.cli.main import main
+from ftlit.data.input_spec import InputSpec
 from ftlit.inference import predict
 from ftlit.inference.network import Network
 from ftlit.inference.network_inputs import NamedInputs
@@ -239,7 +240,7 @@ def test_inputs_are_read_in_parts_and_come_in_order(run, tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         for i in range(number):
             Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{i}.png")
-    examples = NamedInputs([str(tmp_path / "list.csv"), str(tmp_path / "a"), "none.png"])
+    examples = NamedInputs([str(tmp_path / "list.csv"), str(tmp_path / "a"), "none.png"], InputSpec())
     rows = list(predict.rows_of(load(run), examples, 2, 0))
     assert len(examples) == 9 and sizes == [3, 3, 3]
     assert [name for name, _ in rows] == [

@@ -23,6 +23,13 @@ def listing() -> str:
 
 def _lines(name: str) -> Iterator[str]:
     part = getattr(ftlit, name)
+    if inspect.ismodule(part):
+        own = [
+            one for one, value in vars(part).items() if inspect.isfunction(value) and value.__module__ == part.__name__ and one[0] != "_"
+        ]
+        for one in own:
+            yield from _wrapped(f"{name}.{one}{_signature(getattr(part, one))}")
+        return
     yield from _wrapped(f"{name}{_signature(part)}")
     if inspect.isclass(part):
         inherited = {attribute for base in part.__mro__ if not base.__module__.startswith("ftlit.") for attribute in vars(base)}

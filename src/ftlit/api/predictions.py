@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: AnyPath, paths: AnyPath | Iterable[AnyPath], *, batch_size: int = 64, workers: int | None = None, prior: "Prior | None" = None
+    run: AnyPath,
+    paths: AnyPath | Iterable[AnyPath],
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    prior: "Prior | None" = None,
+    stacklevel: int = 2,
 ) -> dict[str, "Prediction"]:
     """Predict the classes of files: `ftlit predict` as a function. A GPU is used if there is one.
 
@@ -27,6 +33,7 @@ def predict(
         batch_size: number of inputs that run together.
         workers: number of processes that read images; `None`: by the number of images and cores.
         prior: class frequencies, see `Network.with_prior`.
+        stacklevel: of the warning about files that cannot be read, see `warnings.warn`.
 
     Returns:
         Name of an input, as a path below those given -> its prediction. A file that cannot be read is left out, with a warning.
@@ -42,10 +49,10 @@ def predict(
     network = load(fspath(run))
     network = network if prior is None else network.with_prior(prior)
     places = [fspath(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
-    texts = isinstance(network.backbone.input_spec, TextSpec)
-    if missing := None if texts else next((path for path in places if not Path(path).exists()), None):
+    spec = network.backbone.input_spec
+    if missing := None if isinstance(spec, TextSpec) else next((path for path in places if not Path(path).exists()), None):
         raise UserError(f"there is no file or folder {missing!r}: give an image, a folder of images, or a csv file with their paths")
-    examples = NamedInputs(places, texts=texts)
+    examples = NamedInputs(places, spec)
     found: dict[str, Prediction] = {}
     failed: list[str] = []
     for name, result in rows_of(network, examples, batch_size, workers):
@@ -54,5 +61,5 @@ def predict(
         else:
             found[name] = result
     if failed:
-        warnings.warn(f"{len(failed)} of {len(examples)} have no prediction: {shorten(failed, most=3)}", stacklevel=2)
+        warnings.warn(f"{len(failed)} of {len(examples)} have no prediction: {shorten(failed, most=3)}", stacklevel=stacklevel)
     return found

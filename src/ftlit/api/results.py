@@ -8,8 +8,9 @@ from typing import Any
 
 from ftlit.api.predictions import predict
 from ftlit.api.words import AnyPath
+from ftlit.errors import UserError
 from ftlit.formats import read_json
-from ftlit.run_folder import ADVICE, BASELINE, keeps_baseline, read_result
+from ftlit.run_folder import ADVICE, BASELINE, TRAINED, is_run_folder, keeps_baseline, read_result
 
 TableRow = dict[str, Any]
 COLUMNS = ("accuracy", "accuracy_low", "accuracy_high", "f1", "loss", "fitted_on")  # of a split in result.json
@@ -18,13 +19,21 @@ REPORT_PAGE = "report.html"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run that has ended.
+    """The folder of a run.
 
     Attributes:
         folder: its absolute path.
+
+    Raises:
+        UserError: the folder holds no run.
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder).expanduser().absolute())
+        if not is_run_folder(self.folder):
+            raise UserError(f"{self.folder} holds no run: give the folder that a run printed, or .folder of its result")
 
     @property
     def report(self) -> Path | None:
@@ -35,7 +44,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Finetuned(RunFolder):
-    """A fine-tuned network, as `finetune` returns it. `Finetuned(Path("runs/mine"))` stands for an earlier run."""
+    """A fine-tuned network, as `finetune` returns it. `Finetuned("runs/mine")` stands for an earlier run."""
 
     def __repr__(self) -> str:
         metrics = self.metrics
@@ -52,20 +61,22 @@ class Finetuned(RunFolder):
 
     @property
     def table(self) -> list[TableRow]:
-        """A row for val and test, and, where training improved on it, two for the linear probe before training: `model` (`this run`,
-        `linear probe`), `split`, `accuracy` with its 95 % interval (`accuracy_low`, `accuracy_high`), macro `f1`, `loss`, and `fitted_on`:
-        the splits on which the model was fitted. `pandas.DataFrame(result.table)` shows them.
+        """A row for each model and split, for `pandas.DataFrame` and the like.
+
+        `model`: `linear probe` for the one before training and `trained network`, or, where there was no such probe, `this run`; `split`;
+        `is_result`: whether predictions are of this model; `accuracy` with its 95 % interval (`accuracy_low`, `accuracy_high`), macro `f1`,
+        `loss`, and `fitted_on`, the splits on which the model was fitted. Of a trained network that was not clearly better than the probe
+        there is only the accuracy of its best epoch on val.
         """
         metrics = self.metrics
-        compared = any(name.startswith(f"{BASELINE}/") for name in metrics) and not keeps_baseline(metrics)
-        models = {"linear probe": f"{BASELINE}/", "this run": ""} if compared else {"this run": ""}
-        rows = []
-        for model, prefix in models.items():
-            for split in ("val", "test"):
-                values = {name: metrics.get(f"{prefix}{split}/{name}") for name in COLUMNS}
-                if values["accuracy"] is not None:
-                    rows.append({"model": model, "split": split, **{name: value for name, value in values.items() if value is not None}})
-        return rows
+        compared, kept = any(name.startswith(f"{BASELINE}/") for name in metrics), keeps_baseline(metrics)
+        rows = _rows(metrics, "linear probe", f"{BASELINE}/", is_result=kept) if compared else []
+        if compared and kept:
+            accuracy = metrics.get(TRAINED)
+            return rows + (
+                [{"model": "trained network", "split": "val", "is_result": False, "accuracy": accuracy}] if accuracy is not None else []
+            )
+        return rows + _rows(metrics, "trained network" if compared else "this run", "", is_result=True)
 
     @property
     def advice(self) -> Mapping[str, Any] | None:
@@ -82,13 +93,21 @@ class Finetuned(RunFolder):
 
     def predict(self, paths: AnyPath | Iterable[AnyPath], **options: Any) -> Mapping[str, Any]:
         """Predictions by path; see `ftlit.predict`."""
-        return predict(self.folder, paths, **options)
+        return predict(self.folder, paths, stacklevel=3, **options)
 
     def export(self, to: str, out: AnyPath | None = None) -> Path:
         """Write the network to a file that needs no ftlit; see `ftlit.export_run`. Returns its path."""
         from ftlit.inference.export import export_run
 
         return export_run(self.folder, to, None if out is None else Path(out))[0]
+
+
+def _rows(metrics: Mapping[str, Any], model: str, prefix: str, *, is_result: bool) -> list[TableRow]:
+    rows = []
+    for split in ("val", "test"):
+        values = {name: value for name in COLUMNS if (value := metrics.get(f"{prefix}{split}/{name}")) is not None}
+        rows += [{"model": model, "split": split, "is_result": is_result, **values}] if values else []
+    return rows
 
 
 @dataclass(frozen=True)
@@ -109,10 +128,17 @@ class Probed(RunFolder):
 
     @property
     def table(self) -> list[TableRow]:
-        """The held-out accuracy and loss of each probe that was tried: a row for each draw, cut, kind, pooling and L2 penalty."""
+        """A row for each draw, cut, kind and pooling: `accuracy` and `loss` on held-out data, at the L2 penalty of the lowest loss.
+        `probe.csv` in the folder has all penalties.
+        """
         with (self.folder / "probe.csv").open(newline="", encoding="utf-8") as file:
-            texts = ("cut", "kind", "pooling")
-            return [{name: value if name in texts else float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+            tried = list(csv.DictReader(file))
+        best: dict[tuple[str, ...], dict[str, str]] = {}
+        for row in tried:
+            key = tuple(row[name] for name in ("draw", "cut", "kind", "pooling"))
+            best[key] = min(best.get(key, row), row, key=lambda one: float(one["loss"]))
+        numbers = {"draw": int, "l2": float, "accuracy": float, "loss": float}
+        return [{name: numbers.get(name, str)(value) for name, value in row.items()} for row in best.values()]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ftlit.recipes.config.hydra_internals import hydra_main, own_hydra
 from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.overrides import COMMAND
 from ftlit.recipes.run import launched, processes
-from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT, error_environment, process_state
+from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT, error_environment, process_state, wants_traceback
 
 
 def run_here(words: Sequence[str]) -> Path:
@@ -41,14 +41,18 @@ def run_here(words: Sequence[str]) -> Path:
     spec = find_spec("ftlit.cli.train")
     assert spec is not None and spec.origin is not None
     program, folders = spec.origin, []
+    errors: list[Exception] = []
 
     @hydra_main(config_name="train")
     def job(cfg: DictConfig) -> None:
         folders.append(Path(cfg.paths.run).absolute())
-        if processes.several_processes(cfg) and launched.launched() is None:
-            _run_in_processes(program, sys.argv[1:], folders[0])
-        else:
-            _run(cfg)
+        try:
+            if processes.several_processes(cfg) and launched.launched() is None:
+                _run_in_processes(program, sys.argv[1:], folders[0])
+            else:
+                _run(cfg)
+        except Exception as error:  # Hydra would print its own lines
+            errors.append(error)
 
     command = {COMMAND: json.dumps({"program": [program], "words": list(words)})}
     with own_hydra(), owned_signals(), process_state(argv=[program, *words], environment=error_environment() | command):
@@ -59,9 +63,11 @@ def run_here(words: Sequence[str]) -> Path:
                     "this is a sweep, which only the command line runs: leave hparams_search out, and give each option one value"
                 )
             job()
+            if errors:
+                raise errors[0]
         except Exception as error:
-            if user_error := as_user_error(error):
-                raise user_error from error
+            if (user_error := as_user_error(error)) and not wants_traceback():
+                raise user_error from None
             raise
     return folders[0]
 

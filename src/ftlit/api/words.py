@@ -26,7 +26,11 @@ def words_of(data: AnyPath | None, options: Options | None, **named: Any) -> lis
     Raises:
         UserError: a name or value that no option can have.
     """
+    if not (data is None or isinstance(data, str | PathLike)):
+        raise UserError(f"data={data!r}: give a folder with one folder per class, a csv file, or the name of an option of data")
     chosen = {name.replace("__", "."): value for name, value in named.items() if value is not None}
+    if twice := next((name for name in chosen if name in (options or {})), None):
+        raise UserError(f"{twice} is given twice, as an argument and in options: leave one of them out")
     return [*_data(data), *(f"{name}={text_of(value)}" for name, value in {**chosen, **_checked(options or {})}.items())]
 
 

@@ -1,6 +1,6 @@
 """The ready-made schedules for any module: `ftlit.schedules.top_down(module, backbone="encoder", head="fc", every=2)`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import Parameter, signature
 from typing import Any
@@ -13,7 +13,7 @@ from ftlit.finetuning.freeze import BatchNorm
 from ftlit.finetuning.presets import lr_factors
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
-from ftlit.finetuning.train_entries import Entry, pattern_of, with_pattern
+from ftlit.finetuning.train_entries import pattern_of, with_pattern
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import covers
 
@@ -51,7 +51,8 @@ def layer_lrs(
     scale: float = 0.1,
     decay: float = 0.8,
 ) -> list[tuple[str, float]]:
-    """Learning-rate factors for `build_optimizer`: 1 for the head, `scale` for the top layer, `decay` times that of the layer above for others.
+    """Learning-rate factors for `build_optimizer`: 1 for the head, `scale` for the top layer, `decay` times that of the layer above for
+    each other one.
 
     Args:
         module: see `layers_of`.
@@ -85,7 +86,7 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
         found = preset(own, **options)
 
         def renamed(stage: Stage) -> Stage:
-            entries = [new for entry in stage.entries for new in _entries(entry, own, backbone, head)]
+            entries = [with_pattern(entry, _renamed(pattern_of(entry), backbone, head)) for entry in stage.entries]
             return replace(stage, train=entries, batchnorm=batchnorm)
 
         factors = [(_renamed(pattern, backbone, head), factor) for pattern, factor in found.lr_scale]
@@ -141,17 +142,13 @@ def _checked(module: nn.Module, backbone: str, head: str, layers: Sequence[str] 
     return layers
 
 
-def _entries(entry: Entry, layers: Sequence[str], backbone: str, head: str) -> Iterable[Entry]:
-    pattern = pattern_of(entry)
-    whole = pattern == "backbone" and not backbone  # the module itself, which has the head too
-    return [with_pattern(entry, _renamed(one, backbone, head)) for one in ([f"backbone.{layer}" for layer in layers] if whole else [pattern])]
-
-
 def _renamed(pattern: str, backbone: str, head: str) -> str:
     """A pattern of the presets, for a module with other names."""
     if pattern == "head":
         return head
-    return _path(backbone, pattern.removeprefix("backbone").removeprefix(".")) if pattern.startswith("backbone") else pattern
+    if not pattern.startswith("backbone"):
+        return pattern
+    return _path(backbone, pattern.removeprefix("backbone").removeprefix(".")) or "*"  # the module itself: the head trains in all stages
 
 
 def _path(parent: str, name: str) -> str:

@@ -39,7 +39,7 @@ def predict_dense(
             print(f"ftlit: {line}", file=sys.stderr)
     if label is not None and label not in network.class_names:
         raise unknown("class", label, network.class_names)
-    images = [path for _, path in NamedInputs(paths, arrays=network.input_spec.takes_bands)]
+    images = [path for _, path in NamedInputs(paths, network.input_spec)]
     folder = Path(out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / f"{Path(path).stem}_dense.png" for path in images]

@@ -13,7 +13,6 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 import numpy as np
 from torch import Tensor, nn
 
-from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
 from ftlit.files import replacing
@@ -113,10 +112,11 @@ def embed(network: Network, paths: Sequence[str], options: EmbedOptions) -> int:
     if options.pooling not in (supported := poolings_of(shape)):
         raise UserError(f"--pooling {options.pooling} does not apply to the features of {cut}: give {' or '.join(supported)}")
     network = on_this_machine(replace(network, backbone=backbone, head=_Pooled(backbone, options.pooling)))
-    texts, arrays = isinstance(spec, TextSpec), isinstance(spec, InputSpec) and spec.takes_bands
-    examples = NamedInputs(paths, texts=texts, column=options.column, arrays=arrays)
+    examples = NamedInputs(paths, spec, column=options.column)
     width, failed, done = pooled_size(shape, network.backbone.token_pool, options.pooling), 0, 0
-    numbered = texts and options.suffix == ".npz"  # each element of numpy's array of texts takes the space of the longest
+    numbered = (
+        isinstance(spec, TextSpec) and options.suffix == ".npz"
+    )  # each element of numpy's array of texts takes the space of the longest
     with WRITERS[options.suffix](Path(options.out).expanduser(), width) as write:
         for batch in input_batches(network, examples, options.batch_size, options.workers, "embedding"):
             names, reasons = batch.names, dict(enumerate(batch.reasons))

@@ -88,15 +88,15 @@ class NamedInputs(Collection[NamedInput]):
 
     Args:
         paths: image files, folders of them, csv files with a column of paths or texts. A missing image becomes a row with the reason.
-        texts: whether the network takes texts.
+        spec: of the network that takes them.
         column: of csv files; `None`: `path`, or `text` of texts.
-        arrays: whether `.npy` files in folders are images.
 
     Raises:
         UserError: a folder without images, a csv file that cannot be read, an image for a network of texts.
     """
 
-    def __init__(self, paths: Sequence[str], *, texts: bool = False, column: str | None = None, arrays: bool = False) -> None:
+    def __init__(self, paths: Sequence[str], spec: InputSpec | TextSpec, *, column: str | None = None) -> None:
+        texts, arrays = isinstance(spec, TextSpec), isinstance(spec, InputSpec) and spec.takes_bands
         self._parts = [_part(Path(path), column or ("text" if texts else "path"), texts=texts, arrays=arrays) for path in paths]
 
     def __len__(self) -> int:

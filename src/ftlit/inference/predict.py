@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ftlit.data.images import BadImage
-from ftlit.data.input_spec import InputSpec
 from ftlit.data.loading import default_workers
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
@@ -86,8 +85,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     threshold = None
     if options.coverage is not None:
         threshold = threshold_of(network.calibration, options.coverage, multilabel=network.multilabel)
-    texts, arrays = isinstance(spec := network.backbone.input_spec, TextSpec), isinstance(spec, InputSpec) and spec.takes_bands
-    examples = NamedInputs(paths, texts=texts, column=options.column, arrays=arrays)
+    examples = NamedInputs(paths, network.backbone.input_spec, column=options.column)
     found = rows(network, examples, options.batch_size, options.workers)
     if found is None:
         return 0

@@ -75,7 +75,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
             images, fitted_on = _judged(run)
             details = _details(cfg, results, images, fitted_on, None if run.data.multilabel else recorder)
             averaged = {} if choice is None else choice.record()
-            write_result(cfg.paths.run, {**results, **details, **_compared(run, baseline), **averaged})
+            write_result(cfg.paths.run, {**results, **details, **_compared(run, baseline, images), **averaged})
             notes = [*describe_fit(run.trainer, seconds, trains=run.trains), *([choice.describe()] if choice else [])]
             print_results(cfg, results, notes, images, fitted_on, None if kept else baseline)
             if recorder and recorder.tested:
@@ -198,11 +198,12 @@ def _fitted_on(fitted: Run | Baseline | None) -> dict[str, str]:
     return {"val": "train", "test": "train + val" if refitted else "train"}
 
 
-def _compared(run: Run, baseline: Results | None) -> dict[str, Any]:
+def _compared(run: Run, baseline: Results | None, images: Mapping[str, int]) -> dict[str, Any]:
     """What `result.json` holds of the baseline, and of the best epoch beside it."""
     compared: dict[str, Any] = {}
     if baseline:
         compared = {**baseline, **{f"{split}/fitted_on": splits for split, splits in _fitted_on(run.baseline).items()}}
+        compared |= _intervals(baseline, images)
     trained = _best_of_epochs(run)
     return {f"{BASELINE}/{name}": value for name, value in compared.items()} | ({} if trained is None else {TRAINED: trained})
 
@@ -214,11 +215,19 @@ def _details(
     predictions that were recorded, and the backbone that was chosen among several.
     """
     details: dict[str, Any] = {f"{split}/fitted_on": splits for split, splits in fitted_on.items()}
-    for split in fitted_on if images else ():
-        low, high = accuracy_interval(results[f"{split}/accuracy"], images[split])
-        details |= {f"{split}/accuracy_low": low, f"{split}/accuracy_high": high}
+    details |= _intervals(results, images)
     if recorder and recorder.tested:
         details["test/ece"] = reliability(recorder.tested)[3]
     if choice := choice_of_run(cfg.paths.run):
         details["backbone"] = choice["chosen"]
     return details
+
+
+def _intervals(results: Results, images: Mapping[str, int]) -> Results:
+    """The 95 % interval of each accuracy that is the share of so many images."""
+    found: Results = {}
+    for split, number in images.items():
+        if f"{split}/accuracy" in results:
+            low, high = accuracy_interval(results[f"{split}/accuracy"], number)
+            found |= {f"{split}/accuracy_low": low, f"{split}/accuracy_high": high}
+    return found

@@ -1,5 +1,6 @@
 """Find the checkpoint that a run resumes from, check that its config is the same, and lock its folder."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,12 +119,12 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def _command_of(folder: Path) -> str:
-    """The command that began the run in a folder; empty where its report does not tell."""
+    """The command that began the run in a folder, or resumed it, without `resume`; empty where its report does not tell."""
     try:
         rows = dict(read_json(folder / "report" / REPORT)["plan"])
     except (UserError, KeyError, TypeError, ValueError):  # a run with report=false, or a damaged file
         return ""
-    return str(rows.get("command", ""))
+    return re.sub(r" resume=\w+", "", str(rows.get("command", "")))
 
 
 def keeps_value(change: Change) -> bool:

@@ -1,0 +1,98 @@
+"""The ready-made schedules for modules whose backbone and head have any names."""
+
+import pytest
+import torch
+from torch import nn
+
+import ftlit
+from ftlit import UserError, load_backbone, schedules
+from ftlit.finetuning.presets import SCHEDULES
+from ftlit.finetuning.train_entries import select
+
+
+class Plain(nn.Module):
+    """A network that holds its own head, with a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(3))
+        self.stem, self.pool, self.top, self.fc = nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 2)
+
+
+class Wrapped(nn.Module):
+    """A module with an encoder and a classifier."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder, self.classifier = encoder, nn.Linear(3, 2)
+
+
+NAMES = [name for name in SCHEDULES if name != "explicit"]
+MODULES = {  # module, where its backbone and head are, layers
+    "alone": (Plain(), "", "fc", ["token", "stem", "top"]),
+    "within": (nn.ModuleDict({"net": Plain()}), "net", "net.fc", ["token", "stem", "top"]),
+    "beside": (Wrapped(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))), "encoder", "classifier", ["0", "2"]),
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_layers_are_all_that_has_parameters_but_the_head(module):
+    network, backbone, head, layers = MODULES[module]
+    assert schedules.layers_of(network, backbone, head) == layers
+
+
+def test_there_is_one_for_each_option_of_the_command_line():
+    assert [name for name in NAMES if not callable(getattr(ftlit.schedules, name, None))] == []
+    assert all(getattr(schedules, name).__name__ == name and getattr(schedules, name).__doc__ for name in NAMES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("norm_only", "lora")])
+def test_it_trains_what_the_option_trains(name, module):
+    network, backbone, head, layers = MODULES[module]
+    usual = nn.ModuleDict({"backbone": nn.ModuleDict(), "head": nn.Linear(3, 2)})
+    for layer in layers:
+        part = network.get_submodule(backbone) if backbone else network
+        if isinstance(getattr(part, layer), nn.Parameter):
+            usual.backbone.register_parameter(layer, nn.Parameter(torch.zeros(3)))
+        else:
+            usual.backbone.add_module(layer, nn.Linear(3, 3))
+    own, wanted = getattr(schedules, name)(network, backbone=backbone, head=head), SCHEDULES[name](layers)
+    assert [stage.begins for stage in own.stages] == [stage.begins for stage in wanted.stages]
+    prefix = f"{backbone}." if backbone else ""
+    for one, other in zip(own.stages, wanted.stages, strict=True):
+        expected = {renamed(parameter, prefix, head) for parameter in select(usual, other.entries)}
+        assert select(network, one.entries) == expected
+    assert dict(own.lr_scale) == {renamed(pattern, prefix, head): factor for pattern, factor in wanted.lr_scale}
+    assert {parameter for group in ftlit.param_groups(network, own.lr_scale) for parameter in group["params"]} == {*network.parameters()}
+
+
+def renamed(name, prefix, head):
+    return head + name.removeprefix("head") if name.startswith("head") else prefix + name.removeprefix("backbone.")
+
+
+def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line():
+    module = Wrapped(load_backbone("glyph"))
+    schedule = schedules.top_down(module, backbone="encoder", head="classifier", every=3, batchnorm="frozen_stats")
+    assert [stage.epoch for stage in schedule.stages][:3] == [None, 1, 4] or [stage.epoch or 0 for stage in schedule.stages][:3] == [
+        0,
+        1,
+        4,
+    ]
+    assert schedule.stages[1].train == ("classifier", "encoder.layer4") and schedule.stages[1].batchnorm == "frozen_stats"
+    rates = schedules.layer_lrs(module, backbone="encoder", head="classifier", scale=0.5, decay=0.5)
+    assert rates[:3] == [("classifier", 1.0), ("encoder.layer4", 0.5), ("encoder.layer3", 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"head": "fcc"}, r"no module of Plain, 'fcc': did you mean 'fc'"),
+        ({"evry": 2}, "no argument of top_down 'evry': did you mean 'every'"),
+        ({"backbone": "top"}, "3 parameters of Plain are neither in the backbone 'top' nor in the head 'fc'"),
+        ({"layers": ["token", "steam", "top"]}, "steam: Plain has no parameters of this name"),
+    ],
+)
+def test_a_wrong_name_is_one_line(wrong, line):
+    with pytest.raises(UserError, match=line):
+        schedules.top_down(Plain(), **{"backbone": "", "head": "fc", **wrong})
