@@ -131,7 +131,7 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["scenario=null"], "scenario=null: give the name of an option of scenario (auto, large_different, large_similar, small_"),
         (
             ["seed=1", "head=3"],
-            "head=3: give the name of an option of head (conv, linear, linear_probe, mlp), or ~head to remove the group",
+            "head=3: give the name of an option of head (attention, conv, linear, linear_probe, mlp), or ~head to remove the group",
         ),
         (["backbone.name=3"], "backbone.name=3: give a string"),
         (["head=solved"], "head=solved was renamed: give head=linear_probe"),
@@ -139,7 +139,7 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["+probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
         (["seed=1,2"], "seed=1,2 gives several values: add -m to run a sweep over them; for a list, give 'seed=[1,2]'"),
         (["seed=range(3)"], "seed=range(3) gives several values: add -m to run a sweep over them"),
-        (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value"),
+        (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value, or a folder of images"),
     ],
 )
 def test_a_wrong_name_or_type_is_one_line_with_the_accepted_form(overrides, line, monkeypatch):

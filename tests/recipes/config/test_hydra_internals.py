@@ -42,6 +42,7 @@ from ftlit.recipes.config.hydra_internals import (
     initialize_hydra,
     instantiate,
     jobs_of_sweeps,
+    own_hydra,
     read_config_file,
     run_folder_template,
     run_mode,
@@ -87,6 +88,15 @@ def test_every_function_has_a_contract_test():
     functions = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
     tested = {node.id for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Name)}
     assert functions - tested == {"hydra_main"}  # tests/cli runs it
+
+
+def test_the_hydra_of_the_surrounding_program_is_set_aside_for_a_block(config):
+    before = GlobalHydra.instance().hydra
+    with own_hydra():
+        assert hydra_config() is None and not GlobalHydra.instance().is_initialized()
+        with fresh_hydra():
+            assert compose("train").recipe == "finetune"
+    assert GlobalHydra.instance().hydra is before and hydra_config() == config.hydra
 
 
 def test_hydra_is_initialized_for_a_block_and_restored_afterwards():

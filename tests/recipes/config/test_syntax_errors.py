@@ -29,7 +29,7 @@ def test_spaces_around_the_equals_sign_are_named_with_the_word_to_type(words, me
 
 @pytest.mark.parametrize("words", [["=3"], ["=", "3"], ["seed=1", "=3"], ["+=3"], ["~="]])
 def test_a_word_without_a_name_is_an_error(words):
-    with pytest.raises(UserError, match=r"^cannot read '.*': give group=option or name=value$"):
+    with pytest.raises(UserError, match=r"^cannot read '.*': give group=option or name=value, or a folder of images$"):
         check_spaces(words)
 
 
@@ -47,8 +47,11 @@ def test_other_words_pass(words):
         ("cache.trust='", r"close the quote ', or write \' where it is part of a text"),
         ('data.note="a', 'close the quote ", or write \\" where it is part of a text'),
         ("data.note='a' b", "text follows a closing quote: put the quotes around the whole value"),
-        ("data.note=a (1", "give group=option or name=value; to give this text as it is, write \"data.note='a (1'\""),
-        ("seed", "give group=option or name=value"),
+        (
+            "data.note=a (1",
+            "give group=option or name=value, or a folder of images; to give this text as it is, write \"data.note='a (1'\"",
+        ),
+        ("seed", "give group=option or name=value, or a folder of images"),
     ],
 )
 def test_a_word_that_cannot_be_read_has_a_remedy_without_nested_quotes(word, remedy):
