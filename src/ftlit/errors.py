@@ -19,11 +19,11 @@ def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
     >>> print(unknown("layer", 7, ["stem", "layer4"]))
     no layer 7: give one of stem, layer4
     >>> print(unknown("argument", "width", []))
-    no argument 'width': there is none, so leave it out
+    no argument 'width': there are no arguments, so leave it out
     """
     names = [str(option) for option in options]
     if not names:
-        return UserError(f"no {what} {given!r}: there is none, so leave it out")
+        return UserError(f"no {what} {given!r}: there are no {what}s, so leave it out")
     meant = closest(given, names)
     there = f"did you mean {meant!r}? There are:" if meant else "give one of"
     return UserError(f"no {what} {given!r}: {there} {shorten(names)}")

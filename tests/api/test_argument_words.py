@@ -1,5 +1,8 @@
 """Arguments in Python as words of a command line."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
@@ -42,9 +45,22 @@ def test_a_folder_a_csv_file_and_the_name_of_an_option_are_data(tmp_path):
     ]
 
 
+def test_a_number_of_numpy_is_one_of_python():
+    assert [text_of(value) for value in (np.float64(0.001), np.int64(3), np.bool_(True), np.float32(0.5))] == ["0.001", "3", "true", "0.5"]
+
+
+def test_a_folder_with_the_name_of_an_option_is_not_guessed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    with pytest.raises(UserError, match=r"digits is a folder here and an option of data: give '\./digits' for the folder"):
+        words_of("digits", None)
+    assert words_of("./digits", None) == ["data=folder", "data.root=digits"] == words_of(Path("digits"), None)
+
+
 @pytest.mark.parametrize(
     ("data", "options", "line"),
     [
+        ("digits", {"data.root": "photos"}, "data.root is given twice"),
         ("no/photos", None, "there is no folder or file 'no/photos'"),
         (None, {"optimizer.lr=1": 2}, "is not the name of an option"),
         (None, {"head": object()}, "is a object: give a text, a number"),

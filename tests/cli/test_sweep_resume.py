@@ -78,7 +78,9 @@ def test_an_option_that_had_its_default_may_get_several_values(config, tmp_path)
 )
 def test_a_command_without_a_job_or_with_another_setting_is_refused(config, tmp_path, planned, change):
     run(config, tmp_path, FIRST, range(4))
-    with pytest.raises(UserError, match=rf"holds job \d of a different sweep .*{change}; give all settings of that sweep"):
+    with pytest.raises(
+        UserError, match=rf"holds job \d of a different sweep .*{change}; to go on with that sweep, give its settings again"
+    ):
         in_order(config, planned)
 
 
@@ -91,7 +93,9 @@ def test_what_may_change_on_resume_and_a_value_that_failed_early_may_change(conf
 
 def test_too_few_jobs_for_the_numbers_in_the_folder(config, tmp_path):
     run(config, tmp_path, FIRST, [3])
-    with pytest.raises(UserError, match=r"has the jobs 0 to 3 or more, but this command has only 1: give all settings"):
+    with pytest.raises(
+        UserError, match=r"has the jobs 0 to 3 or more, but this command has only 1: to go on with that sweep, give its settings"
+    ):
         in_order(config, [FIRST[3]])
 
 

@@ -136,7 +136,7 @@ def test_features_are_stored_in_the_requested_dtype(tmp_path, dtype):
 
 MISTAKES = {
     "no layer 'tpo': did you mean 'top'": {"cuts": ["tpo"]},
-    "no dtype of stored features: 'int8'": {"dtype": "int8"},
+    "no data type for stored features 'int8'": {"dtype": "int8"},
     "the loader is empty": {"loader": []},
     "name at least one layer": {"cuts": []},
 }

@@ -235,7 +235,7 @@ def test_a_network_that_cannot_be_traced_is_a_one_line_error(runs, tmp_path):
             return super().forward(features) if features.sum() > 0 else super().forward(-features)
 
     network = replace(load_run(runs["glyph"]), head=DataDependent(128, 3))
-    with pytest.raises(UserError, match=r"torch\.export cannot trace this network") as error:
+    with pytest.raises(UserError, match=r"torch\.export, which --to torch and onnx use, cannot export this network") as error:
         export(network, "torch", tmp_path / "net.pt2")
     assert "\n" not in str(error.value) and not [*tmp_path.iterdir()]
 
@@ -285,10 +285,13 @@ def test_the_command_prints_the_file_and_the_code_that_loads_it(runs, tmp_path, 
     [
         (("RUN",), "export: also give --to; example: ftlit export runs/mine --to onnx"),
         (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
-        (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: with --to onnx the file name must end in .onnx"),
+        (
+            ("RUN", "--to", "onnx", "--out", "net.pt"),
+            "--to onnx writes files that end in .onnx, not 'net.pt': give another name with --out",
+        ),
         (
             ("RUN", "--to", "torchvision", "--out", "net"),
-            "net: with --to torchvision the file name must end in .safetensors or .pth",
+            "--to torchvision writes files that end in .safetensors or .pth, not 'net': give another name with --out",
         ),
         (("nothing", "--to", "torch"), "there is no file or folder nothing"),
         (("RUN", "--to", "torch", "--out", "RUN/other.json/net.pt2"), "net.pt2 cannot be written"),

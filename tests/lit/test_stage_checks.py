@@ -54,7 +54,7 @@ def test_a_checkpoint_keeps_the_schedule_as_plain_values():
         ({"batchnorm": "live"}, r"batchnorm={'body.low': 'frozen', '\*': 'live'} in the checkpoint, but batchnorm=live here;"),
         (
             {"from_best": False, "epoch": 4},
-            "epoch=3 in the checkpoint, but epoch=4 here and from_best=True in the",
+            "epoch=3, from_best=True in the checkpoint, but epoch=4, from_best=False here",
         ),
         ({"name": "all"}, r"stage '\*' has name=\* in the checkpoint, but name=all here;"),
         (
@@ -83,7 +83,7 @@ def test_another_number_of_stages_or_factors_and_an_earlier_release_are_errors()
 def test_parameter_groups_without_factors_are_an_error_for_a_schedule_with_factors():
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
     with pytest.raises(
-        UserError, match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 0\.1, and Schedule.lr_scale has 0\.3"
+        UserError, match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 0\.1, but Schedule.lr_scale has 0\.3"
     ):
         fit(1, schedule=schedule)
 
@@ -101,7 +101,7 @@ def test_each_parameter_has_the_factor_of_the_schedule(given):
 
     model = Mine()
     model.scales = given
-    with pytest.raises(UserError, match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 1, and"):
+    with pytest.raises(UserError, match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 1, but"):
         fit(1, schedule=schedule, model=model)
     model.scales = [("head", 1.0), ("body", 0.3)]  # other patterns, the same factors
     fit(1, schedule=schedule, model=model)

@@ -37,7 +37,9 @@ def test_frozen_modules_and_their_dropout_stay_in_evaluation_mode(run):
 
 
 def test_two_callbacks_are_an_error_before_training():
-    with pytest.raises(UserError, match=r"^the trainer has several StagedFinetuning callbacks: give one, with the stages of all in one"):
+    with pytest.raises(
+        UserError, match=r"^the trainer has several StagedFinetuning callbacks: give one callback, whose Schedule has the stages of all"
+    ):
         fit(1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])]))])
 
 

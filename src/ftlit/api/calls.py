@@ -88,7 +88,7 @@ def _run(
 ) -> Path:
     if options and "recipe" in options:
         raise UserError(
-            f"options: this function always runs recipe={recipe}, so leave recipe out; the others are finetune, probe and advise"
+            f"options: this function always runs recipe={recipe}, so leave recipe out; other recipes are other functions, such as finetune"
         )
     from ftlit.api.run_here import run_here  # here: it imports Hydra
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Finetuned(RunFolder):
 
     def __repr__(self) -> str:
         metrics = self.metrics
-        found = f"test accuracy {metrics['test/accuracy']:.4f}" if "test/accuracy" in metrics else "not finished"
+        found = f"test accuracy {metrics['test/accuracy']:.4f}" if "test/accuracy" in metrics else "no finished run of finetune"
         if "test/accuracy_low" in metrics:
             found += f" (95 % interval {metrics['test/accuracy_low']:.3f} to {metrics['test/accuracy_high']:.3f})"
         return f"Finetuned({found}, {str(self.folder)!r})"
@@ -115,6 +116,8 @@ class Probed(RunFolder):
     """Linear probes at each layer, as `probe` returns them."""
 
     def __repr__(self) -> str:
+        if not self.best:
+            return f"Probed(no finished recipe=probe, {str(self.folder)!r})"
         best = self.best[0]
         return f"Probed(best at {best['cut']}, test accuracy {best['test/accuracy']:.4f}, {str(self.folder)!r})"
 
@@ -136,7 +139,7 @@ class Probed(RunFolder):
         best: dict[tuple[str, ...], dict[str, str]] = {}
         for row in tried:
             key = tuple(row[name] for name in ("draw", "cut", "kind", "pooling"))
-            best[key] = min(best.get(key, row), row, key=lambda one: float(one["loss"]))
+            best[key] = min(best.get(key, row), row, key=lambda one: (isnan(float(one["loss"])), float(one["loss"])))
         numbers = {"draw": int, "l2": float, "accuracy": float, "loss": float}
         return [{name: numbers.get(name, str)(value) for name, value in row.items()} for row in best.values()]
 

@@ -1,7 +1,6 @@
 """Run a command line of training in this process: the same config, recipe and run folder."""
 
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ def run_here(words: Sequence[str]) -> Path:
 
     Raises:
         UserError: a mistake that the command line reports in one line.
+        RuntimeError: a process of a run with several failed; the reason, and the run's folder.
         KeyboardInterrupt: the run was interrupted; what resumes it has been printed.
     """
     spec = find_spec("ftlit.cli.train")
@@ -95,7 +95,6 @@ def _run_in_processes(program: str, words: Sequence[str], folder: Path) -> None:
         status = processes.wait_for([sys.executable, program, *own], str(Path.cwd()), environment)
         if status == INTERRUPTED_STATUS:
             raise KeyboardInterrupt
-        if status == processes.USER_ERROR_STATUS and reason.is_file():
-            raise UserError(reason.read_text())
-    if status:
-        raise subprocess.CalledProcessError(status, own)
+        if status:
+            why = reason.read_text() if reason.is_file() else f"{processes.reason_of(status)} with status {status}"
+            raise UserError(why) if status == processes.USER_ERROR_STATUS else RuntimeError(f"the run in {folder} failed: {why}")

@@ -11,6 +11,7 @@ from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import fresh_hydra, group_options, own_hydra
 from ftlit.recipes.config.literal_values import quote
 
+DATA_WITHOUT_PATH = ("digits", "glyphs")  # options of the group `data` that need no path
 Options = Mapping[str, Any]
 AnyPath = str | PathLike[str]
 
@@ -29,7 +30,8 @@ def words_of(data: AnyPath | None, options: Options | None, **named: Any) -> lis
     if not (data is None or isinstance(data, str | PathLike)):
         raise UserError(f"data={data!r}: give a folder with one folder per class, a csv file, or the name of an option of data")
     chosen = {name.replace("__", "."): value for name, value in named.items() if value is not None}
-    if twice := next((name for name in chosen if name in (options or {})), None):
+    of_data = [] if data is None else ["data", "data.root", "data.csv"]
+    if twice := next((name for name in [*chosen, *of_data] if name in (options or {})), None):
         raise UserError(f"{twice} is given twice, as an argument and in options: leave one of them out")
     return [*_data(data), *(f"{name}={text_of(value)}" for name, value in {**chosen, **_checked(options or {})}.items())]
 
@@ -38,6 +40,8 @@ def _data(data: AnyPath | None) -> list[str]:
     if data is None:
         return []
     path = Path(data).expanduser()
+    if path.exists() and data in DATA_WITHOUT_PATH:
+        raise UserError(f"{data} is a folder here and an option of data: give './{data}' for the folder, or options={{'data': '{data}'}}")
     if path.exists():
         return [f"{name}={quote(value)}" for name, _, value in (word.partition("=") for word in data_words(path))]
     with own_hydra(), fresh_hydra():
@@ -47,7 +51,8 @@ def _data(data: AnyPath | None) -> list[str]:
     near = similar_folder(str(data))
     meant = f"did you mean {near!r}? Give" if near else "give"
     raise UserError(
-        f"there is no folder or file {str(data)!r}: {meant} a folder with one folder per class, a csv file, or one of {', '.join(names)}"
+        f"there is no folder or file {str(data)!r}: {meant} a folder with one folder per class, a csv file, or an option of data "
+        f"({', '.join(names)})"
     )
 
 
@@ -59,11 +64,12 @@ def _checked(options: Options) -> Options:
 
 
 def text_of(value: Any) -> str:
-    """A value as Hydra's grammar reads it. Raises `UserError` for one that a config file cannot hold.
+    """A value as Hydra's grammar reads it, a number of NumPy as one of Python. Raises `UserError` for one that a config file cannot hold.
 
     >>> print(text_of(None), text_of(True), text_of(1e-3), text_of("a, b"), text_of([1, "x"]), text_of({"lr": 0.1}))
     null true 0.001 'a, b' [1,x] {lr:0.1}
     """
+    value = value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):

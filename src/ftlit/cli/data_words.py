@@ -37,9 +37,10 @@ def set_data(words: Sequence[str], values_of_flags: Sequence[str]) -> list[str]:
 
 
 def similar_folder(name: str) -> str | None:
-    """The folder in the current one whose name is most like this one; `None` where none is like it."""
-    folders = [place.name for place in Path().iterdir() if place.is_dir()]
-    return next(iter(get_close_matches(name.rstrip("/"), folders, n=1, cutoff=0.75)), None)
+    """The folder beside the missing one whose name is most like it; `None` where none is like it."""
+    parent, last = Path(name).parent, Path(name).name
+    folders = [place.name for place in parent.iterdir() if place.is_dir()] if parent.is_dir() else []
+    return next((str(parent / near) for near in get_close_matches(last, folders, n=1, cutoff=0.75)), None)
 
 
 def data_words(path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from ftlit.recipes.run.resume import MAY_CHANGE, keeps_value
 from ftlit.sweeps import jobs
 from ftlit.sweeps.jobs import Job
 
-REMEDY = "give all settings of that sweep (more values may be added to each swept option)"
+REMEDY = "to go on with that sweep, give its settings again (a swept option may get more values)"
 
 
 def count_done(config: DictConfig) -> int:

@@ -112,7 +112,7 @@ def stored_dtype(name: str | None, computed: torch.dtype) -> torch.dtype:
     if name is None:
         return computed
     if name not in DTYPE_OF:
-        raise unknown("dtype of stored features:", name, DTYPE_OF)
+        raise unknown("data type for stored features", name, DTYPE_OF)
     return DTYPE_OF[name]
 
 

@@ -83,7 +83,7 @@ def _format_of(to: str, path: str | Path | None) -> ExportFormat:
         raise unknown("export format", to, EXPORT_FORMATS)
     suffixes = EXPORT_FORMATS[to].suffixes
     if path is not None and Path(path).suffix not in suffixes:
-        raise UserError(f"{path}: with --to {to} the file name must end in {' or '.join(suffixes)}")
+        raise UserError(f"--to {to} writes files that end in {' or '.join(suffixes)}, not {str(path)!r}: give another name with --out")
     if to == "onnx" and (missing := [package for package in ONNX_PACKAGES if find_spec(package) is None]):
         raise UserError(f'--to onnx needs {" and ".join(missing)}: pip install "ftlit[onnx]"')
     return EXPORT_FORMATS[to]

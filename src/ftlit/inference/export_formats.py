@@ -112,7 +112,10 @@ def _program(network: Network) -> torch.export.ExportedProgram:
         with torch.no_grad():
             return torch.export.export(ImagesToLogits(network), (random_images(network, 2),), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # code that cannot be traced raises almost any error
-        raise UserError(f"torch.export cannot trace this network: {_first_line(error)}") from error
+        raise UserError(
+            f"torch.export, which --to torch and onnx use, cannot export this network ({_first_line(error)}): change the part whose code "
+            "depends on the values of its input, or export another network"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,8 +13,8 @@ from ftlit.errors import UserError, shorten, unknown
 BALANCED, TRAIN = "balanced", "train"
 FORMS = f"give {BALANCED}, {TRAIN}, or a share for each class, such as cat=0.9,dog=0.1"
 NO_SETS = (
-    "a coverage and a prior cannot be combined, because the sets of a coverage are valid only at the class frequencies of the held-out "
-    "examples: leave one of the two out"
+    "coverage and prior cannot be combined: a prior changes the class frequencies, and prediction sets reach their coverage only at those "
+    "of the training data; leave one of the two out"
 )
 SUM_TOLERANCE = 1e-6  # of shares that sum to 1
 SAME = 1e-6  # difference of logits below which two priors are equal

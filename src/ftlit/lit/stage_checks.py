@@ -63,8 +63,8 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
         if wanted is not None and given != wanted:
             has = "without a learning-rate factor" if given is None else f"with the learning-rate factor {given:g}"
             raise UserError(
-                f"the optimizer holds {name} {has}, and Schedule.lr_scale has {wanted:g} for it: build the optimizer with "
-                "build_optimizer(module, factory, schedule.lr_scale), or FineTuner with lr_scale=schedule.lr_scale"
+                f"the optimizer holds {name} {has}, but Schedule.lr_scale has {wanted:g} for it: build the optimizer with "
+                "build_optimizer(module, factory, schedule.lr_scale), or pass lr_scale=schedule.lr_scale to FineTuner"
             )
 
 
@@ -188,10 +188,11 @@ def check_same_schedule(saved: Any, schedule: Schedule) -> None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The fields of a stage that differ."""
+    """The fields of a stage that differ: those of the checkpoint, then those of this run."""
     old, new = ({**stage, **{f"until.{name}": value for name, value in (stage["until"] or {}).items()}} for stage in (before, now))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name) and not (name == "until" and old[name] and new[name])]
-    return " and ".join(f"{name}={old.get(name)} in the checkpoint, but {name}={new.get(name)} here" for name in names)
+    saved, given = (", ".join(f"{name}={fields.get(name)}" for name in names) for fields in (old, new))
+    return f"{saved} in the checkpoint, but {given} here"
 
 
 def _stage_of(values: Mapping[str, Any]) -> Stage:

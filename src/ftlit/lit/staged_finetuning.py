@@ -111,7 +111,7 @@ class StagedFinetuning(Callback):
         check_strategy(trainer)
         check_callbacks(callbacks_of(trainer))
         if sum(isinstance(callback, StagedFinetuning) for callback in callbacks_of(trainer)) > 1:
-            raise UserError("the trainer has several StagedFinetuning callbacks: give one, with the stages of all in one Schedule")
+            raise UserError("the trainer has several StagedFinetuning callbacks: give one callback, whose Schedule has the stages of all")
         if not is_trial_run(trainer):
             self.schedule.check_reached(trainer.max_epochs, trainer.max_steps)
         if trainer.current_epoch == 0:  # otherwise this fit continues the one before

@@ -38,7 +38,7 @@ def override_input_spec(known: InputSpec, given: Mapping[str, Any] | None) -> In
     overrides = {name: value for name, value in (given or {}).items() if value is not None}
     for name in overrides:
         if name not in (options := [field.name for field in fields(InputSpec)]):
-            raise unknown("field of input_spec", name, options)
+            raise unknown("input_spec field", name, options)
     try:
         if isinstance(overrides.get("size"), int | float):
             overrides.setdefault("resize", round((known.resize or known.size) * overrides["size"] / known.size))

@@ -157,7 +157,7 @@ def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> WeightsFil
             model: nn.Module = _timm().create_model(name, pretrained=True, **settings)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise UserError(
-            f"cannot download the weights of {name} ({_origin(config).describe()}): {one_line(error)}; {ALTERNATIVES}; {WITHOUT_DOWNLOAD}"
+            f"cannot download the weights of {name} ({_origin(config).name}): {one_line(error)}; {ALTERNATIVES}; {WITHOUT_DOWNLOAD}"
         ) from error
     return WeightsFile(name, {"": dict(model.state_dict())})
 

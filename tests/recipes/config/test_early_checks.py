@@ -9,6 +9,7 @@ import pytest
 from composed_configs import composed
 from omegaconf import OmegaConf
 
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.recipes.config.early_checks import PATHS, check_early
 from ftlit.recipes.config.hydra_internals import fresh_hydra
@@ -119,5 +120,5 @@ def test_the_data_source_raises_the_same_error(path, name, tmp_path):
     with pytest.raises(UserError) as early:
         check_early(OmegaConf.create({"data": {"_target_": path, **values}}))
     with pytest.raises(UserError) as late:
-        resolve_name(path)(None, **values)
+        resolve_name(path)(InputSpec(), **values)
     assert str(early.value) == str(late.value) and "missing" in str(late.value)

@@ -82,7 +82,7 @@ def test_an_experiment_whose_values_nothing_would_read_names_the_missing_line(tm
         cfg = compose("train", overrides=["paths.run=somewhere", *words], return_hydra_config=True)
         with use_hydra_config(cfg):
             check_early(cfg)
-    line = r"the values of experiment=own would have no effect: make # @package _global_ the first line of experiment/own\.yaml"
+    line = r"the values of experiment=own would have no effect: make "  # @package _global_" the first line of experiment/own\.yaml"
     assert re.match(line, str(as_user_error(caught.value)))
 
 

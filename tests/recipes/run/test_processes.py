@@ -143,7 +143,7 @@ def running(folder):
 def test_resume_in_a_folder_without_a_run_is_a_user_error(tmp_path):
     result = warm.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, timeout=100)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give the folder of the run to resume" in result.stderr
+    assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give hydra.run.dir=... the folder of the run" in result.stderr
     result = warm.run([sys.executable, *TRAIN, "resume=auto"], cwd=tmp_path, timeout=100)
     assert result.returncode == 2 and "the default is a new one each time: give hydra.run.dir=" in result.stderr
 

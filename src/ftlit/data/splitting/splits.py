@@ -62,15 +62,15 @@ def _too_few(empty: Sequence[Split], examples: int, different: int, classes: int
     """The error where splits that are made from train stay empty."""
     unit, copies = "group" if grouped else "example", different < examples and not grouped
     if grouped:
-        why = [f"the data have only {count(examples, 'example')} in {count(different, 'group')}", "a group stays in one split"]
+        why = [f"the {count(examples, 'example')} form only {count(different, 'group')}, which are never divided"]
     elif copies:
         only = "one" if different == 1 else f"only {different:,} different ones"
-        why = [f"the {examples:,} examples are copies of {only}", "copies stay in one split"]
+        why = [f"the {examples:,} examples are copies of {only}, and copies are never divided"]
     else:
         why = [f"the data have only {count(examples, 'example')}"]
     if classes and not stored:
         why.append(f"train needs one {unit} of each of the {classes:,} classes")
-    reasons = ", and ".join(filter(None, (", ".join(why[:-1]), why[-1])))
+    reasons = ", and ".join(why)
     more = f"{'different ' if copies else ''}{unit}s{' of each class' if classes else ''}"
     return UserError(f"nothing is left for {' and '.join(empty)}, because {reasons}: add {more}")
 

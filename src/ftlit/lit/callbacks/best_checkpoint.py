@@ -91,7 +91,7 @@ class BestCheckpoint(ModelCheckpoint):
             value: of the metric that decides.
             writes: whether this process replaces the file.
         """
-        self.best_model_path, self.best_of_epochs = str(path), value
+        self.best_model_path = str(path)  # `best_of_epochs` stays that of an epoch: a search compares settings of training by it
         if self._first is None or self._at_once:
             return
         first, before, margin = self._first

@@ -85,12 +85,13 @@ def run_in_own_process() -> float:
     reason = Path(folder, REASON)
     reason.unlink(missing_ok=True)
     if status := wait_for(command, hydra.runtime.cwd, {**INITIAL_ENVIRONMENT, REASON_FILE: str(reason)}):
-        raise JobExit(status, reason.read_text() if reason.is_file() else _reason_of(status))
+        raise JobExit(status, reason.read_text() if reason.is_file() else reason_of(status))
     result = read_result(folder)  # a range test trains nothing that could be evaluated, and leaves none
     return float(result[TRAINED if TRAINED in result else "val/accuracy"]) if isinstance(result, dict) else float("nan")
 
 
-def _reason_of(status: int) -> str:
+def reason_of(status: int) -> str:
+    """Why a process ended with a status other than 0, where it left no reason."""
     if status == INTERRUPTED_STATUS:
         return "interrupted"
     return "its process was killed" if status < 0 else "its process ended"

