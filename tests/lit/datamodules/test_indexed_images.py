@@ -119,7 +119,7 @@ def test_features_do_not_replace_batches_that_a_subclass_overrides(tmp_path, met
         check_probe_head(pl.Trainer(**QUIET), changed)
     with pytest.raises(
         UserError,
-        match=rf"^recipe=probe reads single images, so .* UserBatches, which overrides {method}: remove {method} from UserBatches$",
+        match=rf"^recipe=probe reads the images one by one, so .* UserBatches, which overrides {method}: remove {method} from UserBatches$",
     ):
         require_indexed_images(changed, "recipe=probe")
     assert data(UserImages).batch_overrides == []

@@ -77,7 +77,7 @@ def require_indexed_images(data: object, reader: str) -> IndexedImages:
     if overrides := ", ".join(data.batch_overrides):
         name = type(data).__name__
         raise UserError(
-            f"{reader} reads the images one by one, so it would ignore what {name}.{overrides} does: remove {overrides} from {name}, or "
-            "give it data without such a method"
+            f"{reader} reads the images one by one, so it would ignore the batches of {name}, which overrides {overrides}: "
+            f"remove {overrides} from {name}"
         )
     return data
