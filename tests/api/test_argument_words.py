@@ -37,10 +37,10 @@ def test_a_folder_a_csv_file_and_the_name_of_an_option_are_data(tmp_path):
     (tmp_path / "a (1)").mkdir()
     for column in ("path", "text"):
         (tmp_path / f"{column}.csv").write_text(f"{column},label\nx,y\n")
-    assert words_of(tmp_path / "a (1)", None) == ["data=folder", f"data.root='{tmp_path}/a (1)'"]
-    assert words_of(str(tmp_path / "path.csv"), None) == ["data=csv", f"data.csv={tmp_path}/path.csv"]
-    assert words_of(tmp_path / "text.csv", None)[0] == "data=text_csv"
-    assert words_of("digits", {"seed": 1}, backbone="glyph", scenario=None, trainer__max_epochs=2) == [
+    assert words_of(tmp_path / "a (1)", {}) == ["data=folder", f"data.root='{tmp_path}/a (1)'"]
+    assert words_of(str(tmp_path / "path.csv"), {}) == ["data=csv", f"data.csv={tmp_path}/path.csv"]
+    assert words_of(tmp_path / "text.csv", {})[0] == "data=text_csv"
+    assert words_of("digits", {"backbone": "glyph", "scenario": None, "trainer.max_epochs": 2}, {"seed": 1}) == [
         *("data=digits", "backbone=glyph", "trainer.max_epochs=2", "seed=1")
     ]
 
@@ -53,8 +53,8 @@ def test_a_folder_with_the_name_of_an_option_is_not_guessed(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     with pytest.raises(UserError, match=r"digits is a folder here and an option of data: give '\./digits' for the folder"):
-        words_of("digits", None)
-    assert words_of("./digits", None) == ["data=folder", "data.root=digits"] == words_of(Path("digits"), None)
+        words_of("digits", {})
+    assert words_of("./digits", {}) == ["data=folder", "data.root=digits"] == words_of(Path("digits"), {})
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_folder_with_the_name_of_an_option_is_not_guessed(tmp_path, monkeypatc
 )
 def test_what_no_option_can_have_is_a_user_error(data, options, line):
     with pytest.raises(UserError, match=line):
-        words_of(data, options)
+        words_of(data, {}, options)
 
 
 def test_a_folder_on_the_command_line_is_data(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """`finetune`, `probe` and `advise`: training, probes and advice of the command line as functions."""
 
-from os import fspath
 from pathlib import Path
 
 from ftlit.api.results import Advised, Finetuned, Probed
@@ -40,7 +39,7 @@ def finetune(
         >>> result = ftlit.finetune("photos", backbone="resnet50")  # doctest: +SKIP
         >>> result.predict("new_photos")  # doctest: +SKIP
     """
-    return Finetuned(_run("finetune", data, backbone, folder, options, scenario=scenario, trainer__max_epochs=epochs))
+    return Finetuned(_run("finetune", data, {"backbone": backbone, "scenario": scenario, "trainer.max_epochs": epochs}, folder, options))
 
 
 def probe(
@@ -60,7 +59,7 @@ def probe(
     Raises:
         UserError: a mistake in the arguments or the data, in one line.
     """
-    return Probed(_run("probe", data, backbone, folder, options))
+    return Probed(_run("probe", data, {"backbone": backbone}, folder, options))
 
 
 def advise(
@@ -80,17 +79,14 @@ def advise(
     Raises:
         UserError: a mistake in the arguments or the data, in one line.
     """
-    return Advised(_run("advise", data, backbone, folder, options))
+    return Advised(_run("advise", data, {"backbone": backbone}, folder, options))
 
 
-def _run(
-    recipe: str, data: AnyPath | None, backbone: str | None, folder: AnyPath | None, options: Options | None, **named: str | int | None
-) -> Path:
+def _run(recipe: str, data: AnyPath | None, named: Options, folder: AnyPath | None, options: Options | None) -> Path:
     if options and "recipe" in options:
         raise UserError(
             f"options: this function always runs recipe={recipe}, so leave recipe out; other recipes are other functions, such as finetune"
         )
     from ftlit.api.run_here import run_here  # here: it imports Hydra
 
-    place = None if folder is None else fspath(folder)
-    return run_here(words_of(data, options, recipe=recipe, backbone=backbone, hydra__run__dir=place, **named))
+    return run_here(words_of(data, {"recipe": recipe, **named, "hydra.run.dir": folder}, options))

@@ -21,7 +21,6 @@ def predict(
     batch_size: int = 64,
     workers: int | None = None,
     prior: "Prior | None" = None,
-    stacklevel: int = 2,
 ) -> dict[str, "Prediction"]:
     """Predict the classes of files: `ftlit predict` as a function. A GPU is used if there is one.
 
@@ -33,7 +32,6 @@ def predict(
         batch_size: number of inputs that run together.
         workers: number of processes that read images; `None`: by the number of images and cores.
         prior: class frequencies, see `Network.with_prior`.
-        stacklevel: of the warning about files that cannot be read, see `warnings.warn`.
 
     Returns:
         Name of an input, as a path below those given -> its prediction. A file that cannot be read is left out, with a warning.
@@ -41,6 +39,19 @@ def predict(
     Raises:
         UserError: a run that cannot be loaded, or a path that does not exist.
     """
+    return predicted(run, paths, batch_size=batch_size, workers=workers, prior=prior, stacklevel=3)
+
+
+def predicted(
+    run: AnyPath,
+    paths: AnyPath | Iterable[AnyPath],
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    prior: "Prior | None" = None,
+    stacklevel: int,
+) -> dict[str, "Prediction"]:
+    """As `predict`, with the place in the calling code that the warning names, see `warnings.warn`."""
     from ftlit.data.tokens import TextSpec  # here, so that the other functions start fast
     from ftlit.inference.load_network import load
     from ftlit.inference.network_inputs import NamedInputs

@@ -7,7 +7,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from ftlit.api.predictions import predict
+from ftlit.api.predictions import predicted
 from ftlit.api.words import AnyPath
 from ftlit.errors import UserError
 from ftlit.formats import read_json
@@ -94,7 +94,7 @@ class Finetuned(RunFolder):
 
     def predict(self, paths: AnyPath | Iterable[AnyPath], **options: Any) -> Mapping[str, Any]:
         """Predictions by path; see `ftlit.predict`."""
-        return predict(self.folder, paths, stacklevel=3, **options)
+        return predicted(self.folder, paths, stacklevel=3, **options)
 
     def export(self, to: str, out: AnyPath | None = None) -> Path:
         """Write the network to a file that needs no ftlit; see `ftlit.export_run`. Returns its path."""

@@ -16,20 +16,20 @@ Options = Mapping[str, Any]
 AnyPath = str | PathLike[str]
 
 
-def words_of(data: AnyPath | None, options: Options | None, **named: Any) -> list[str]:
+def words_of(data: AnyPath | None, named: Options, options: Options | None = None) -> list[str]:
     """The words of a run.
 
     Args:
         data: a folder, a csv file, or the name of an option of the group `data`; `None`: by default.
-        options: name of any option -> its value. They go last.
-        named: further options; `None` leaves one out. `__` stands for a dot.
+        named: name of an option -> the value of the argument that stands for it; `None` leaves the option out.
+        options: further options, as the user gave them. They go last.
 
     Raises:
         UserError: a name or value that no option can have.
     """
     if not (data is None or isinstance(data, str | PathLike)):
         raise UserError(f"data={data!r}: give a folder with one folder per class, a csv file, or the name of an option of data")
-    chosen = {name.replace("__", "."): value for name, value in named.items() if value is not None}
+    chosen = {name: value for name, value in named.items() if value is not None}
     of_data = [] if data is None else ["data", "data.root", "data.csv"]
     if twice := next((name for name in [*chosen, *of_data] if name in (options or {})), None):
         raise UserError(f"{twice} is given twice, as an argument and in options: leave one of them out")

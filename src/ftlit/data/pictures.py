@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ftlit.data.input_spec import InputSpec
 
-SHOWN_DEVIATIONS = 2  # a band is shown from its mean minus so many standard deviations to its mean plus so many
+SHOWN_DEVIATIONS = 2  # black is the mean of a band minus this number of its standard deviations, white the mean plus it
 
 
 def picture_of(images: Tensor, spec: InputSpec) -> Tensor:

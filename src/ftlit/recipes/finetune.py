@@ -224,7 +224,7 @@ def _details(
 
 
 def _intervals(results: Results, images: Mapping[str, int]) -> Results:
-    """The 95 % interval of each accuracy that is the share of so many images."""
+    """The 95 % interval of the accuracy on each split with this number of images."""
     found: Results = {}
     for split, number in images.items():
         if f"{split}/accuracy" in results:
