@@ -27,7 +27,7 @@ from ftlit.zoo.input_channels import in_chans_record
 from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, TEXTS, refused_arguments
 from ftlit.zoo.timm_split.timm_layers import SplitAt, take_apart
 from ftlit.zoo.weights.weight_files import ALTERNATIVES, WITHOUT_DOWNLOAD, WeightsFile
-from ftlit.zoo.weights.weight_sources import WeightSource, find, network_timeout, weights_record
+from ftlit.zoo.weights.weight_sources import WeightSource, file_of, find, network_timeout, weights_record
 
 Config = dict[str, Any]
 
@@ -56,7 +56,7 @@ def load_timm(
     Args:
         name: timm's name of an architecture (`convnextv2_atto`), with or without the tag of its weights (`resnet18.a1_in1k`).
         weights: `default`: timm's weights of this name, through its cache; a file (.pth, .safetensors, ...) with a state dict of the
-            original network, with or without classifier, or of the backbone; `None` for random weights.
+            original network, with or without classifier, or of the backbone; a folder, see `load_backbone`; `None` for random weights.
         weights_key: see `load_backbone`.
         cut: keep the layers up to and including this one; see `Backbone.upto`.
         reinit: reinitialize these layers; see `load_backbone`.
@@ -85,6 +85,7 @@ def load_timm(
         raise UserError(f"{name} does not accept backbone.{argument}={kwargs[argument]!r}: give {accepted}")
     known = _input_spec(name, config)
     published = WeightSource(_origin(config), lambda: _fetch(name, config, settings), known)
+    weights = file_of(weights, name)
     source = find(weights, {"default": published} if _has_weights(config) else {}, weights_key)
     spec = spec_of((source and source.input_spec) or known, in_chans, input_spec)
     settings = ({"img_size": spec.size} if config.get("fixed_input_size") and spec.size != known.size else {}) | kwargs

@@ -23,7 +23,7 @@ from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_ne
 from ftlit.zoo.input_channels import in_chans_record, set_in_chans
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights.weight_files import read
-from ftlit.zoo.weights.weight_sources import WeightSource, find, sources, weights_record
+from ftlit.zoo.weights.weight_sources import WeightSource, file_of, find, sources, weights_record
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def load_backbone(
         name: a classification builder of torchvision (`resnet50`), the network that ships with ftlit (`glyph`), or `efficientnet_lite0`,
             whose ImageNet weights come with the extra `ftlit[photos]`.
         weights: `default`; a name that torchvision gives (`IMAGENET1K_V1`); a file (.pth, .pt, .th, .ckpt, .safetensors) with a
-            state dict of the original network, with or without classifier, or of the backbone; `None` for random weights. The names
-            may have any one prefix.
+            state dict of the original network, with or without classifier, or of the backbone; a folder with such a file that has the
+            name of the network (`resnet50.pth`); `None` for random weights. The names of tensors may have any one prefix.
         weights_key: of the state dict to take, where a file holds several (`model_ema`, `teacher`); `None`: the first, EMA weights last.
         cut: keep the layers up to and including this one; see `Backbone.upto`.
         reinit: reinitialize these layers (names or indices), with the network's own initialisation and torch's global random state. The
@@ -118,7 +118,7 @@ def load_backbone(
     Raises:
         UserError: an unknown name, argument, cut or field; weights that cannot be loaded (before anything is built) or do not fit.
     """
-    net = _net(name)
+    net, weights = _net(name), file_of(weights, name)
     for argument in kwargs:
         if argument not in net.arguments:
             raise UserError(f"{name}: {unknown('argument', argument, net.arguments)}")
@@ -165,7 +165,7 @@ def is_at_hand(name: str, weights: str | None = "default") -> bool:
     if weights is None or name not in available():
         return False
     source = _net(name).sources.get(weights)
-    return source.is_at_hand if source else Path(weights).expanduser().is_file()
+    return source.is_at_hand if source else Path(file_of(weights, name) or weights).expanduser().is_file()
 
 
 def _net(name: str) -> Net:

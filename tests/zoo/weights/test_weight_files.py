@@ -163,7 +163,7 @@ def test_what_is_not_a_weights_file_is_an_error_with_what_to_give(state, tmp_pat
     best = save(state, tmp_path / "run" / "checkpoints", "best.ckpt")
     for weights, line in [
         (tmp_path / "run", f"is the folder of a run: use backbone.weights={best}"),
-        (best.parent, f"is a folder: give the file in it, backbone.weights={best}"),
+        (best.parent, f"is a folder: give the file in it, backbone.weights={best}; in a folder only a file with the name of the "),
         ("https://example.org/a/w.pth?raw=1", "use backbone.weights=w.pth"),
         ("ImageNet", "backbone.weights=ImageNet is not the name of weights: give backbone.weights=default"),
         ("none", "backbone.weights=none is not the name of weights: give backbone.weights=null"),

@@ -229,3 +229,22 @@ def test_a_file_may_lack_the_reinitialized_layers(tmp_path):
     assert load_backbone("glyph", weights=tmp_path / "lower.pth", reinit=["layer3", "layer4"]).reinit == ("layer3", "layer4")
     with pytest.raises(UserError, match="missing"):
         load_backbone("glyph", weights=tmp_path / "lower.pth")
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5.pth", "shufflenet_v2_x0_5-0123abcd.pth"])
+def test_a_folder_gives_a_network_the_file_of_its_name(name, original, tmp_path):
+    torch.save(original.state_dict(), tmp_path / name)
+    for other in ("shufflenet_v2_x0_5_old.pth", "shufflenet_v2_x1_0.pth", "shufflenet_v2_x0_5.txt"):
+        (tmp_path / other).write_bytes(b"not read")
+    backbone = load(tmp_path)
+    assert_same(backbone, original)
+    assert backbone.record["weights"] == str(tmp_path / name) and backbone.origin.describe() == f"file {tmp_path / name}"
+    with pytest.raises(UserError, match=r"is a folder: give one of the 3 files .*; in a folder only a file with the name of the backbone"):
+        load_backbone("squeezenet1_1", weights=tmp_path)
+
+
+def test_two_files_for_one_network_in_a_folder_are_an_error(tmp_path):
+    for name in ("shufflenet_v2_x0_5.pth", "shufflenet_v2_x0_5.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"has several files for shufflenet_v2_x0_5 \(shufflenet_v2_x0_5.pth, shufflenet_v2_x0_5.saf"):
+        load(tmp_path)

@@ -151,5 +151,6 @@ def _folder(path: Path) -> UserError:
         return UserError(f"backbone.weights={path} is a folder: {one_line(error)}; {ALTERNATIVES}")
     if files:
         file = f"one of the {len(files)} files in it, such as" if len(files) > 1 else "the file in it,"
-        return UserError(f"backbone.weights={path} is a folder: give {file} backbone.weights={files[0]}")
+        named = f"; in a folder only a file with the name of the backbone is found, as backbone=resnet18 finds resnet18{files[0].suffix}"
+        return UserError(f"backbone.weights={path} is a folder: give {file} backbone.weights={files[0]}{named}")
     return UserError(f"backbone.weights={path} is a folder without weights files ({' '.join(SUFFIXES)}): {ALTERNATIVES}")

@@ -17,8 +17,10 @@ import torch
 from torchvision import models
 
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, one_line, shorten, unknown
+from ftlit.formatting import shown
 from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.run_folder import is_run_folder
 from ftlit.zoo.weights.own_checkpoints import input_spec_of
 from ftlit.zoo.weights.weight_files import ALTERNATIVES, SUFFIXES, WITHOUT_DOWNLOAD, WeightsFile, read, weights_file
 
@@ -82,6 +84,29 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource
     own = WeightSource(WeightsOrigin("file", str(path)), lambda: file, input_spec_of(file), key=key)
     known = next((source for source in sources.values() if source.published_as == path.name), own)
     return replace(known, origin=own.origin, load=own.load, key=key)
+
+
+def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike[str] | None:
+    """`weights`; of a folder the file in it that is named after the network, so that a sweep over backbones gives each of them its own.
+
+    Args:
+        weights: as the user gave them.
+        network: its name: `resnet18` is in `resnet18.pth` or, with the hash of a published file, in `resnet18-f37072fd.pth`.
+
+    Returns:
+        The file; `weights` themselves where they are no folder, the folder of a run, or a folder without such a file.
+
+    Raises:
+        UserError: several files fit.
+    """
+    if weights is None or not (folder := Path(weights).expanduser()).is_dir() or is_run_folder(folder):
+        return weights
+    named = re.compile(rf"{re.escape(network)}(-[0-9a-f]{{8,}})?")
+    found = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and named.fullmatch(file.stem))
+    if len(found) > 1:
+        names = shorten(shown(file.name) for file in found)
+        raise UserError(f"backbone.weights={weights} has several files for {network} ({names}): leave one of them in the folder")
+    return found[0] if found else weights
 
 
 def _unknown(text: str, sources: Mapping[str, WeightSource]) -> UserError:
