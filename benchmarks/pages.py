@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import advice
+import averaging
 import backbone_choice
 import batchnorm
 import calibration
@@ -86,6 +87,11 @@ def of_poolings(found: dict[str, Any]) -> str:
     return f"{poolings.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
 
 
+def of_averaging(found: dict[str, Any]) -> str:
+    """The accuracy of averaged weights, on photos as they are and shifted."""
+    return f"{averaging.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
+
+
 def of_calibration(found: dict[str, Any]) -> str:
     """The tables of calibration."""
     versions = {name: found["machine"][name] for name in ("timm", "transformers")}
@@ -152,6 +158,7 @@ SECTIONS = {
     "backbone_choice": of_backbone_choice,
     "heads": of_heads,
     "poolings": of_poolings,
+    "averaging": of_averaging,
     "suspects": of_suspects,
     "calibration": of_calibration,
     "novelty": of_novelty,
