@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlit.data.sources.csv_files import check_columns, read_csv
+from ftlit.data.sources.csv_files import CsvFormat, check_columns, read_csv
 from ftlit.errors import UserError
 
 
@@ -58,3 +58,56 @@ def test_a_mistyped_column_is_an_error_with_the_words_to_give_and_only_the_defau
         UserError, match=r"labels.csv has no column 'fold9': give data.split_column=...; the file has the columns path, label"
     ):
         check_columns(path, ["path", "label"], {"split_column": "fold9"})
+
+
+@pytest.mark.parametrize(
+    ("encoding", "separator", "mark"),
+    [
+        ("cp1252", None, ";"),
+        ("utf-16", None, "\t"),
+        ("utf-8", "|", "|"),
+        ("UTF-8", "tab", "\t"),
+        ("latin-1", r"\t", "\t"),
+        ("utf8", ";", ";"),
+    ],
+)
+def test_encoding_and_separator_are_those_that_are_given(tmp_path, encoding, separator, mark):
+    (tmp_path / "list.csv").write_text(f"path{mark}label{mark}a b\nä.png{mark}Mü,cke{mark}1\n", encoding=encoding)
+    columns, rows = read_csv(tmp_path / "list.csv", CsvFormat(encoding, separator))
+    assert columns == ["path", "label", "a b"] and rows[0][1] == {"path": "ä.png", "label": "Mü,cke", "a b": "1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"encoding": "cp12520"}, "data.encoding=cp12520 is no encoding of texts that Python knows: give utf-8, cp1252"),
+        ({"encoding": "hex"}, "data.encoding=hex is no encoding of texts"),
+        ({"separator": "::"}, "data.separator='::': give one character"),
+        ({"separator": ""}, "data.separator='': give one character"),
+        ({"separator": "\n"}, r"data.separator='\n': give one character"),
+    ],
+)
+def test_a_format_that_no_file_can_have_is_an_error(given, says):
+    with pytest.raises(UserError) as caught:
+        CsvFormat(**given)
+    assert says in str(caught.value)
+
+
+def test_a_file_in_another_encoding_or_with_another_separator_is_an_error_with_the_option_to_give(tmp_path):
+    for text, form, says in (
+        ("Mücke".encode("cp1252"), CsvFormat(), "list.csv is not encoded in UTF-8: save it as UTF-8"),
+        (
+            "Mücke".encode("cp1252"),
+            CsvFormat("utf-16"),
+            "is not encoded in UTF-16: save it as UTF-8 (in a spreadsheet: as type CSV UTF-8), ",
+        ),
+        ("Mücke".encode(), CsvFormat("ascii"), "or give its encoding, such as data.encoding=cp1252 or utf-16"),
+    ):
+        (tmp_path / "list.csv").write_bytes(b"path,label\na.png," + text)
+        with pytest.raises(UserError) as caught:
+            read_csv(tmp_path / "list.csv", form)
+        assert says in str(caught.value)
+    for header, says in (("path|label", "'data.separator=|'"), ("path:label", "data.separator=:"), ("path\tlabel", "data.separator=tab")):
+        with pytest.raises(UserError) as caught:
+            check_columns(Path("list.csv"), [header], {"path_column": "path", "label_column": "label"})
+        assert str(caught.value).endswith(says) and "has no column 'path', 'label', only" in str(caught.value)

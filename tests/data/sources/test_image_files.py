@@ -195,6 +195,28 @@ def test_a_csv_cell_may_hold_several_labels(tmp_path):
     assert sum(data.targets(split).sum() for split in data.splits) == 20
 
 
+def test_separate_files_give_val_and_test_with_paths_from_their_own_folders(tmp_path):
+    for name in ("a.png", "b.png", "held/a.png", "held/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image(tmp_path / name)
+    train = write(tmp_path / "train.csv", "path,label", "a.png,x", "b.png,y")
+    test = write(tmp_path / "held" / "test.csv", "path,label,split", "a.png,x,train", "c.png,y,")
+    files = list_csv(train, others={"val": None, "test": test})
+    assert [(str(file.path.relative_to(tmp_path)), file.split) for file in files] == [
+        ("a.png", "train"),
+        ("b.png", "train"),
+        ("held/a.png", "test"),
+        ("held/c.png", "test"),
+    ]
+    again = write(tmp_path / "again.csv", "path,label", "b.png,y")
+    line = error_of(list_csv, train, others={"test": again})
+    assert f"{train} and {again} list 1 file more than once: {tmp_path / 'b.png'}" in line
+    both = write(tmp_path / "both.csv", "path,label,split", "a.png,x,train", "b.png,y,test")
+    line = error_of(list_csv, both, others={"test": test})
+    assert f"has rows with test in column 'split', but data.test_csv={test} gives test too: remove those rows" in line
+    assert "lists no images" in error_of(list_csv, train, others={"val": write(tmp_path / "empty.csv", "path,label")})
+
+
 def test_errors_in_a_csv_are_one_line(tmp_path):
     a, b = (image(tmp_path / name).name for name in ("a.png", "b.png"))
     path = tmp_path / "list.csv"

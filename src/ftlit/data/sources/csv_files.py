@@ -1,10 +1,12 @@
 """Read csv files that list examples: cells, labels and splits, with file and line in each error."""
 
+import codecs
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO, TypeVar
 
 from PIL import Image
 
@@ -12,7 +14,7 @@ from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.source_paths import existing_csv
 from ftlit.data.splitting.split_names import split_named
 from ftlit.errors import UserError, closest, one_line, shorten, unknown
-from ftlit.formatting import shown
+from ftlit.formatting import shell_word, shown
 
 USUAL_NAMES = {  # option that gives a column -> names that other programs use for it
     "path_column": ("image", "images", "img", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image_id", "name"),
@@ -24,30 +26,87 @@ QUOTE_ERRORS = {  # part of a message of the csv module -> what is wrong with a 
     "expected after": 'has a double quote inside a value in double quotes: write each " inside such a value as ""',
 }
 SPLIT_COLUMN = "split"  # the default of `split_column`, the only column that a file need not have
+TAB = ("tab", "\\t")  # what stands for a tab on the command line
 _BEYOND = "\0beyond"  # key of the values beyond the last column; no csv file can hold it
 
 
-def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+class _OfSplit(Protocol):
+    @property
+    def split(self) -> Split:
+        """The split of an example."""
+
+
+Listed = TypeVar("Listed", bound=_OfSplit)
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """How the text of a csv file is read.
+
+    Args:
+        encoding: of the file, by Python's name, such as utf-8 or cp1252.
+        separator: the character between two cells, or `tab`; `None`: a comma, or the semicolon or tab of a header line without commas.
+
+    Raises:
+        UserError: an unknown encoding, or a separator that is no single character.
+    """
+
+    encoding: str = "utf-8"
+    separator: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            "".encode(self.encoding)
+        except (LookupError, ValueError) as error:  # an unknown name, one that is not for texts, one with a null byte
+            raise UserError(
+                f"data.encoding={self.encoding} is no encoding of texts that Python knows: give utf-8, cp1252 (of spreadsheets on "
+                "Windows), latin-1, utf-16, ..."
+            ) from error
+        if self.separator is not None and self.separator not in TAB and (len(self.separator) != 1 or self.separator in '"\r\n'):
+            raise UserError(f"data.separator={self.separator!r}: give one character, such as ';' or '|', or tab; null: the usual ones")
+
+    @property
+    def decoder(self) -> str:
+        """The name with which a file is opened: spreadsheets write a byte order mark in UTF-8, which is no part of a name."""
+        return "utf-8-sig" if codecs.lookup(self.encoding).name == "utf-8" else self.encoding
+
+    def delimiter(self, file: TextIO) -> str:
+        """The character between two cells of an open file."""
+        if self.separator is not None:
+            return "\t" if self.separator in TAB else self.separator
+        header = file.readline()
+        file.seek(0)
+        return next((mark for mark in ";\t" if mark in header and "," not in header), ",")
+
+
+USUAL = CsvFormat()
+
+
+def read_csv(path: Path, form: CsvFormat = USUAL) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Read a csv with a header line. Returns the column names, and (file and line, row) for each row.
 
     Raises:
-        UserError: no such file, an empty file, a file that is not csv in UTF-8, a column named twice, a row with more fields than columns.
+        UserError: no such file, an empty file, a file that is not csv in its encoding, a column named twice, a row with more fields than
+            columns.
     """
     existing_csv(path)
     rows: list[tuple[str, dict[str, str]]] = []
     begin = 1  # line of the row that is read
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
+        with path.open(newline="", encoding=form.decoder) as file:
             # strict: a quote that is not closed would make one cell of the rest of the file
-            reader = csv.DictReader(file, restkey=_BEYOND, restval="", strict=True, delimiter=_delimiter(file))
+            reader = csv.DictReader(file, restkey=_BEYOND, restval="", strict=True, delimiter=form.delimiter(file))
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
             begin = reader.line_num + 1
             for row in reader:
                 rows.append((f"{shown(path)}, line {reader.line_num}", row))
                 begin = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown(path)} is not encoded in UTF-8: save it as UTF-8 (in a spreadsheet: as type CSV UTF-8)") from error
+    except UnicodeError as error:  # of UTF-16 without its mark it is no UnicodeDecodeError
+        raise UserError(
+            f"{shown(path)} is not encoded in {form.encoding.upper()}: save it as UTF-8 (in a spreadsheet: as type CSV UTF-8), or give its "
+            "encoding, such as data.encoding=cp1252 or utf-16"
+        ) from error
     except csv.Error as error:
         reason = next((text for part, text in QUOTE_ERRORS.items() if part in str(error)), one_line(error))
         raise UserError(f"{shown(path)} cannot be read as csv: the row that begins in line {begin} {reason}") from error
@@ -58,13 +117,6 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     for where, row in rows:
         _check_length(row, columns, where)
     return columns, rows
-
-
-def _delimiter(file: TextIO) -> str:
-    """Return a semicolon or a tab, as some spreadsheets write, if the header line has one and no comma; otherwise a comma."""
-    header = file.readline()
-    file.seek(0)
-    return next((mark for mark in ";\t" if mark in header and "," not in header), ",")
 
 
 def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | None]) -> None:
@@ -82,6 +134,9 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
     missing = {option: column for option, column in wanted.items() if column not in (None, *known) and (option, column) not in optional}
     if not missing:
         return
+    if len(known) == 1 and (mark := next((mark for mark in (",", ";", "\t", "|", ":") if mark in known[0]), None)):
+        given = "tab" if mark == "\t" else mark
+        raise UserError(f"{shown(path)} has no column {shorten(map(repr, missing.values()))}, only {known[0]!r}: give {_separator(given)}")
     if any(Path(name).suffix.lower() in Image.registered_extensions() for name in known):
         raise UserError(
             f"the first line of {shown(path)} is data ({shorten(known)}), not a header: insert a first line with the names of the columns, "
@@ -96,6 +151,10 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
     near = closest(missing[option], known)
     hint = f"did you mean data.{option}={near}? The" if near else f"give data.{option}=...; the"
     raise UserError(f"{shown(path)} has no column {missing[option]!r}: {hint} file has the columns {shorten(known)}")
+
+
+def _separator(mark: str) -> str:
+    return shell_word(f"data.separator={mark}")
 
 
 def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> None:
@@ -120,13 +179,46 @@ def labels_of(row: Mapping[str, str], column: str, separator: str | None, where:
     return tuple(dict.fromkeys(text.strip() for text in row[column].split(separator) if text.strip()))
 
 
-def split_of(row: Mapping[str, str], column: str, where: str) -> Split:
-    """The split of a row; train if there is no such column. Raises `UserError` for an unknown split."""
-    if column not in row:
-        return "train"
+def split_of(row: Mapping[str, str], column: str | None, where: str, otherwise: Split = "train") -> Split:
+    """The split of a row; `otherwise` if there is no such column. Raises `UserError` for an unknown split."""
+    if column is None or column not in row:
+        return otherwise
     if (split := split_named(row[column])) is None:
         raise UserError(f"{where}: {unknown('split', row[column].strip(), SPLITS)}")
     return split
+
+
+def in_several_files(
+    csv: str | Path,
+    others: Mapping[Split, str | Path | None],
+    split_column: str,
+    rows_of: Callable[[Path, str | None, Split], list[Listed]],
+) -> list[Listed]:
+    """The rows of a csv file, and of separate files for some splits.
+
+    Args:
+        csv: the file; its column `split_column` gives the split of a row, and without the column all are train.
+        others: split -> a file whose rows all are of this split, or `None`.
+        split_column: of `csv` only.
+        rows_of: reads the rows of a file; called with its path, the column that gives the split (`None`: none), and the split of all rows
+            without that column.
+
+    Raises:
+        UserError: a split that two files give, or no row of train.
+    """
+    rows = rows_of(Path(csv).expanduser(), split_column, "train")
+    for split, path in others.items():
+        if path is None:
+            continue
+        if any(row.split == split for row in rows):
+            raise UserError(
+                f"{shown(csv)} has rows with {split} in column {split_column!r}, but data.{split}_csv={shown(path)} gives {split} too: "
+                f"remove those rows from {shown(csv)}, or leave out data.{split}_csv"
+            )
+        rows += rows_of(Path(path).expanduser(), None, split)
+    if "train" not in {row.split for row in rows}:
+        raise without_train(Path(csv), split_column)
+    return rows
 
 
 def without_train(path: Path, column: str) -> UserError:

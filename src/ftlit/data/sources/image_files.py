@@ -1,18 +1,30 @@
 """Image files on disk: list the files of a csv, check headers, and collect them. Only greys of more than 8 bits are decoded."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from os.path import abspath
 from pathlib import Path
+from types import MappingProxyType
 
 from ftlit.data.dataset import Collection, Examples, Split
 from ftlit.data.file_paths import FilePaths
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.band_files import band_headers, measure_bands
-from ftlit.data.sources.csv_files import SPLIT_COLUMN, cell_of, check_columns, group_of, labels_of, read_csv, split_of, without_train
+from ftlit.data.sources.csv_files import (
+    SPLIT_COLUMN,
+    USUAL,
+    CsvFormat,
+    cell_of,
+    check_columns,
+    group_of,
+    in_several_files,
+    labels_of,
+    read_csv,
+    split_of,
+)
 from ftlit.data.sources.folder_layout import FileEntry
 from ftlit.data.sources.grey_range import measure_grey_range
 from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_headers
@@ -142,59 +154,72 @@ def _classes(files: Iterable[FileEntry]) -> set[tuple[Split, str]]:
 def list_csv(
     path: str | Path,
     *,
+    others: Mapping[Split, str | Path | None] = MappingProxyType({}),
     root: str | Path | None = None,
     path_column: str = "path",
     label_column: str = "label",
     split_column: str = SPLIT_COLUMN,
     label_separator: str | None = None,
     group_column: str | None = None,
+    form: CsvFormat = USUAL,
 ) -> list[FileEntry]:
-    """List the files of a csv with a header line, in its order.
+    """List the files of a csv with a header line, in its order, and those of separate files for val and test after them.
 
     Args:
-        path: the csv file, UTF-8.
-        root: base of relative paths; `None` is the folder of the csv file.
+        path: the csv file.
+        others: split -> a separate file for it, or `None`.
+        root: base of relative paths; `None` is the folder of the csv file that has them.
         path_column: column with the image's path.
         label_column: column with its label.
-        split_column: column with train, val or test; without a column `split` all images are train.
+        split_column: column of `path` with train, val or test; without a column `split` all images are train.
         label_separator: separator of several labels in one cell, an empty cell has none; `None`: a cell is one label.
         group_column: column with the group of an image (patient, video, site), which a split keeps together; `None`: no groups.
+        form: encoding and separator of the files.
 
     Raises:
-        UserError: a missing column or file, an unknown split, a missing label, a path listed twice.
+        UserError: a missing column or file, an unknown split, a missing label, a path listed twice, a split that two files give.
     """
-    path = Path(path).expanduser()
-    columns, rows = read_csv(path)
-    wanted = {"path_column": path_column, "label_column": label_column, "split_column": split_column, "group_column": group_column}
-    check_columns(path, columns, wanted)
-    base = path.parent if root is None else Path(root).expanduser()
     folders: dict[Path, Path] = {}  # files in the same folder share its path
-    files = [
-        FileEntry(
-            folders.setdefault((file := base / cell_of(row, path_column, at)).parent, file.parent),
-            file.name,
-            labels_of(row, label_column, label_separator, at),
-            split_of(row, split_column, at),
-            group_of(row, group_column),
-        )
-        for at, row in rows
-    ]
-    _check_listed(files, path, base)
-    if "train" not in {file.split for file in files}:
-        raise without_train(path, split_column)
+
+    def files_of(csv: Path, split_column: str | None, split: Split) -> list[FileEntry]:
+        columns, rows = read_csv(csv, form)
+        wanted = {"path_column": path_column, "label_column": label_column, "split_column": split_column, "group_column": group_column}
+        check_columns(csv, columns, wanted)
+        base = csv.parent if root is None else Path(root).expanduser()
+        files = [
+            FileEntry(
+                folders.setdefault((file := base / cell_of(row, path_column, at)).parent, file.parent),
+                file.name,
+                labels_of(row, label_column, label_separator, at),
+                split_of(row, split_column, at, split),
+                group_of(row, group_column),
+            )
+            for at, row in rows
+        ]
+        _check_listed(files, csv, base)
+        return files
+
+    files = in_several_files(path, others, split_column, files_of)
+    _check_listed_once(files, [path, *(csv for csv in others.values() if csv is not None)])
     return files
 
 
 def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
     if not files:
         raise UserError(f"{shown(path)} lists no images: add one row per image")
-    if twice := [shown(file) for file, count in Counter(abspath(file.path) for file in files).items() if count > 1]:
-        hint = "give each file only one row; if it has several labels, write them in one cell and give data.label_separator=..."
-        raise UserError(f"{shown(path)} lists {count(len(twice), 'file')} more than once: {shorten(twice, 10)}; {hint}")
     if missing := [file.path for file in files if not file.path.is_file()]:
         hint = f"relative paths start in {shown(base)} (data.root)"
         if all("\\" in str(name) for name in missing):
             hint = f"write / for each \\; {hint}"
         raise UserError(
             f"{shown(path)} lists {count(len(missing), 'file')} that cannot be found: {shorten(map(shown, missing), 10)}; {hint}"
+        )
+
+
+def _check_listed_once(files: Sequence[FileEntry], lists: Sequence[str | Path]) -> None:
+    if twice := [shown(file) for file, times in Counter(abspath(file.path) for file in files).items() if times > 1]:
+        verb = "lists" if len(lists) == 1 else "list"
+        hint = "give each file only one row; if it has several labels, write them in one cell and give data.label_separator=..."
+        raise UserError(
+            f"{' and '.join(map(shown, lists))} {verb} {count(len(twice), 'file')} more than once: {shorten(twice, 10)}; {hint}"
         )

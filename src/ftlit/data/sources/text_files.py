@@ -8,7 +8,17 @@ import numpy as np
 
 from ftlit.code_identity import versioned
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.sources.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of, without_train
+from ftlit.data.sources.csv_files import (
+    USUAL,
+    CsvFormat,
+    cell_of,
+    check_columns,
+    group_of,
+    in_several_files,
+    labels_of,
+    read_csv,
+    split_of,
+)
 from ftlit.data.sources.label_notes import label_notes
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError
@@ -24,15 +34,6 @@ class _TextRow(NamedTuple):
     group: str | None
 
 
-class _Columns(NamedTuple):
-    """Names of columns; `None` for one that the file need not have."""
-
-    text: str
-    label: str
-    split: str | None
-    group: str | None
-
-
 def collect_texts(
     csv: str | Path,
     *,
@@ -43,13 +44,14 @@ def collect_texts(
     label_separator: str | None,
     group_column: str | None,
     rule: SplitRule,
+    form: CsvFormat = USUAL,
 ) -> Collection:
     """Read a checked collection of texts (`ftlit.data.splitting.splits.assemble`) from csv files with a header line.
 
     Class names are sorted. The bytes of a text identify it.
 
     Args:
-        csv: the file, UTF-8.
+        csv: the file.
         others: split -> a separate file for it, or `None`.
         text_column: column with the text; surrounding spaces are removed.
         label_column: column with its label.
@@ -57,44 +59,34 @@ def collect_texts(
         label_separator: separator of several labels in one cell, an empty cell has none; `None`: a cell is one label.
         group_column: column with the group of a text, which a split keeps together; `None`: no groups.
         rule: see `assemble`.
+        form: encoding and separator of the files.
 
     Raises:
         UserError: a missing file or column, an empty text or label, an unknown split, a split that two files give.
     """
-    columns = _Columns(text_column, label_column, split_column, group_column)
-    rows = _rows(Path(csv).expanduser(), columns, label_separator)
-    for split, path in others.items():
-        if path is None:
-            continue
-        if any(row.split == split for row in rows):
-            raise UserError(
-                f"{shown(csv)} has rows with {split} in column {columns.split!r}, but data.{split}_csv={shown(path)} gives {split} too: "
-                f"remove those rows from {shown(csv)}, or leave out data.{split}_csv"
+
+    def rows_of(path: Path, split_column: str | None, split: Split) -> list[_TextRow]:
+        known, rows = read_csv(path, form)
+        columns = {"text_column": text_column, "label_column": label_column, "split_column": split_column, "group_column": group_column}
+        check_columns(path, known, columns)
+        if not rows:
+            raise UserError(f"{shown(path)} lists no texts: add one row per text")
+        return [
+            _TextRow(
+                cell_of(row, text_column, at),
+                labels_of(row, label_column, label_separator, at),
+                split_of(row, split_column, at, split),
+                group_of(row, group_column),
             )
-        rows += [row._replace(split=split) for row in _rows(Path(path).expanduser(), columns._replace(split=None), label_separator)]
-    if "train" not in {row.split for row in rows}:
-        raise without_train(Path(csv), str(columns.split))
+            for at, row in rows
+        ]
+
+    rows = in_several_files(csv, others, split_column, rows_of)
     class_names = sorted({label for row in rows for label in row.labels})
     found = {split: _examples(own, class_names) for split in SPLITS if (own := [row for row in rows if row.split == split])}
     collection = assemble(found, class_names, rule, multilabel=label_separator is not None)
     collection.notes[:0] = label_notes(class_names)
     return collection
-
-
-def _rows(path: Path, columns: _Columns, separator: str | None) -> list[_TextRow]:
-    known, rows = read_csv(path)
-    check_columns(path, known, {f"{name}_column": column for name, column in columns._asdict().items()})
-    if not rows:
-        raise UserError(f"{shown(path)} lists no texts: add one row per text")
-    return [
-        _TextRow(
-            cell_of(row, columns.text, at),
-            labels_of(row, columns.label, separator, at),
-            split_of(row, columns.split, at) if columns.split is not None else "train",
-            group_of(row, columns.group),
-        )
-        for at, row in rows
-    ]
 
 
 def _examples(rows: Sequence[_TextRow], class_names: Sequence[str]) -> Examples:

@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ftlit.data.dataset import Split
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.builtin import NO_FLIP, digits, torchvision_dataset
-from ftlit.data.sources.csv_files import SPLIT_COLUMN
+from ftlit.data.sources.csv_files import SPLIT_COLUMN, USUAL, CsvFormat
 from ftlit.data.sources.folder_files import list_folder, list_unlabelled
 from ftlit.data.sources.image_files import collect, list_csv
 from ftlit.features.image_hashes import cached_headers
@@ -109,6 +110,8 @@ def csv_data(
     input_spec: InputSpec,
     *,
     csv: str | Path,
+    val_csv: str | Path | None = None,
+    test_csv: str | Path | None = None,
     root: str | Path | None = None,
     path_column: str = "path",
     label_column: str = "label",
@@ -116,22 +119,26 @@ def csv_data(
     label_separator: str | None = None,
     group_column: str | None = None,
     on_bad_image: str = "stop",
+    form: CsvFormat = USUAL,
     splits: Splits = SPLITS,
     loading: Loading = LOADING,
 ) -> ImageData:
     """Load image files listed in a csv with the columns path, label and, if it gives the splits, split. See `image_files.list_csv`.
-    The fractions of splits are for val and test if the csv does not give them.
+    The fractions of splits are for val and test if no file or column gives them.
 
     Args:
         input_spec: what the network expects.
-        csv: the file, UTF-8, with a header line.
-        root: folder of relative paths; `None`: the csv's own folder.
+        csv: the file, with a header line.
+        val_csv: a separate file for val.
+        test_csv: a separate file for test.
+        root: folder of relative paths; `None`: the folder of the csv that has them.
         path_column: column with the image's path.
         label_column: column with its label.
         split_column: column with train, val or test; only `split`, the default, may be missing.
         label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
         group_column: column with the group of an image (patient, video, site): a split keeps the images of a group together; `None`: none.
         on_bad_image: stop or skip; see `image_files.collect`.
+        form: see `CsvFormat`.
         splits: see `Splits`.
         loading: see `Loading`.
 
@@ -139,7 +146,8 @@ def csv_data(
         UserError: files or arguments that cannot be used.
     """
     columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
-    files = list_csv(csv, root=root, label_separator=label_separator, group_column=group_column, **columns)
+    others: dict[Split, str | Path | None] = {"val": val_csv, "test": test_csv}
+    files = list_csv(csv, others=others, root=root, label_separator=label_separator, group_column=group_column, form=form, **columns)
     several = label_separator is not None
     collection, spec = collect(
         files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, headers_of=cached_headers, multilabel=several

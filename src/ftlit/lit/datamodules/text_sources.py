@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from ftlit.data.sources.csv_files import SPLIT_COLUMN
+from ftlit.data.sources.csv_files import SPLIT_COLUMN, USUAL, CsvFormat
 from ftlit.data.sources.text_files import collect_texts
 from ftlit.data.tokens import TextSpec
 from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData
@@ -26,6 +26,7 @@ def text_csv_data(
     split_column: str = SPLIT_COLUMN,
     label_separator: str | None = None,
     group_column: str | None = None,
+    form: CsvFormat = USUAL,
     splits: Splits = RANDOM_SPLITS,
     loading: Loading = TEXTS,
 ) -> ImageData:
@@ -36,7 +37,7 @@ def text_csv_data(
 
     Args:
         input_spec: what the network expects: its tokenizer.
-        csv: the file, UTF-8, with a header line.
+        csv: the file, with a header line.
         val_csv: a separate file for val.
         test_csv: a separate file for test.
         text_column: column with the text.
@@ -44,6 +45,7 @@ def text_csv_data(
         split_column: column with train, val or test; only `split`, the default, may be missing.
         label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
         group_column: column with the group of a text (author, document): a split keeps the texts of a group together; `None`: none.
+        form: see `CsvFormat`.
         splits: see `Splits`.
         loading: see `Loading`.
 
@@ -59,6 +61,7 @@ def text_csv_data(
         label_separator=label_separator,
         group_column=group_column,
         rule=splits.rule,
+        form=form,
     )
     texts = [text for split in collection.splits.values() for text in split.sources]
     fitted, longer = input_spec.fitted(texts)
