@@ -21,9 +21,12 @@ from split_sweep import sweep_jobs
 import ftlit
 from ftlit.cli import main
 from ftlit.cli.command_words import complete
+from ftlit.cli.run_again import with_run
 from ftlit.cli.train import RECIPES
+from ftlit.formats import write_json
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.validate import bind
+from ftlit.run_folder import COMMAND
 
 TRAINING = ("python train.py", "ftlit train", "ftlit advise")
 CONTINUED = "# continues the block above"
@@ -36,8 +39,10 @@ MAX_LINES = {"README.md": 250, "architecture.md": 380}  # the latter lists every
 def test_each_command_composes_and_binds(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()  # `ftlit train photos`
+    (tmp_path / "runs" / "first").mkdir(parents=True)  # `again=runs/first`
+    write_json(tmp_path / "runs" / "first" / COMMAND, {"words": ["scenario=large_similar", "head=linear", "seed=0"]})
     words = shlex.split(command.split("&&")[-1])
-    jobs = sweep_jobs([word for word in complete(words[2:]) if word not in ("-m", "hydra.mode=MULTIRUN")])
+    jobs = sweep_jobs([word for word in complete(with_run(words[2:])) if word not in ("-m", "hydra.mode=MULTIRUN")])
     assert jobs
     seen: set[str] = set()
     with initialize_hydra():

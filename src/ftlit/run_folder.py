@@ -16,6 +16,7 @@ BASELINE = "linear_probe"  # the name of its checkpoint, and what stands in fron
 TRAINED = "trained/val/accuracy"  # in `result.json`: of the best epoch of a run with a baseline
 ADVICE = "advice.json"
 BACKBONE = "backbone.json"  # what `backbone=auto` measured and chose
+COMMAND = "command.json"  # the command of the run, and its words, with which `again=RUN` repeats it
 REPORT = "run.json"  # in `report/`
 
 Result = JsonObject | list[JsonObject]

@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ftlit.cli.command_words import complete
+from ftlit.cli.run_again import with_run
 from ftlit.cli.train import run_recipe
 from ftlit.errors import UserError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
@@ -40,7 +41,7 @@ def run_here(words: Sequence[str]) -> Path:
     """
     spec = find_spec("ftlit.cli.train")
     assert spec is not None and spec.origin is not None
-    program, folders = spec.origin, []
+    program, folders, words = spec.origin, [], with_run(words)
     errors: list[Exception] = []
 
     @hydra_main(config_name="train")

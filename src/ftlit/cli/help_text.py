@@ -64,6 +64,7 @@ def _examples(command: str, *, advises: bool) -> list[HelpRow]:
     ]
     training = [
         ("scenario=large_similar hydra.run.dir=runs/all", "train all layers; the run folder is runs/all"),
+        ("again=runs/all seed=1", "the command of an earlier run once more, in a new folder, with another seed"),
         ("-m scenario=small_similar,large_similar seed=0,1,2", "a sweep over all combinations, with a table at its end"),
     ]
     return [(f"{command} {words}".rstrip(), text) for words, text in (rows if advises else rows + training)]

@@ -14,6 +14,7 @@ from ftlit.cli import search_current_folder, sweep_jobs
 from ftlit.cli.command_words import complete
 from ftlit.cli.deferred_imports import defer_torchmetrics
 from ftlit.cli.output import robust_output
+from ftlit.cli.run_again import with_run
 from ftlit.errors import one_line, unknown
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
@@ -42,7 +43,7 @@ def main() -> None:
         robust_output(),
         owned_signals(answers=launched.is_first_on_machine()),
         jobs_of_sweeps(sweep_jobs.plan_jobs),
-        process_state(argv=[*sys.argv], environment=error_environment() | command_environment()),
+        process_state(argv=[*sys.argv], environment=error_environment()),
     ):
         status = _run_hydra()
     if status:
@@ -51,6 +52,8 @@ def main() -> None:
 
 def _run_hydra() -> int:
     try:
+        sys.argv[1:] = with_run(sys.argv[1:])
+        os.environ.update(command_environment())
         sys.argv[1:] = launched.complete(complete(sys.argv[1:]))
         _train()
     except KeyboardInterrupt:  # outside of a run, or a launcher's jobs run in other processes

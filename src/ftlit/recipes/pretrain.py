@@ -20,6 +20,7 @@ from ftlit.recipes import finetune
 from ftlit.recipes.build_run import build
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.commands import resume_command
+from ftlit.recipes.run.artifacts import write_command
 from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
@@ -88,6 +89,8 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
             check_settings(cfg)
         _, notes = check_data(cfg, data)
         write_config(cfg)
+        if not cfg.resume:
+            write_command(folder)
         store_split(folder, data if isinstance(data, ImageData) else None)
         _say_plan(cfg, backbone, data, notes)
         curves = pretrainer.fit(backbone, data, resume=bool(cfg.resume))

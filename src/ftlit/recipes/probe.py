@@ -143,10 +143,11 @@ def evaluate(
 
 
 def write_files(cfg: DictConfig, repeats: Sequence[Repeat]) -> None:
-    """Write `config.yaml`, `probe.csv`, `probe.png` and `result.json`."""
+    """Write `config.yaml`, `command.json`, `probe.csv`, `probe.png` and `result.json`."""
     folder, first = Path(cfg.paths.run), repeats[0]
     folder.mkdir(parents=True, exist_ok=True)
     write_config(cfg)
+    artifacts.write_command(folder)
     probes = [repeat.probes for repeat in repeats]
     write_csv(folder / "probe.csv", probes)
     several = f"; mean and standard deviation over {len(repeats)} random samples" if len(repeats) > 1 else ""

@@ -21,6 +21,7 @@ from ftlit.recipes.config.option_names import overlay_groups
 REPLACED_FOR_ONE_RUN = re.compile(
     r"\+{0,2}hydra(\.(mode|run\.dir|job\.num)=|\.launcher\.|/launcher=)|hydra\.(job\.name=train_ddp_process_|output_subdir=null)"
 )
+OF_ITS_FOLDER = re.compile(r"\+{0,2}(resume=|hydra\.sweep\.)")  # words that say where a run, or its sweep, is, or that it goes on
 COMMAND = "FTLIT_COMMAND"  # in the environment: the command line as it was typed; processes of Hydra's launchers have another one
 SEARCH_PATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 SEARCH = "hparams_search"
@@ -32,7 +33,7 @@ OF_TRAINING = (  # names that only training reads
 )
 
 
-def command_environment() -> dict[str, str | None]:
+def command_environment() -> dict[str, str]:
     """The variable by which a process of a launcher knows the command line of its sweep."""
     return {COMMAND: json.dumps({"program": _own_program(), "words": sys.argv[1:]})}
 
@@ -67,10 +68,15 @@ def typed_command() -> list[str]:
 
 def arguments(folder: str) -> list[str]:
     """The words after the program's name that repeat this run, and no other job of its sweep, in `folder`."""
+    return [*repeated_words(), f"hydra.run.dir={quote(folder)}"]
+
+
+def repeated_words() -> list[str]:
+    """The words after the program's name that repeat this run, and no other job of its sweep, in a new folder."""
     flags = [word for pair in config_flags().items() for word in pair]
     own = [override for override in hydra_config().overrides.hydra if not REPLACED_FOR_ONE_RUN.match(override)]
     single = ["hydra.mode=RUN"] if choices().get(SEARCH) else []  # a search is a sweep otherwise
-    return [*flags, *own, *job_overrides(), f"hydra.run.dir={quote(folder)}", *single]
+    return [*flags, *own, *job_overrides(), *single]
 
 
 def job_overrides() -> list[str]:

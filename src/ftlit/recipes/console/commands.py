@@ -1,11 +1,9 @@
 """The commands that start a run again, or resume it."""
 
-import re
-
 from omegaconf import DictConfig
 
 from ftlit.formatting import shell_command
-from ftlit.recipes.config.overrides import arguments, typed_command
+from ftlit.recipes.config.overrides import OF_ITS_FOLDER, arguments, typed_command
 
 
 def resume_command(cfg: DictConfig) -> str:
@@ -15,5 +13,5 @@ def resume_command(cfg: DictConfig) -> str:
 
 def start_command(cfg: DictConfig) -> str:
     """The command that starts this run again in its folder, by itself where it is a job of a sweep."""
-    words = [word for word in arguments(cfg.paths.run) if not re.match(r"\+{0,2}(resume=|hydra\.sweep\.)", word)]
+    words = [word for word in arguments(cfg.paths.run) if not OF_ITS_FOLDER.match(word)]
     return shell_command([*typed_command(), *words])

@@ -20,7 +20,7 @@ from ftlit.errors import one_line
 from ftlit.features.extract import evaluating
 from ftlit.files import remove_parts, write_atomically
 from ftlit.finetuning.plan import Plan
-from ftlit.formats import ENCODING
+from ftlit.formats import ENCODING, write_json
 from ftlit.formatting import shell_command
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
@@ -29,12 +29,13 @@ from ftlit.printing import print_line
 from ftlit.probes.nearest import TrainVectors
 from ftlit.recipes.config.candidates import choice_of_run
 from ftlit.recipes.config.hydra_internals import choices
-from ftlit.recipes.config.overrides import arguments, typed_command
+from ftlit.recipes.config.overrides import OF_ITS_FOLDER, arguments, repeated_words, typed_command
 from ftlit.recipes.run.resume import write_config
 from ftlit.recipes.run.split_file import store_split
 from ftlit.report import run_files
 from ftlit.report.contents import NEAREST, Predictions
 from ftlit.report.scores import most_confident_errors
+from ftlit.run_folder import COMMAND
 from ftlit.seeding import derived_seed, kept_random_state
 
 MAX_IMAGES = 12  # in a figure of the report
@@ -42,15 +43,22 @@ PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "hydra-core")
 
 
 def write_folder(cfg: DictConfig, data: Any, *, resumed: bool = False) -> None:
-    """Write `config.yaml`, composed and resolved, `class_names.json` and `split.json`."""
+    """Write `config.yaml`, composed and resolved, `class_names.json` and `split.json`; of a new run also `command.json`."""
     folder = Path(cfg.paths.run)
     if not resumed:
         run_files.remove_suspects(folder)
+        write_command(folder)
     for place in (folder, folder / "checkpoints", folder / run_files.FOLDER):
         remove_parts(place)  # of a run that was killed
     write_config(cfg)
     write_atomically(folder / "class_names.json", json.dumps(data.class_names, ensure_ascii=False, indent=1).encode(**ENCODING))
     store_split(folder, images_of(data))
+
+
+def write_command(folder: Path) -> None:
+    """Write `command.json`: the command of this run, and the words with which `again=RUN` repeats it in a new folder."""
+    words = [word for word in repeated_words() if not OF_ITS_FOLDER.match(word)]
+    write_json(folder / COMMAND, {"command": shell_command([*typed_command(), *words]), "words": words})
 
 
 def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], plan: Plan | None = None) -> None:

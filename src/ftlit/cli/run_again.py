@@ -1,0 +1,83 @@
+"""`again=RUN` on a command line of training: the words with which the run in this folder began, so that it runs again in a new folder."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from ftlit.cli.command_words import FLAGS_WITH_VALUE
+from ftlit.errors import UserError
+from ftlit.formats import read_json
+from ftlit.formatting import shell_word
+from ftlit.run_folder import COMMAND, is_run_folder
+from ftlit.sweeps.jobs import is_sweep
+
+AGAIN = "again"
+SWEEP = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+BY_HAND = "give the words of its command by hand: the row `command` of its report.html has them"
+
+
+def with_run(words: Sequence[str]) -> list[str]:
+    """Replace `again=RUN` by the words with which that run began. The words beside it win: `seed=3` replaces its seed, and an option of a
+    group, such as `optimizer=sgd`, also its values in that group.
+
+    Args:
+        words: of a command line, as they were typed.
+
+    Raises:
+        UserError: the folder holds no run that can be repeated.
+    """
+    typed = list(words)
+    _check_config_name(typed)
+    given = [word for word in typed if re.match(rf"\+{{0,2}}{AGAIN}=", word)]
+    if not given:
+        return typed
+    if len(given) > 1:
+        raise UserError(f"{' '.join(given)}: give one run")
+    own = [word for word in typed if word not in given]
+    names = {_name(word) for word in own}
+    sweeps = bool(set(SWEEP) & set(own))
+    run = _without_flags(read_words(Path(given[0].partition("=")[2]).expanduser()), own)
+    kept = [word for word in run if not _is_replaced(word, names) and not (sweeps and _name(word) == "hydra.mode")]
+    return [*kept, *own]
+
+
+def read_words(folder: Path) -> list[str]:
+    """The words with which the run in a folder began. Raises `UserError` where they are not known."""
+    path, given = folder / COMMAND, f"{AGAIN}={shell_word(str(folder))}"
+    if path.is_file():
+        return [str(word) for word in read_json(path, remedy=BY_HAND)["words"]]
+    if is_sweep(folder):
+        raise UserError(f"{given}: this is the folder of a sweep: give that of one of its jobs, such as {given}/0")
+    if is_run_folder(folder):
+        raise UserError(f"{given}: this run has no {COMMAND}; {BY_HAND}")
+    raise UserError(f"{given}: there is no run in this folder: give the folder that a run printed")
+
+
+def _name(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].replace("hydra/", "hydra.")
+
+
+def _is_replaced(word: str, names: set[str]) -> bool:
+    """Whether one of the names given beside `again` is that of this word, or of a group in which it sets a value."""
+    own = _name(word)
+    return any(own == name or own.startswith(f"{name}.") for name in names if name)
+
+
+def _without_flags(words: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Leave out of a run's words the flags that are given beside `again`, each with its value."""
+    before = ["", *words]
+    replaced = set(FLAGS_WITH_VALUE) & set(given)
+    return [word for word, last in zip(words, before, strict=False) if not {word, last} & replaced]
+
+
+def _check_config_name(words: Sequence[str]) -> None:
+    """Refuse `--config-dir RUN --config-name config`: the file records a run's values, from which Hydra can compose no run."""
+    flags = {word: value for word, value in pairwise(words) if word in FLAGS_WITH_VALUE}
+    folder = next((flags[flag] for flag in ("--config-dir", "-cd", "--config-path", "-cp") if flag in flags), None)
+    name = next((flags[flag] for flag in ("--config-name", "-cn") if flag in flags), "")
+    if folder and name.removesuffix(".yaml") == "config" and (Path(folder) / COMMAND).is_file():
+        raise UserError(
+            f"--config-name {name}: {folder}/config.yaml records the values of a run, and no run can be composed from it; to run the same "
+            f"again in a new folder, give {AGAIN}={shell_word(folder)}, and what is to be different, such as seed=1"
+        )
