@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ftlit.data.input_spec import InputSpec as InputSpec
     from ftlit.data.tokens import TextSpec as TextSpec
     from ftlit.errors import UserError as UserError
+    from ftlit.export.export_network import export_run as export_run
     from ftlit.features.extract import Features as Features
     from ftlit.features.extract import extract_features as extract_features
     from ftlit.finetuning import schedules as schedules
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ftlit.finetuning.schedule import Schedule as Schedule
     from ftlit.finetuning.stage import Stage as Stage
     from ftlit.finetuning.stage import Until as Until
-    from ftlit.inference.export import export_run as export_run
     from ftlit.inference.load_network import load as load
     from ftlit.inference.network import Network as Network
     from ftlit.inference.prediction import Prediction as Prediction
@@ -98,7 +98,7 @@ _MODULES = {
     "batchnorm_to_affine": "models.batchnorm_fold",
     "build_optimizer": "finetuning.param_groups",
     "examine": "finetuning.examine",
-    "export_run": "inference.export",
+    "export_run": "export.export_network",
     "extract_features": "features.extract",
     "finetune": "api.calls",
     "fit_probe": "probes.linear_probe",

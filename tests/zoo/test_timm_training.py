@@ -12,8 +12,8 @@ from timm_networks import BLOCKWISE
 
 from ftlit import FeatureData, FineTuner, LastCheckpoint, SeedEachStep, StagedFinetuning, extract_features, fit_probe, load_timm
 from ftlit.data.dataset import Collection, Examples
+from ftlit.export.export_network import export
 from ftlit.finetuning.presets import top_down
-from ftlit.inference.export import export
 from ftlit.inference.network import Network
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.heads import LinearHead

@@ -98,7 +98,7 @@ class Finetuned(RunFolder):
 
     def export(self, to: str, out: AnyPath | None = None) -> Path:
         """Write the network to a file that needs no ftlit; see `ftlit.export_run`. Returns its path."""
-        from ftlit.inference.export import export_run
+        from ftlit.export.export_network import export_run
 
         return export_run(self.folder, to, None if out is None else Path(out))[0]
 

@@ -136,7 +136,7 @@ def export(arguments: list[str]) -> None:
     given = export_parser().parse_args(arguments)
     if given.trust:
         search_current_folder()
-    from ftlit.inference.export import export_run  # here, so that --help stays fast
+    from ftlit.export.export_network import export_run  # here, so that --help stays fast
 
     if sys.stderr.isatty():  # before seconds of silence
         print(f"exporting {given.run} (--to {given.to}), then comparing the file with the run", file=sys.stderr)

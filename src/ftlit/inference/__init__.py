@@ -1,1 +1,1 @@
-"""A checkpoint -> a network that predicts and is exported."""
+"""A checkpoint -> a network that predicts."""

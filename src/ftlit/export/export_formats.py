@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
 from ftlit.errors import UserError
+from ftlit.export.torchvision_state import builder, built, original_state
 from ftlit.inference.network import Network
-from ftlit.inference.torchvision_state import builder, built, original_state
 from ftlit.models.heads import features_for, logits_of
 
 Metadata = Mapping[str, Any]

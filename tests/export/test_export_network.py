@@ -14,8 +14,8 @@ from torchvision.transforms.v2.functional import normalize
 
 from ftlit import UserError, batchnorm_to_affine, export_run, load_backbone, load_timm
 from ftlit.cli.main import main
-from ftlit.inference.export import export
-from ftlit.inference.export_formats import EXPORT_FORMATS
+from ftlit.export.export_formats import EXPORT_FORMATS
+from ftlit.export.export_network import export
 from ftlit.inference.load_network import load as load_run
 from ftlit.inference.network import Network
 from ftlit.inference.record import record_of

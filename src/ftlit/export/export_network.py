@@ -9,10 +9,10 @@ import torch
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, shorten, unknown
+from ftlit.export.export_formats import EXPORT_FORMATS, ExportFormat, ImagesToLogits, ImagesToLogitsFunction, Metadata, random_images
 from ftlit.files import scratch_folder
 from ftlit.formats import with_format
 from ftlit.formatting import printable
-from ftlit.inference.export_formats import EXPORT_FORMATS, ExportFormat, ImagesToLogits, ImagesToLogitsFunction, Metadata, random_images
 from ftlit.inference.load_network import load
 from ftlit.inference.network import Network
 

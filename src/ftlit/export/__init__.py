@@ -1,0 +1,1 @@
+"""A run -> files that predict without ftlit."""
