@@ -91,6 +91,7 @@ def test_the_recipe_prints_a_row_per_layer_and_writes_table_figure_and_result(tm
     with (tmp_path / "run" / "probe.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10 and max(float(row["accuracy"]) for row in rows) == pytest.approx(result["held_out/accuracy"])
+    assert first.stdout.index("probe  ") < first.stdout.index("estimate") < first.stdout.index("┏")  # the plan comes first
     assert result["low"] <= result["test/accuracy"] <= result["high"] and result["test/accuracy"] > 0.97
     assert (tmp_path / "run" / "probe.png").read_bytes()[:4] == b"\x89PNG"
 

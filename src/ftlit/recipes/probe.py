@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor
@@ -16,18 +17,22 @@ from ftlit.errors import UserError
 from ftlit.features.extract import Features
 from ftlit.formatting import count
 from ftlit.lit.callbacks.recorder import MOST_FEATURES, items_of, predictions_of, to_half
+from ftlit.lit.datamodules.feature_data import WEIGHT_DTYPES
 from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.hardware import describe_devices
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.printing import print_line, show
 from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes.config.class_weights import class_weights_of, class_weights_text
 from ftlit.recipes.config.hydra_internals import instantiate
-from ftlit.recipes.console.plan_rows import data_rows
+from ftlit.recipes.console.plan_rows import PlanRow
+from ftlit.recipes.console.probe_plan import images_read, print_probe_plan, probe_rows
 from ftlit.recipes.run import artifacts
-from ftlit.recipes.run.feature_setup import features_of
+from ftlit.recipes.run.feature_setup import features_of, one_device, specs_of
 from ftlit.recipes.run.parts import RunParts, check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import write_config
+from ftlit.recipes.run.time_estimates import estimate_features
 from ftlit.report.contents import Predictions
 from ftlit.run_folder import write_result
 
@@ -82,6 +87,7 @@ def run(cfg: DictConfig) -> float:
             "add it to the function and to the config file of the data, see docs/extending.md#data-source"
         )
     check_data(cfg, parts.data)
+    rows = print_plan(cfg, probes, parts)
     repeats = []
     for i in range(probes.repeats):
         if probes.repeats > 1:
@@ -93,8 +99,7 @@ def run(cfg: DictConfig) -> float:
     show(table_of(repeats))
     print_line(f"{summary}; probe.csv, probe.png: {cfg.paths.run}")
     if cfg.report:
-        rows = [("probe", summary), *data_rows(parts.data, parts.data.input_spec.noun)]
-        artifacts.write_run(cfg, parts.data, rows)
+        artifacts.write_run(cfg, parts.data, [*rows, ("result", summary)])
         artifacts.write_run_report(cfg, parts.data, repeats[0].predictions, repeats[0].features)
     return mean(nan if repeat.best.score is None else repeat.best.score for repeat in repeats)
 
@@ -106,11 +111,28 @@ def check_data(cfg: DictConfig, data: Any) -> None:
         raise UserError("recipe=probe needs one label per example, but these data have several")
 
 
+def print_plan(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> list[PlanRow]:
+    """Print what will be probed, where and for how long. Returns the rows."""
+    trainer, backbone, data = one_device(cfg)(logger=False, enable_checkpointing=False), parts.backbone, parts.data
+    specs = specs_of(backbone, backbone.cuts if probes.cuts is None else probes.cuts, poolings_tried(probes))
+    number = images_read(data, probes.repeats)
+    seconds = None if cfg.compile or not specs else estimate_features(trainer, backbone, data, [spec.cut for spec in specs], number)
+    width = WEIGHT_DTYPES.get(str(trainer.precision), torch.float32).itemsize
+    rows = probe_rows(cfg, backbone, data, probes, specs, devices=describe_devices(trainer), bytes_per_value=width, seconds=seconds)
+    print_probe_plan(rows, backbone, specs)
+    return rows
+
+
+def poolings_tried(probes: LayerProbes) -> list[Pooling]:
+    """The poolings of the features, in the order of the tables."""
+    return [pooling for pooling in POOLINGS if pooling in probes.poolings]
+
+
 def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repeat:
     """Fit the probes and choose one: on val, or, where training images are few, by cross-validation among them, so that val adds none."""
     backbone, data, noun = parts.backbone, parts.data, parts.data.input_spec.noun
     cuts = backbone.cuts if probes.cuts is None else probes.cuts
-    with features_of(cfg, backbone, data, cuts, poolings=[pooling for pooling in POOLINGS if pooling in probes.poolings]) as features:
+    with features_of(cfg, backbone, data, cuts, poolings=poolings_tried(probes)) as features:
         train = features["train"]
         if not train:
             raise UserError(

@@ -12,7 +12,7 @@ from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.console.plan_rows import _imbalance_note, plan_rows
+from ftlit.recipes.console.plan_rows import imbalance_note, plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.finetune import _facts
 from ftlit.recipes.run.training_steps import rates_of
@@ -100,7 +100,7 @@ def test_views_whose_features_do_not_fit_are_an_error_before_anything_is_compute
 
 def imbalance_of(counts, loss, multilabel=False):
     data = SimpleNamespace(counts={"train": counts}, multilabel=multilabel)
-    return list(_imbalance_note(OmegaConf.create({"loss": loss}), data, "images"))
+    return list(imbalance_note(OmegaConf.create({"loss": loss}), data, "images"))
 
 
 def test_a_class_with_a_quarter_of_the_images_of_another_is_noted_unless_classes_are_weighted():

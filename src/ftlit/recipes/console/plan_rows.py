@@ -45,16 +45,10 @@ def plan_rows(
         facts: see `RunFacts`.
     """
     spec = data.input_spec if isinstance(data, ImageData | FeatureData) else backbone.input_spec
-    chosen = choices()
-    rows = [("ftlit", ", ".join(chosen_part(group, chosen[group]) for group in PLAN_GROUPS if chosen.get(group)))]
-    rows += [("note", line) for line in replaced(cfg)]
-    rows += [
-        ("backbone", _backbone_text(cfg, backbone)),
-        ("input", spec.summary),
-        ("features", _features_text(cfg, backbone, spec.shape, facts.head_cuts)),
-    ]
+    rows = first_rows(cfg, backbone, spec.summary, PLAN_GROUPS)
+    rows.append(("features", _features_text(cfg, backbone, spec.shape, facts.head_cuts)))
     rows += data_rows(data, spec.noun)
-    rows += [("note", note) for note in _imbalance_note(cfg, data, spec.noun)]
+    rows += [("note", note) for note in imbalance_note(cfg, data, spec.noun)]
     rows += [("note", note) for note in unread_views(cfg, data, stage_inputs, facts)]
     if facts.trains:
         rows += [("note", note) for note in few_val_note(cfg, data, plan, spec.noun)]
@@ -79,6 +73,14 @@ def plan_rows(
     if facts.seconds is not None:
         rows.append(("estimate", _estimate_text(cfg, plan, facts)))
     return rows
+
+
+def first_rows(cfg: DictConfig, backbone: Backbone, input_summary: str, groups: Sequence[str]) -> list[PlanRow]:
+    """The chosen options of these config groups, what they replace, the backbone and its input."""
+    chosen = choices()
+    rows = [("ftlit", ", ".join(chosen_part(group, chosen[group]) for group in groups if chosen.get(group)))]
+    rows += [("note", line) for line in replaced(cfg)]
+    return [*rows, ("backbone", _backbone_text(cfg, backbone)), ("input", input_summary)]
 
 
 def _epochs_text(number: int | None) -> str:
@@ -125,7 +127,7 @@ def data_rows(data: Any, noun: str) -> list[PlanRow]:
     ]
 
 
-def _imbalance_note(cfg: DictConfig, data: Any, noun: str) -> Iterator[str]:
+def imbalance_note(cfg: DictConfig, data: Any, noun: str) -> Iterator[str]:
     """A note where a class has far fewer training images than another one, and all images weigh the same."""
     counts = {name: number for name, number in data.counts["train"].items() if number}
     if data.multilabel or len(counts) < 2 or "class_weights" not in cfg.loss or cfg.loss.class_weights is not None:
@@ -214,13 +216,18 @@ def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resuming: s
         resuming: from where the run resumes; empty for a new one.
         trains: whether there is any gradient training.
     """
-    table = Table.grid(padding=(0, 2))
-    for name, text in rows:
-        table.add_row(f"[bold]{name}[/bold]", plain(text.replace("\n", "\\n")))
-    show(table)
+    print_rows(rows)
     resume = f"resuming from {resuming}" if resuming else resume_command(cfg)
     show(f"[bold]resume[/bold]    {plain(resume)}")  # in one line, to be copied
     if trains:
         show(layers_table(plan))
     for warning in plan.warnings:
         show(f"[bold]doctor[/bold]  {plain(warning)}")
+
+
+def print_rows(rows: Sequence[PlanRow]) -> None:
+    """Print rows of a plan in two columns."""
+    table = Table.grid(padding=(0, 2))
+    for name, text in rows:
+        table.add_row(f"[bold]{name}[/bold]", plain(text.replace("\n", "\\n")))
+    show(table)

@@ -53,8 +53,7 @@ def features_of(
     Yields:
         Split -> pooling -> features.
     """
-    names = [backbone.cuts[backbone.index(name)] for name in cuts]
-    specs = [FeatureSpec(name, pooling) for name in names for pooling in poolings if pooling in poolings_of(backbone.feature_shapes[name])]
+    specs = specs_of(backbone, cuts, poolings)
     with temporary_folder() as own_folder:
         store = Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache, trust=cfg.cache.get("trust", False))
         rows = evaluation_features(one_device(cfg)(logger=False, enable_checkpointing=False), store, backbone, data, specs, splits)
@@ -65,6 +64,12 @@ def features_of(
             by_pooling = {pooling: {spec.cut: part for spec, part in own if spec.pooling == pooling} for pooling in poolings}
             found[split] = {pooling: Features(of_cuts, targets, groups) for pooling, of_cuts in by_pooling.items() if of_cuts}
         yield found
+
+
+def specs_of(backbone: Backbone, cuts: Sequence[str], poolings: Sequence[Pooling]) -> list[FeatureSpec]:
+    """Each cut with each of these poolings that its features allow. Raises `UserError` for an unknown cut."""
+    names = [backbone.cuts[backbone.index(name)] for name in cuts]
+    return [FeatureSpec(name, pooling) for name in names for pooling in poolings if pooling in poolings_of(backbone.feature_shapes[name])]
 
 
 def head_feature_bytes(trainer: pl.Trainer, data: Any, module: FineTuner, probe_head: FitProbeHead) -> int:

@@ -87,6 +87,14 @@ def estimate_run(
     return _run_seconds(seconds_per_image(backbone, images, str(trainer.precision)), sizes, stages, head_passes=head_passes, tests=tests)
 
 
+def estimate_features(trainer: pl.Trainer, backbone: Backbone, data: IndexedImages, cuts: Sequence[str], number: int) -> float | None:
+    """Seconds to compute features at these cuts of a number of images, none of which are stored yet; `None` on other devices than a CPU."""
+    if trainer.strategy.root_device.type != "cpu":
+        return None
+    share, (loading, forward) = shares(backbone, data.input_spec.shape), seconds_per_image(backbone, data, str(trainer.precision))
+    return number * max(loading, forward * max(share[cut] for cut in cuts))
+
+
 def limited(number: int, batch_size: int, limit: float) -> float:
     """The images that a limit of Lightning leaves: a number of batches, or a share."""
     return min(number, limit * batch_size) if isinstance(limit, int) else number * limit

@@ -1,0 +1,98 @@
+"""The plan of `recipe=probe`: rows as in the plan of a run with training, and a table of the layers with the length of their features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ftlit.features.spec import FeatureSpec
+from ftlit.formatting import count, duration_in_words, size_in_words
+from ftlit.models.backbone import Backbone
+from ftlit.models.pooling import pooled_size
+from ftlit.printing import show
+from ftlit.probes.layer_probes import LayerProbes
+from ftlit.probes.linear_probe import L2_PENALTIES
+from ftlit.recipes.config.class_weights import class_weights_text
+from ftlit.recipes.console.plan_rows import PlanRow, data_rows, first_rows, imbalance_note, print_rows
+
+GROUPS = ("experiment", "backbone", "data", "probe", "cache", "trainer")
+
+
+def probe_rows(
+    cfg: DictConfig,
+    backbone: Backbone,
+    data: Any,
+    probes: LayerProbes,
+    specs: Sequence[FeatureSpec],
+    *,
+    devices: str,
+    bytes_per_value: int,
+    seconds: float | None,
+) -> list[PlanRow]:
+    """The plan of a run of `recipe=probe`.
+
+    Args:
+        cfg: the composed config.
+        backbone: named layers.
+        data: the images, of the first random sample where several are drawn.
+        probes: which probes are fitted.
+        specs: of the features that they are fitted on.
+        devices: description of the device and the number format.
+        bytes_per_value: of a stored feature.
+        seconds: estimate for the features, if there is one.
+    """
+    spec = data.input_spec
+    rows = first_rows(cfg, backbone, spec.summary, GROUPS)
+    rows += data_rows(data, spec.noun)
+    rows += [("note", note) for note in imbalance_note(cfg, data, spec.noun)]
+    rows.append(("probe", _probe_text(cfg, data, probes, specs)))
+    if cfg.cache.get("folder"):
+        size = sum(lengths(backbone, specs).values()) * images_read(data, probes.repeats) * bytes_per_value
+        rows.append(("cache", f"features take up to {size_in_words(size)} in {cfg.cache.folder}"))
+    rows += [("device", devices), ("run", f"no training epochs, seed {cfg.seed}, folder {cfg.paths.run}")]
+    if seconds is not None:
+        time = duration_in_words(seconds)
+        rows.append(("estimate", f"features up to about {time} (less where they are stored), and the time of the fits"))
+    return rows
+
+
+def _probe_text(cfg: DictConfig, data: Any, probes: LayerProbes, specs: Sequence[FeatureSpec]) -> str:
+    """What is fitted, how it is chosen, and what judges it."""
+    noun, per_class = data.input_spec.noun, cfg.data.get("per_class")
+    fits, tried = count(len(specs) * len(probes.kinds), "linear probe"), len(probes.l2 or L2_PENALTIES)
+    penalties = f"{tried} L2 penalties each" if tried > 1 else "one L2 penalty"
+    text = ", ".join([f"{fits} ({', '.join(probes.kinds)})", penalties, *class_weights_text(cfg, data)])
+    if probes.repeats > 1:
+        text += f", in each of {probes.repeats} random samples of {per_class} {noun} per class"
+    how = "on val, refitted on train + val" if per_class is None else "by cross-validation on train (val is not used)"
+    return f"{text}; penalty, then layer, kind and pooling chosen {how}; test judges the chosen probe"
+
+
+def lengths(backbone: Backbone, specs: Sequence[FeatureSpec]) -> dict[FeatureSpec, int]:
+    """The length of the vectors of each spec."""
+    shapes = backbone.feature_shapes
+    return {spec: pooled_size(shapes[spec.cut], backbone.token_pool, spec.pooling or "average") for spec in specs}
+
+
+def images_read(data: Any, repeats: int) -> int:
+    """The images whose features are computed, at most: each random sample has its own training images."""
+    return sum(sum(counts.values()) * (repeats if split == "train" else 1) for split, counts in data.counts.items())
+
+
+def print_probe_plan(rows: Sequence[PlanRow], backbone: Backbone, specs: Sequence[FeatureSpec]) -> None:
+    """Print the rows, and a table with a row for each layer that is probed, top first: the shape of its features, and their length by
+    pooling.
+    """
+    print_rows(rows)
+    sizes = lengths(backbone, specs)
+    poolings = list(dict.fromkeys(spec.pooling or "average" for spec in specs))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    for name in ("output", *(f"{pooling}-pooled" for pooling in poolings)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cut in reversed(list(dict.fromkeys(spec.cut for spec in specs))):
+        own = {spec.pooling or "average": f"{size:,}" for spec, size in sizes.items() if spec.cut == cut}
+        table.add_row(cut, "x".join(map(str, backbone.feature_shapes[cut])), *(own.get(pooling, "-") for pooling in poolings))
+    show(table)

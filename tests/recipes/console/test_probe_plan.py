@@ -1,0 +1,58 @@
+"""The plan of `recipe=probe` shows what is read, and the length of the features that the probes are fitted on."""
+
+import pytest
+from composed_configs import composed
+
+from ftlit.formatting import size_in_words
+from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
+from ftlit.recipes.console.probe_plan import images_read, lengths
+from ftlit.recipes.probe import poolings_tried, print_plan
+from ftlit.recipes.run.feature_setup import features_of, specs_of
+from ftlit.recipes.run.parts import load_parts
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    monkeypatch.setattr("ftlit.recipes.console.plan_rows.choices", dict)  # no program composed the config
+
+    def plan(*words):
+        with fresh_hydra():
+            cfg = composed("recipe=probe", *words, f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
+            probes, parts = instantiate(cfg.probe), load_parts(cfg)
+            return cfg, probes, parts, dict(print_plan(cfg, probes, parts))
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        ([], {"probe": "5 linear probes (softmax), 25 L2 penalties each; penalty, then layer, kind and pooling chosen on val"}),
+        (["data.per_class=3"], {"probe": "chosen by cross-validation on train (val is not used)"}),
+        (["data.per_class=3", "probe.repeats=4"], {"probe": ", in each of 4 random samples of 3 images per class"}),
+        (["probe=all", "probe.cuts=[layer4]", "probe.l2=[1]"], {"probe": "9 linear probes (softmax, svm, ridge), one L2 penalty;"}),
+        (["loss.class_weights=balanced"], {"probe": "balanced"}),
+    ],
+)
+def test_the_plan_says_what_is_fitted_and_how_it_is_chosen(planned, words, texts):
+    rows = planned(*words)[-1]
+    assert all(text in rows[name] for name, text in texts.items()), rows
+    assert {"ftlit", "backbone", "input", "data", "classes", "probe", "cache", "device", "run", "estimate"} <= set(rows)
+
+
+def test_without_a_store_the_plan_promises_no_cache(planned):
+    assert "cache" not in planned("cache=none", "data.per_class=2")[-1]
+
+
+def test_lengths_and_bytes_of_the_plan_are_those_of_the_features(planned, capsys):
+    cfg, probes, parts, rows = planned("data.per_class=2", "probe.poolings=[average,2x2]", "probe.cuts=[layer4,stem]", "data.num_workers=0")
+    specs = specs_of(parts.backbone, probes.cuts, poolings_tried(probes))
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["layer4", "128x4x4", "128", "512"] in table and ["stem", "32x32x32", "32", "128"] in table
+    with features_of(cfg, parts.backbone, parts.data, probes.cuts, poolings=poolings_tried(probes)) as features:
+        found = {split: [own[cut] for own in by_pooling.values() for cut in own.cuts] for split, by_pooling in features.items()}
+        widths = sorted(rows.read([0]).shape[1] for rows in found["train"])
+        stored = sum(len(rows) * rows.read([0]).shape[1] * 4 for own in found.values() for rows in own)
+    assert widths == sorted(lengths(parts.backbone, specs).values())
+    assert rows["cache"].startswith(f"features take up to {size_in_words(stored)} in ")
+    assert images_read(parts.data, 3) == images_read(parts.data, 1) + 2 * 20
