@@ -1,4 +1,4 @@
-"""The 95 % interval of an accuracy."""
+"""95 % intervals of an accuracy, and of the difference of two on the same images."""
 
 from math import sqrt
 
@@ -17,3 +17,20 @@ def accuracy_interval(accuracy: float, number: int) -> tuple[float, float]:
     center = (accuracy + Z_95**2 / (2 * number)) / shrink
     half = Z_95 * sqrt(accuracy * (1 - accuracy) / number + (Z_95 / (2 * number)) ** 2) / shrink
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def paired_interval(better: int, worse: int, number: int) -> tuple[float, float]:
+    """The 95 % interval of the difference of two accuracies on the same images that were drawn at random (Agresti and Min 2005: Wald's
+    interval after adding half an image to each of the four counts).
+
+    Args:
+        better: images that only the second model predicts correctly.
+        worse: images that only the first one does.
+        number: of all images.
+
+    >>> print("{:.3f} to {:.3f}".format(*paired_interval(8, 2, 100)))
+    -0.006 to 0.124
+    """
+    size, difference, changed = number + 2, better - worse, better + worse + 1
+    half = Z_95 * sqrt(changed - difference**2 / size)
+    return max(-1.0, (difference - half) / size), min(1.0, (difference + half) / size)

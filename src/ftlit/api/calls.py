@@ -12,6 +12,7 @@ def finetune(
     *,
     backbone: str | None = None,
     scenario: str | None = None,
+    init_from: AnyPath | None = None,
     epochs: int | None = None,
     folder: AnyPath | None = None,
     options: Options | None = None,
@@ -24,6 +25,7 @@ def finetune(
         backbone: the name of an option of the group `backbone`, such as `resnet50`; `None`: `glyph`, or that of `options`.
         scenario: `small_similar`, `small_different`, `large_similar`, `large_different`; `None`: `auto`, which measures what suits the
             data.
+        init_from: the folder of a run to go on from: its backbone, head, recipe and split; `None`: pretrained weights.
         epochs: the number of epochs where layers are trained; `None`: that of the scenario.
         folder: of the run; `None`: `runs/DATE/TIME` in the current folder.
         options: any other option by its name on the command line: `{"optimizer.lr": 1e-3, "head": "linear"}`.
@@ -39,7 +41,8 @@ def finetune(
         >>> result = ftlit.finetune("photos", backbone="resnet50")  # doctest: +SKIP
         >>> result.predict("new_photos")  # doctest: +SKIP
     """
-    return Finetuned(_run("finetune", data, {"backbone": backbone, "scenario": scenario, "trainer.max_epochs": epochs}, folder, options))
+    named = {"backbone": backbone, "scenario": scenario, "init_from": init_from, "trainer.max_epochs": epochs}
+    return Finetuned(_run("finetune", data, named, folder, options))
 
 
 def probe(

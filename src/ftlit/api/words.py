@@ -1,7 +1,6 @@
 """The words of a command line that arguments in Python stand for."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from ftlit.cli.data_words import data_words, similar_folder
 from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import fresh_hydra, group_options, own_hydra
-from ftlit.recipes.config.literal_values import quote
+from ftlit.recipes.config.literal_values import quote, text_of
 
 DATA_WITHOUT_PATH = ("digits", "glyphs")  # options of the group `data` that need no path
 Options = Mapping[str, Any]
@@ -61,28 +60,3 @@ def _checked(options: Options) -> Options:
         if not isinstance(name, str) or not name or set(name) & set("= \t\n'\""):
             raise UserError(f'options: {name!r} is not the name of an option: give a dict such as {{"optimizer.lr": 1e-3}}')
     return options
-
-
-def text_of(value: Any) -> str:
-    """A value as Hydra's grammar reads it, a number of NumPy as one of Python. Raises `UserError` for one that a config file cannot hold.
-
-    >>> print(text_of(None), text_of(True), text_of(1e-3), text_of("a, b"), text_of([1, "x"]), text_of({"lr": 0.1}))
-    null true 0.001 'a, b' [1,x] {lr:0.1}
-    """
-    value = value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str | PathLike):
-        return quote(str(value)) if str(value) else "''"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_escaped(str(name))}:{text_of(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, Sequence):
-        return "[" + ",".join(map(text_of, value)) + "]"
-    raise UserError(f"options: {value!r} is a {type(value).__name__}: give a text, a number, True, False, None, or a list or dict of these")
-
-
-def _escaped(name: str) -> str:
-    """A key of a mapping: Hydra reads none with quotes around it."""
-    return re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", name)

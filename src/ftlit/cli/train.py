@@ -105,8 +105,15 @@ def run_recipe(cfg: DictConfig) -> float:
     check_early(cfg)
     resume.decide(cfg)
     _print_loading()
-    with job_state(), _with_backbone(cfg) as cfg, _with_scenario(cfg) as cfg:
+    with job_state(), _with_start(cfg) as cfg, _with_backbone(cfg) as cfg, _with_scenario(cfg) as cfg:
         return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
+
+
+def _with_start(cfg: DictConfig) -> AbstractContextManager[DictConfig]:
+    """The config with the settings of the run of `init_from`."""
+    if cfg.init_from is None:
+        return nullcontext(cfg)
+    return import_module("ftlit.recipes.choose_start").start_of_run(cfg)  # type: ignore[no-any-return]
 
 
 def _with_backbone(cfg: DictConfig) -> AbstractContextManager[DictConfig]:

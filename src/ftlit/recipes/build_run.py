@@ -38,6 +38,7 @@ from ftlit.recipes.run.parts import add_schedule_lora, build_schedule, check_rea
 from ftlit.recipes.run.resume import checkpoint_of
 from ftlit.recipes.run.trainer import build_trainer
 from ftlit.recipes.run.training_steps import check_batches, training_steps
+from ftlit.recipes.run_start import RunStart, begin_head
 from ftlit.recipes.wise import check_wise
 
 
@@ -53,6 +54,7 @@ class Run:
     probe_head: FitProbeHead | None
     recorder: Recorder | None
     baseline: Baseline | None
+    start: RunStart | None = None
 
     @property
     def trains(self) -> bool:
@@ -94,11 +96,12 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     only_fits = probe_head is not None and not probe_head.trains
     frozen = only_fits or all(trains_head_alone(stage) for stage in schedule.stages)
     few = only_fits or not any(map(trains_whole_layers, schedule.stages))
+    start = begin_head(parts.start, head, probe_head, data, backbone) if parts.start else None
     base = base if resolve_checkpoint(cfg, backbone, few=few) == "slim" else None
     model = build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base, lora)
     if resolve_compile(cfg, backbone, data, frozen=frozen) and not only_fits:
         compile_layers(backbone, head)
-    recorder = Recorder(cfg.paths.run) if cfg.report else None
+    recorder = Recorder(cfg.paths.run) if cfg.report or start else None  # the runs are compared by the predictions
     suspects = SuspectsFile(cfg.paths.run, probe_head) if probe_head and only_fits else None
     scores = None if only_fits else ValScores()
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, scores) if callback is not None]
@@ -117,7 +120,7 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     else:
         check_batches(trainer, data)
     baseline = build_baseline(cfg, plain, images, base) if compares and may_compare(trainer, probe_head) else None
-    return Run(model, data, schedule, trainer, resume_from, probe_head, recorder, baseline)
+    return Run(model, data, schedule, trainer, resume_from, probe_head, recorder, baseline, start)
 
 
 def plan_of(run: Run) -> Plan:

@@ -26,6 +26,7 @@ from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
 from ftlit.recipes.baseline import ACCURACY, Baseline, Results, evaluate_fitted, judged_by, propose
 from ftlit.recipes.build_run import Run, build, plan_of
+from ftlit.recipes.compare_start import StartPredictions, compare, predict_with_start
 from ftlit.recipes.config.candidates import choice_of_run
 from ftlit.recipes.console.plan_rows import plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
@@ -63,6 +64,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
                 _begin(cfg, run, plan)
         started = time.perf_counter()
         with lost_processes(cfg, run.trainer), compiled_layers_allowed(run.model):
+            before = _predict_with_start(cfg, run)
             baseline = _fit_baseline(cfg, run)
             run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from, weights_only=True)
             choice = choose_weights(run.trainer, run.model, run.data, Path(cfg.paths.run)) if run.trains else None
@@ -74,11 +76,14 @@ def fit(cfg: DictConfig, run: Run) -> float:
             recorder = kept.recorder if kept else run.recorder
             images, fitted_on = _judged(run)
             details = _details(cfg, results, images, fitted_on, None if run.data.multilabel else recorder)
+            start = compare(run.start, run.data, before, recorder.tested) if run.start and recorder else None
             averaged = {} if choice is None else choice.record()
-            write_result(cfg.paths.run, {**results, **details, **_compared(run, baseline, images), **averaged})
+            write_result(
+                cfg.paths.run, {**results, **details, **_compared(run, baseline, images), **averaged, **(start.record() if start else {})}
+            )
             notes = [*describe_fit(run.trainer, seconds, trains=run.trains), *([choice.describe()] if choice else [])]
-            print_results(cfg, results, notes, images, fitted_on, None if kept else baseline)
-            if recorder and recorder.tested:
+            print_results(cfg, results, notes, images, fitted_on, None if kept else baseline, start)
+            if cfg.report and recorder and recorder.tested:
                 fitted = kept or run
                 vectors = fitted.probe_head.train_vectors if fitted.probe_head else None
                 similar = artifacts.Similar(run.model.backbone, vectors) if vectors else None
@@ -100,9 +105,10 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     artifacts.write_folder(cfg, run.data, resumed=run.resume_from is not None)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
     rows = plan_rows(cfg, run.model.backbone, run.data, plan, inputs, _facts(cfg, run, plan, inputs))
+    rows[1:1] = run.start.rows() if run.start else []
     rows += [("note", note) for note in notes]
     print_plan(cfg, rows, plan, resuming, trains=run.trains)
-    if run.recorder:
+    if cfg.report:
         artifacts.write_run(cfg, run.data, rows, plan)
 
 
@@ -124,6 +130,7 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
         fitted_cuts=head_cuts(fitted.model.head),
         views=views,
         head_bytes=head_feature_bytes(fitted.trainer, fitted.data, fitted.model, fitted.probe_head) if fitted.probe_head else 0,
+        start_head=run.start.head if run.start else "",
         refits_on_val=fitted.probe_head is not None and fitted.probe_head.refits(fitted.trainer, fitted.data),
         trains=run.trains,
         processes=run.trainer.world_size,
@@ -131,6 +138,14 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
         rates=rates_of(run.model, run.trainer, run.data) if run.trains else None,
         seconds=None if cfg.compile else estimate_run(*parts, head_passes=passes, tests=1 if run.baseline is None else 2),
     )
+
+
+def _predict_with_start(cfg: DictConfig, run: Run) -> StartPredictions | None:
+    """What the run of `init_from` predicts for the test images, before training changes its backbone; in the first process."""
+    with first_ahead("start", cfg.rank_timeout):
+        if run.start is None or not run.trainer.is_global_zero:
+            return None
+        return predict_with_start(run.start, run.data, str(run.trainer.precision), run.trainer.strategy.root_device)
 
 
 def _fit_baseline(cfg: DictConfig, run: Run) -> Results | None:

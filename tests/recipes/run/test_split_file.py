@@ -12,7 +12,7 @@ from ftlit.data.images import to_rgb
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.lit.datamodules.image_data import ImageData
-from ftlit.recipes.run.split_file import resumed_split, seen_notes, store_split
+from ftlit.recipes.run.split_file import kept_split, seen_notes, store_split
 
 
 def data(numbers: range, seed: int = 0, **how) -> ImageData:
@@ -34,10 +34,10 @@ def weights_of(folder: Path) -> str:
 def test_a_resumed_run_gets_the_split_of_its_folder_also_the_images_that_per_class_leaves_out(tmp_path):
     images = data(range(60), per_class=3)
     store_split(tmp_path, images)
-    stored = resumed_split(config(tmp_path))["split_from"]
+    stored = kept_split(config(tmp_path))["split_from"]
     assert stored.is_whole and len(stored.split_of) == 60
-    assert resumed_split(config(tmp_path, resume=False)) == {} == resumed_split(config(tmp_path / "other"))
-    assert resumed_split(config(tmp_path, data={"name": "a user's data"})) == {}
+    assert kept_split(config(tmp_path, resume=False)) == {} == kept_split(config(tmp_path / "other"))
+    assert kept_split(config(tmp_path, data={"name": "a user's data"})) == {}
 
 
 def test_data_without_contents_store_no_split(tmp_path):

@@ -50,7 +50,7 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
     if len(class_names) < 2 and not multilabel:
         raise UserError(f"the data have only {len(class_names)} class ({shorten(class_names)}): give at least two classes")
     missing = {split: rule.fractions[split] for split in ORDER if split not in found}
-    if rule.stored is not None and not missing:
+    if rule.stored is not None and not missing and not rule.stored.only_if_missing:
         raise UserError("data.split_from has no effect, because the data have val and test already: leave data.split_from out")
     splits, notes = ({split: found[split] for split in SPLITS}, []) if not missing else _with_missing(found, missing, rule, class_names)
     collection = Collection(splits, class_names, multilabel, notes, list(missing))

@@ -27,6 +27,7 @@ class StoredSplit:
             hashes.
         may_change: of a resumed run, the splits whose files may have another content now: those that training has not read.
         grouped: whether the run kept groups of images together.
+        only_if_missing: whether data that come in three splits may do without this one; otherwise it is an error that it has no effect.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class StoredSplit:
         is_whole: bool,
         may_change: Sequence[Split] = (),
         grouped: bool = False,
+        only_if_missing: bool = False,
     ) -> None:
-        self.folder, self.class_names, self.images = folder, class_names, images
+        self.folder, self.class_names, self.images, self.only_if_missing = folder, class_names, images, only_if_missing
         self.is_whole, self.may_change, self.grouped = is_whole, may_change, grouped
         # copies in several splits count as train: the run has trained on this content
         self.split_of: dict[str, Split] = {image: split for split in reversed(SPLITS) for image, _, _ in images[split]}
@@ -178,8 +180,22 @@ def write_split(folder: str | Path, collection: Collection, hashes: Mapping[Spli
     write_json(Path(folder, FILE), {"class_names": collection.class_names, "grouped": grouped, "splits": splits}, indent=None)
 
 
-def read_split(folder: str | Path, *, is_whole: bool = False, may_change: Sequence[Split] = ()) -> StoredSplit:
+def read_split(
+    folder: str | Path,
+    *,
+    is_whole: bool = False,
+    may_change: Sequence[Split] = (),
+    only_if_missing: bool = False,
+    name: str | None = None,
+) -> StoredSplit:
     """Read the split that a run stored, see `StoredSplit`.
+
+    Args:
+        folder: of the run, or a copy of it.
+        is_whole: see `StoredSplit`.
+        may_change: see `StoredSplit`.
+        only_if_missing: see `StoredSplit`.
+        name: of the run in messages; `None`: the folder.
 
     Raises:
         UserError: there is none, or it is damaged or written by a newer program.
@@ -191,7 +207,8 @@ def read_split(folder: str | Path, *, is_whole: bool = False, may_change: Sequen
         content = read_json(path, remedy=REMEDY)
         images = {split: _entries(content["splits"][split]) for split in SPLITS}
         names, grouped = [str(name) for name in content["class_names"]], bool(content.get("grouped"))  # earlier versions did not write it
-        return StoredSplit(path.parent, names, images, is_whole=is_whole, may_change=may_change, grouped=grouped)
+        how: dict[str, Any] = {"is_whole": is_whole, "may_change": may_change, "grouped": grouped, "only_if_missing": only_if_missing}
+        return StoredSplit(path.parent if name is None else Path(name), names, images, **how)
 
 
 def _entries(stored: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], str]]:

@@ -1,6 +1,6 @@
 """Fit a linear probe as the head before training begins: fine-tuning starts from its optimum (LP-FT, Kumar et al. 2022)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -62,6 +62,7 @@ class FitProbeHead(Callback):
 
     Attributes:
         given: a probe that was fitted before, which is then the head; `None`: fit one.
+        then: called with the head after the probe was copied into it, where training follows; it may change the head in place.
         probe: fitted on the training images; it is the head once `fit` begins.
         refitted: fitted on train + val; see `use_refitted`.
         train_vectors: features of the training images at the highest cut, in the first process; `None` where training follows, or where
@@ -81,6 +82,7 @@ class FitProbeHead(Callback):
     ) -> None:
         self.head, self.probing, self.trains, self.class_weights = head, probing or LayerProbes(), trains, class_weights
         self.given: HeadProbe | None = None
+        self.then: Callable[[nn.Linear], None] | None = None
         self.probe: HeadProbe | None = None
         self.refitted: HeadProbe | None = None
         self.train_vectors: TrainVectors | None = None
@@ -95,7 +97,7 @@ class FitProbeHead(Callback):
         head = self._head(pl_module)
         if self.given is not None:
             self.probe = replace(self.given, temperature=1.0)
-            return _copy(self.probe, head)
+            return self._begin_with(self.probe, head)
         images, fitted_on, views = self.reads(trainer, datamodule_of(trainer))
         cuts = head_cuts(head) or the_backbone(pl_module)[1].cuts[-1:]
         combine: Combine = head.combine if isinstance(head, LinearHead) else "concat"
@@ -110,7 +112,7 @@ class FitProbeHead(Callback):
                     self.subspace = feature_subspace(features[cuts[-1]].read(some_places(len(features))))
         self.probe, self.refitted = trainer.strategy.broadcast((self.probe, self.refitted))
         assert self.probe is not None
-        _copy(replace(self.probe, temperature=1.0) if self.trains else self.probe, head)
+        self._begin_with(replace(self.probe, temperature=1.0) if self.trains else self.probe, head)
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f"; accuracy {self.probe.score:.4f} in cross-validation"
             if not self.trains and self.probe.score is not None:
@@ -118,6 +120,11 @@ class FitProbeHead(Callback):
                 score += f", temperature {self.probe.temperature:.2f}" if kept else TOO_MANY
             noun = the_backbone(pl_module)[1].input_spec.noun
             print(f"fitted {self.probe.summary}, {len(features):,} training {noun}{score}", flush=True)
+
+    def _begin_with(self, probe: HeadProbe, head: nn.Linear) -> None:
+        _copy(probe, head)
+        if self.trains and self.then is not None:
+            self.then(head)
 
     def refits(self, trainer: Trainer, data: Any) -> bool:
         """Return whether the head will be refitted on train + val of this data. Raises `UserError`, see `check_probe_head`."""

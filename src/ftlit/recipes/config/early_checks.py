@@ -17,7 +17,7 @@ from ftlit.recipes.config.ranges import check_ranges
 CSV_FILES = ("csv", "val_csv", "test_csv")
 GIVEN_PATHS = (  # where an empty text would be the current folder
     *(f"data.{name}" for name in ("root", *CSV_FILES, "split_from")),
-    *("backbone.weights", "cache.folder", "paths.run", "paths.runs", "paths.cache"),
+    *("init_from", "backbone.weights", "cache.folder", "paths.run", "paths.runs", "paths.cache"),
 )
 OF_A_RUN = {  # values that have one place in a run's folder: resume=true, predict and report read it
     "callbacks.last.path": "checkpoints/last.ckpt",

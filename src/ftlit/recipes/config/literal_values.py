@@ -1,8 +1,10 @@
 """Values of the command line that are taken as they stand: paths, columns and separators. Hydra's grammar would refuse many of them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from ftlit.errors import UserError
 from ftlit.formatting import printable
@@ -10,6 +12,7 @@ from ftlit.formatting import printable
 LITERAL = re.compile(
     r"""(?P<name>\+{0,2}(?:
         backbone\.(?:weights|name)
+        |init_from
         |paths\.\w+
         |data\.(?:\w+_)?(?:csv|column|separator|pattern|from)
         |hydra\.(?:run|sweep)\.(?:dir|subdir)
@@ -55,6 +58,31 @@ def quote(value: str) -> str:
         return value
     escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
+
+
+def text_of(value: Any) -> str:
+    """A value as Hydra's grammar reads it, a number of NumPy as one of Python. Raises `UserError` for one that a config file cannot hold.
+
+    >>> print(text_of(None), text_of(True), text_of(1e-3), text_of("a, b"), text_of([1, "x"]), text_of({"lr": 0.1}))
+    null true 0.001 'a, b' [1,x] {lr:0.1}
+    """
+    value = value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | PathLike):
+        return quote(str(value)) if str(value) else "''"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_escaped(str(name))}:{text_of(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(map(text_of, value)) + "]"
+    raise UserError(f"options: {value!r} is a {type(value).__name__}: give a text, a number, True, False, None, or a list or dict of these")
+
+
+def _escaped(name: str) -> str:
+    """A key of a mapping: Hydra reads none with quotes around it."""
+    return re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", name)
 
 
 def _quote_word(name: str, value: str, sweep: bool) -> str:

@@ -11,6 +11,7 @@ from ftlit.intervals import accuracy_interval
 from ftlit.printing import print_line, show
 from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import search_words, typed_command
+from ftlit.recipes.console.start_comparison import StartComparison
 
 
 def print_results(
@@ -20,6 +21,7 @@ def print_results(
     images: Mapping[str, int],
     fitted_on: Mapping[str, str],
     baseline: Mapping[str, float] | None = None,
+    start: StartComparison | None = None,
 ) -> None:
     """Print the metrics of the best checkpoint on val and test, notes on the run, and its folder.
 
@@ -30,6 +32,7 @@ def print_results(
         images: split -> number of images that its accuracy is the share of; empty: no intervals.
         fitted_on: split -> the splits on which the model of its row was trained or fitted.
         baseline: metrics of the linear probe before training, where there is one.
+        start: the comparison with the run of `init_from`, where there is one.
     """
     intervals = ["95 % interval of accuracy"] if images else []  # programs read the columns before it
     table = Table("split", "accuracy", "macro F1", "loss", *intervals, "fitted on")
@@ -37,7 +40,11 @@ def print_results(
         accuracy, f1, loss = (f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss"))
         bounds = ["{:.3f} to {:.3f}".format(*accuracy_interval(results[f"{split}/accuracy"], images[split]))] if images else []
         table.add_row(split, accuracy, f1, loss, *bounds, fitted_on[split])
+    for name, accuracy, interval in start.rows() if start else ():
+        table.add_row(name, accuracy, "", "", *([interval] if images else []), "")
     show(table)
+    if start:
+        print_line(start.describe())
     if baseline:
         changes = (f"{split} {baseline[f'{split}/accuracy']:.4f} -> {results[f'{split}/accuracy']:.4f}" for split in ("val", "test"))
         print_line(f"linear probe -> fine-tuned: accuracy on {', '.join(changes)}")

@@ -19,6 +19,7 @@ class RunFacts:
         fitted_cuts: the cuts that the fitted head reads, if these are several.
         views: augmented views that a fitted head is fitted on besides the plain one.
         head_bytes: size of the stored features that it is fitted on.
+        start_head: what training starts from, where it is the head of an earlier run; empty: the fitted head.
         refits_on_val: whether it is refitted on train + val.
         trains: whether there is any gradient training.
         processes: how many there are.
@@ -35,6 +36,7 @@ class RunFacts:
     fitted_cuts: Sequence[str] = ()
     views: int = 0
     head_bytes: int = 0
+    start_head: str = ""
     refits_on_val: bool = False
     trains: bool = True
     processes: int = 1

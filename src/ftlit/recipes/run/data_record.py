@@ -22,9 +22,11 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.settings import resolved_settings, settings_text
 from ftlit.recipes.run.resume import CONFIG, DATA_OPTIONS, MAY_CHANGE, changed_data_options, read_config
 from ftlit.recipes.run.split_file import may_change
+from ftlit.recipes.start.start_run import FOLDER as START
+from ftlit.recipes.start.start_run import digest_of_start
 from ftlit.run_folder import DATA, RUN, new_run_advice
 
-DataRecord = dict[str, Any]  # class_names, for each split the number of its images and a digest, mean and std of bands
+DataRecord = dict[str, Any]  # class_names, for each split the number of its images and a digest, mean and std of bands, digest of the start
 
 
 def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
@@ -38,6 +40,7 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
             `config.yaml` was edited.
     """
     path, record = Path(cfg.paths.run, DATA), _record_of(data)
+    record |= digest_of_start(cfg) if record else {}
     last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
     before = read_json(path, remedy=new_run_advice(last)) if cfg.resume and path.is_file() else None
     if cfg.resume and record and before is None and last.is_file():
@@ -118,6 +121,8 @@ def _digest(examples: Examples) -> str:
 
 def _check_same(before: Mapping[str, Any], now: DataRecord, may_change: Sequence[Split]) -> None:
     """Raise `UserError` if the data have changed, apart from the content of files of these splits, which `StoredSplit` has compared."""
+    if before.get(START) != now.get(START):
+        raise UserError(f"resume=true: the network in {START} has changed since the run began; restore this folder, or start a new run")
     advice = "restore the old data, or start a new run"
     if before["class_names"] != now["class_names"]:
         raise UserError(f"resume=true: the classes have changed since the run began; {advice}")

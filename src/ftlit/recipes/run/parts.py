@@ -27,8 +27,9 @@ from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
 from ftlit.recipes.run.head import read_by_head
 from ftlit.recipes.run.launched import check_alone
 from ftlit.recipes.run.processes import several_processes
-from ftlit.recipes.run.split_file import resumed_split, seen_notes
+from ftlit.recipes.run.split_file import kept_split, seen_notes
 from ftlit.recipes.run.training_steps import steps_per_epoch
+from ftlit.recipes.start.start_run import StartRun, load_start
 from ftlit.zoo.weights.weight_files import INSTALL_PHOTOS, PHOTO_BACKBONE
 
 JUDGED_FILES = 16  # that decide whether the images are photos
@@ -36,10 +37,11 @@ JUDGED_FILES = 16  # that decide whether the images are photos
 
 @dataclass(frozen=True)
 class RunParts:
-    """Backbone and data of a run; the data is an option of the config group `data`."""
+    """Backbone and data of a run; the data is an option of the config group `data`. `start` is the run of `init_from`."""
 
     backbone: Backbone
     data: Any
+    start: StartRun | None = None
 
 
 def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
@@ -54,20 +56,27 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     """
     bind(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    backbone: Backbone = read_by_head(cfg, instantiate(cfg.backbone))
+    start = load_start(cfg)
+    if start and start.is_other_than_published and cfg.checkpoint == "slim":
+        raise UserError(
+            f"checkpoint=slim keeps only what differs from published weights, but this run begins with those of {start.name}: leave "
+            "checkpoint out"
+        )
+    backbone: Backbone = read_by_head(cfg, start.take_backbone() if start else instantiate(cfg.backbone))
     check_input(cfg, backbone.input_spec)
     if isinstance(backbone.input_spec, InputSpec):
         backbone.input_spec = with_recorded_bands(cfg, backbone.input_spec)
     notes = resolve_hardware_settings(cfg, backbone)
-    data = instantiate(cfg.data, input_spec=backbone.input_spec, **resumed_split(cfg))
+    data = instantiate(cfg.data, input_spec=backbone.input_spec, **kept_split(cfg, start.split if start else None))
     if labelled:
         check_labelled(data)
         class_weights_of(cfg, data)
     if isinstance(data, ImageData):
         if isinstance(data.input_spec, InputSpec):  # with the range of grey values, which prediction needs too
             backbone.input_spec = data.input_spec
-        data.notes += [*notes, *_photo_notes(cfg, data), *seen_notes(cfg.backbone.get("weights"), data, cfg.data.get("split_from"))]
-    return RunParts(backbone, data)
+        seen = [] if start else seen_notes(cfg.backbone.get("weights"), data, cfg.data.get("split_from"))
+        data.notes += [*notes, *_photo_notes(cfg, data), *seen]
+    return RunParts(backbone, data, start)
 
 
 def _photo_notes(cfg: DictConfig, data: ImageData) -> list[str]:

@@ -25,9 +25,20 @@ def store_split(folder: str | Path, images: ImageData | None) -> None:
     write_split(folder, collection, {split: cached_hashes(collection.splits[split]) for split in SPLITS})
 
 
-def resumed_split(cfg: DictConfig) -> dict[str, StoredSplit]:
-    """The argument `split_from` of the data of a run that is resumed: exactly its images. Empty where the run has stored none."""
-    return {"split_from": read_split(cfg.paths.run, is_whole=True, may_change=may_change(cfg))} if _restores_split(cfg) else {}
+def kept_split(cfg: DictConfig, start: StoredSplit | None = None) -> dict[str, StoredSplit]:
+    """The argument `split_from` of the data. Empty where it is as the config gives it.
+
+    Args:
+        cfg: of the run.
+        start: the split of the run of `init_from`.
+
+    Returns:
+        Of a run that is resumed exactly its images, if it has stored its split; of another one the split of the run of `init_from`, unless
+        the config gives one.
+    """
+    if _restores_split(cfg):
+        return {"split_from": read_split(cfg.paths.run, is_whole=True, may_change=may_change(cfg))}
+    return {"split_from": start} if start and "split_from" in cfg.data and cfg.data.split_from is None else {}
 
 
 def may_change(cfg: DictConfig) -> Sequence[Split]:

@@ -1,0 +1,138 @@
+"""The run of `init_from`: a copy of its files in the folder of the new run, and what is read from there.
+
+The copy is all that the new run reads, also when it is resumed: the run of `init_from` may be moved, trained on or deleted.
+"""
+
+import shutil
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ftlit.data.splitting.stored_split import FILE as SPLIT
+from ftlit.data.splitting.stored_split import StoredSplit, read_split
+from ftlit.errors import UserError, shorten
+from ftlit.files import replacing
+from ftlit.formatting import shown
+from ftlit.inference.load_network import load
+from ftlit.inference.network import Network
+from ftlit.inference.record import KEY, read_record
+from ftlit.models.backbone import Backbone
+from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.run_folder import DATA
+from ftlit.tensor_files import load_checkpoint
+
+FOLDER = "init_from"  # in the folder of a run: the copy
+CONFIG = "config.yaml"
+BEST = "checkpoints/best.ckpt"
+FILES = (BEST, "class_names.json", SPLIT, DATA, CONFIG)  # the config last: with it the copy is complete
+NEEDED = (BEST, CONFIG)
+
+
+@dataclass(frozen=True)
+class StartRun:
+    """A run that another one goes on from.
+
+    Args:
+        name: value of `init_from`.
+        network: its result; the backbone is the one that is trained further, in place.
+        split: where each of its images was; `None` where it stored none.
+    """
+
+    name: str
+    network: Network
+    split: StoredSplit | None
+
+    @property
+    def is_other_than_published(self) -> bool:
+        """Whether the backbone has other weights than those that are published, so that a slim checkpoint cannot leave them out."""
+        return self.network.backbone.origin.kind == "file"
+
+    def take_backbone(self) -> Backbone:
+        """The backbone of `network`, ready for training: in training mode, all of its weights trainable, no layer reinitialized."""
+        backbone = self.network.backbone
+        for parameter in backbone.parameters():
+            parameter.requires_grad_(True)
+        return backbone.train()
+
+
+def copy_of(cfg: DictConfig) -> Path:
+    """Where the folder of a run holds the run of `init_from`."""
+    return Path(cfg.paths.run, FOLDER)
+
+
+def copy_start(run: Path, to: Path) -> None:
+    """Copy the files of a run that another run needs to go on from it.
+
+    Args:
+        run: folder of the run.
+        to: the folder that is written.
+
+    Raises:
+        UserError: the folder holds no run with a result, or several.
+    """
+    if not run.is_dir():
+        what = "is a file" if run.is_file() else "does not exist"
+        raise UserError(f"init_from={shown(run)} {what}: give the folder of a run")
+    if not (run / BEST).is_file() and (jobs := [job for job in sorted(run.iterdir(), key=_number) if (job / BEST).is_file()]):
+        raise UserError(f"init_from={shown(run)} has no result of its own: give one of the runs in it, {shorten(map(shown, jobs), most=8)}")
+    for name in NEEDED:
+        if not (run / name).is_file():
+            raise UserError(f"init_from={shown(run)} has no {name}: give the folder of a run that has a result")
+    for name in FILES:
+        path = to / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        if (run / name).is_file():
+            with (run / name).open("rb") as source, replacing(path) as target:
+                shutil.copyfileobj(source, target)
+
+
+def _number(job: Path) -> tuple[int, str]:
+    return int(job.name) if job.name.isdecimal() else 0, job.name
+
+
+def load_start(cfg: DictConfig) -> StartRun | None:
+    """The run of `init_from`, from its copy; `None` where there is none.
+
+    Raises:
+        UserError: the copy is missing or damaged, or its network has parts that are not built in.
+    """
+    if cfg.get("init_from") is None:
+        return None
+    folder = copy_of(cfg)
+    network = _with_origin(load(folder), folder, str(cfg.init_from))
+    split = read_split(folder, only_if_missing=True, name=str(cfg.init_from)) if (folder / SPLIT).is_file() else None
+    return StartRun(str(cfg.init_from), network, split)
+
+
+def check_built_in(folder: Path, name: str) -> None:
+    """Raise `UserError` where the network of the copy has parts of the user's own code, which are built from a config only."""
+    record = read_record(load_checkpoint(folder / BEST), folder / BEST)
+    for noun in ("backbone", "head"):
+        if path := record[noun].get("import"):
+            raise UserError(
+                f"init_from={name}: the {noun} of that run is {path}, which is not part of ftlit, and init_from reads built-in parts only: "
+                "leave init_from out"
+            )
+
+
+def _with_origin(network: Network, folder: Path, name: str) -> Network:
+    """Name the run as the origin of the weights, unless they are the published ones still, of which slim checkpoints keep none."""
+    backbone = network.backbone
+    checkpoint = load_checkpoint(folder / BEST)
+    record = checkpoint[KEY]
+    if not record.get("base") or record["affine"] or any(key.startswith("backbone.") for key in checkpoint["state_dict"]):
+        backbone.origin = WeightsOrigin("file", f"best.ckpt of {name}")
+        backbone.record = None if backbone.record is None else {**backbone.record, "weights": None, "reinit": []}
+        backbone.reinit = ()
+    return network
+
+
+def digest_of_start(cfg: DictConfig) -> dict[str, str]:
+    """The entry of `data.json` that identifies the weights which a run began with; empty without `init_from`."""
+    if cfg.get("init_from") is None:
+        return {}
+    with (copy_of(cfg) / BEST).open("rb") as file:
+        return {FOLDER: file_digest(file, "sha256").hexdigest()[:32]}

@@ -1,0 +1,145 @@
+"""`init_from`: a run that goes on from another one, with more images and a new class."""
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+import warm
+from digit_folders import write_digits
+from paths import ROOT, python_path
+
+from ftlit import load
+from ftlit.intervals import paired_interval
+
+pytestmark = pytest.mark.e2e
+
+TRAIN = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "data.num_workers=0", "report=false", "data=folder", "data.augment=none"]
+LARGE = ["scenario=large_similar", "trainer.max_epochs=1", "callbacks.last.every_n_steps=1", "data.batch_size=64"]
+BETTER = ["callbacks.best.monitor=val/loss", "probe.l2=[100]"]  # a penalty that leaves a high loss, so that training lowers it
+SENDER = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Sender(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def run(folder, *words, code=0):
+    environment = {**os.environ, "PYTHONPATH": python_path(folder)}
+    done = warm.run([*TRAIN, *words], cwd=folder, env=environment, timeout=300)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    return done.stdout if code in (0, 130) else done.stderr.splitlines()[-1]
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def checkpoint(folder, name="best"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def split(folder):
+    return {image: name for name, images in json.loads((folder / "split.json").read_text())["splits"].items() for image in images["hashes"]}
+
+
+@pytest.fixture(scope="module")
+def monday(tmp_path_factory):
+    """A folder with runs on 450 images of 9 classes, whose layers were trained; and with 50 more images, of which 14 are of a new class."""
+    folder = tmp_path_factory.mktemp("days")
+    write_digits(folder / "photos", dict.fromkeys(range(9), 50))
+    write_digits(folder / "more", dict.fromkeys(range(9), 54) | {9: 14})
+    run(folder, "data.root=photos", *LARGE, *BETTER, "hydra.run.dir=monday")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(monday):
+    """What a run printed that fits the head anew on the features of the trained backbone."""
+    return run(monday, "init_from=monday", "data.root=more", "scenario=small_similar", "hydra.run.dir=fitted")
+
+
+def test_the_split_is_kept_and_new_images_are_added_by_their_hash(monday, fitted):
+    before, now = split(monday / "monday"), split(monday / "fitted")
+    assert len(before) == 450 and len(now) == 500 and all(now[image] == name for image, name in before.items())
+    assert {now[image] for image in now.keys() - before.keys()} == {"train", "val", "test"}
+    assert "classes: 9 known, 1 new (digit9)" in fitted
+
+
+def test_the_backbone_is_that_of_the_run_and_the_head_has_the_new_class(monday, fitted):
+    before, now = (checkpoint(monday / name)["state_dict"] for name in ("monday", "fitted"))
+    names = [name for name in before if name.startswith("backbone.")]
+    assert names and all(torch.equal(before[name], now[name]) for name in names)
+    assert load(monday / "fitted").class_names[-1] == "digit9"
+
+
+def test_both_runs_are_compared_on_the_same_test_images(monday, fitted):
+    now = split(monday / "fitted")
+    files = [path for path in (monday / "more").rglob("*.png") if now[_hash(path)] == "test"]
+    old, new = ({path: network(path).label for path in files} for network in (load(monday / "monday"), load(monday / "fitted")))
+    right = [{path for path in files if found[path] == path.parent.name} for found in (old, new)]
+    found = result(monday / "fitted")
+    assert found["init_from/test/images"] == len(files)
+    assert found["init_from/test/accuracy"] == pytest.approx(len(right[0]) / len(files))
+    assert found["test/accuracy"] - found["init_from/test/accuracy"] == pytest.approx(found["init_from/test/difference"])
+    low, high = paired_interval(len(right[1] - right[0]), len(right[0] - right[1]), len(files))
+    assert (found["init_from/test/difference_low"], found["init_from/test/difference_high"]) == pytest.approx((low, high))
+    assert "│ test: monday" in fitted and "│ new - old" in fitted and f"on the same {len(files)} test images" in fitted
+
+
+def _hash(path):
+    from ftlit.data.splitting.duplicates import content_hash
+
+    return content_hash(path)
+
+
+def test_training_begins_with_the_rows_of_the_run_and_is_resumed_to_the_same_bits_without_the_run(monday, tmp_path):
+    (tmp_path / "sender.py").write_text(SENDER)
+    shutil.copytree(monday / "monday", tmp_path / "monday")
+    words = ["init_from=monday", f"data.root={monday / 'more'}", *LARGE, "resume=auto"]
+    printed = run(tmp_path, *words, "hydra.run.dir=whole")
+    assert "Training starts from the head of monday, with rows of a linear probe for new classes" in printed.replace("\n          ", " ")
+    run(tmp_path, *words, "hydra.run.dir=parts", "+callbacks.sender._target_=sender.Sender", code=130)
+    shutil.rmtree(tmp_path / "monday")
+    assert "resuming from" in run(tmp_path, *words, "hydra.run.dir=parts")
+    whole, parts = (checkpoint(tmp_path / name, "last")["state_dict"] for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert result(tmp_path / "whole") == result(tmp_path / "parts")
+    shutil.copy(tmp_path / "whole/checkpoints/best.ckpt", tmp_path / "parts/init_from/checkpoints/best.ckpt")
+    assert "is the checkpoint of another run" in run(tmp_path, *words, "hydra.run.dir=parts", code=2)
+    shutil.rmtree(tmp_path / "parts/init_from")
+    assert "which is missing: restore it" in run(tmp_path, *words, "hydra.run.dir=parts", code=2)
+
+
+def test_at_a_learning_rate_of_zero_the_run_predicts_as_before(monday, tmp_path):
+    words = [f"init_from={monday / 'monday'}", f"data.root={monday / 'photos'}", *LARGE, "optimizer.lr=1e-12", "callbacks.best=null"]
+    run(tmp_path, *words, "hydra.run.dir=still")
+    images = torch.rand(4, 3, 32, 32)
+    before, now = load(monday / "monday").logits(images), load(tmp_path / "still/checkpoints/last.ckpt").logits(images)
+    assert torch.allclose(before, now, atol=1e-4)
+    assert result(tmp_path / "still")["init_from/test/difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["backbone=resnet18"], "takes the backbone of that run, backbone=glyph, but backbone=resnet18 is given: leave backbone=... out"),
+        (["backbone.cut=layer3"], "where backbone.cut is null, but it is layer3 here: leave backbone.cut out"),
+        (["head=mlp"], "takes the head of that run, head=linear_probe, but head=mlp is given: leave head=... out"),
+        (["recipe=probe"], "init_from works with recipe=finetune only"),
+        (["init_from=."], "init_from=. has no result of its own: give one of the runs in it, "),
+        (["init_from=photos"], "init_from=photos has no checkpoints/best.ckpt: give the folder of a run that has a result"),
+        (["init_from=nothing"], "init_from=nothing does not exist: give the folder of a run"),
+        (["init_from=monday/config.yaml"], "init_from=monday/config.yaml is a file: give the folder of a run"),
+    ],
+)
+def test_contradictions_are_one_line(monday, words, message):
+    given = {word.partition("=")[0]: word for word in ["init_from=monday", "data.root=photos", "hydra.run.dir=refused", *words]}
+    assert message in run(monday, *given.values(), code=2)
+    assert not (monday / "refused").exists()
