@@ -1,9 +1,8 @@
 """Extract features at any number of cuts in one pass over images, and store them."""
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from ftlit.data.dataset import Examples
 from ftlit.data.pixels import SplitView
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, unknown
+from ftlit.features.batch_parts import BatchParts
+from ftlit.features.fill import fill
 from ftlit.features.keys import VALUES, feature_keys, stored_dtype
 from ftlit.features.spec import HASH_DTYPE, FeatureSpec, ImageHashes
 from ftlit.features.store import Store
-from ftlit.features.table import FeatureTable, Rows, Writer
-from ftlit.finetuning.freeze import set_modes
+from ftlit.features.submodules import OUTPUT, Submodules
+from ftlit.features.table import Rows
 from ftlit.fingerprint import of_tensor
-from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 from ftlit.seeding import derived_seed, kept_random_state
+
+DATASET_BATCH = 64  # images of a data set that is given in place of a loader
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +63,7 @@ class Features:
 
 @kept_random_state()  # a DataLoader changes it
 def extract_features(
-    backbone: Backbone,
+    module: nn.Module,
     loader: Iterable[Any],
     cuts: str | int | Sequence[str | int] = -1,
     *,
@@ -71,126 +73,129 @@ def extract_features(
 ) -> Features:
     """Extract the features of every image of `loader` at each cut, in evaluation mode and in one pass, and store them.
 
-    Features that the store holds already are not computed again: images are identified by their values, the backbone by its weights,
-    buffers and hyperparameters. Runs on the backbone's device under the current autocast; modes and random state do not change.
+    Features that the store holds already are not computed again: images are identified by their values, the module by its weights,
+    buffers and hyperparameters. Runs on the module's device under the current autocast; modes and random state do not change.
 
     Args:
-        backbone: named layers; those above the highest cut do not run.
-        loader: batches (images (N, 3, H, W) or token ids (N, T), targets, ...), or images only; all of one size. A loader that augments
-            gives other images, and so other features, each time.
-        cuts: names of layers, or positions, -1 for the last layer.
+        module: a `Backbone`, of which the layers above the highest cut do not run; or any module that takes the images, or holds one that
+            does, such as a LightningModule: see `ftlit.features.submodules`.
+        loader: batches (images (N, 3, H, W) or token ids (N, T), targets, ...), mappings with one tensor of images (N, C, H, W), or images
+            only; all of one size. Or a data set of such items. A loader that augments gives other images, and so other features, each time.
+        cuts: names of layers, or of any submodules (`encoder.layer3`), or positions of layers; -1 for the last layer, or the output.
         cache: folder of the store; `None`: the environment variable `FTLIT_CACHE`, or else `~/.cache/ftlit`.
-        pooled: store vectors (N, C), pooled as the network pools; otherwise the features in their full shape.
+        pooled: store vectors (N, C), pooled as the backbone pools (maps and tokens of another module: their mean); otherwise the features
+            in their full shape.
         dtype: of the stored features: float32, float64, float16 or bfloat16; `None`: the dtype of the weights.
 
     Returns:
         The features, with rows and targets in the order of this pass.
 
     Raises:
-        UserError: not a backbone, no such cut or dtype, no image, or not enough space on the disk.
+        UserError: no such cut or dtype, a cut whose output cannot be stored (several calls, tensors, results), no image, or not enough
+            space on the disk.
     """
-    if not isinstance(backbone, Backbone):
-        raise UserError(
-            f"extract_features needs a Backbone, not {type(backbone).__name__}: use ftlit.load_backbone, "
-            "or ftlit.Backbone({name: layer, ...}, InputSpec(...)) for layers of your own"
-        )
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
-    specs = [FeatureSpec(backbone.cuts[backbone.index(cut)], "average" if pooled else None) for cut in names]
-    if not specs:
+    if not names:
         raise UserError("cuts=[]: name at least one layer")
     store = cache if isinstance(cache, Store) else Store(cache)
-    batches = iter(loader)
+    batches = iter(DataLoader(loader, batch_size=DATASET_BATCH) if isinstance(loader, Dataset) else loader)
     first = next(batches, None)
     if first is None:
         raise UserError("there are no images: the loader is empty")
-    weights = next(backbone.parameters(), torch.empty(0))
-    keys = feature_keys(backbone, specs, view=VALUES, size=_parts(first)[0].shape[1:], dtype=stored_dtype(dtype, weights.dtype))
+    network = source_of(module, names, BatchParts.of(first).images)
+    found = [network.cuts[network.index(name)] for name in names] if isinstance(network, Backbone) else network.cuts
+    specs = [FeatureSpec(cut, "average" if pooled else None) for cut in found]
+    extracted = extract(network, specs, chain([first], batches), store, dtype=dtype)
+    targets = [part.targets for part in extracted.parts if part.targets is not None]
+    return Features({spec.cut: rows for spec, rows in extracted.rows.items()}, torch.cat(targets) if targets else None)
+
+
+def source_of(module: nn.Module, names: Sequence[str | int], images: Tensor) -> Backbone | Submodules:
+    """The module as a source of features at these cuts: itself, if it is a backbone.
+
+    Args:
+        module: see `extract_features`.
+        names: of the cuts.
+        images: of a batch.
+
+    Raises:
+        UserError: not a module, or no such cut.
+    """
+    if isinstance(module, Backbone):
+        return module
+    if not isinstance(module, nn.Module):
+        raise UserError(f"features are extracted from a module, not {type(module).__name__}: give a Backbone, or any nn.Module")
+    if numbers := [name for name in names if not isinstance(name, str) and name != -1]:
+        raise UserError(f"cuts={numbers[0]}: {type(module).__name__} is no Backbone, so give the name of a submodule, or -1 for its output")
+    return Submodules(module, [name if isinstance(name, str) else OUTPUT for name in names], _on_device(images, module))
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """The features of all batches of a loader, and what else the batches hold.
+
+    Args:
+        rows: spec -> features in the order of the loader.
+        parts: of each batch, with empty images.
+        computed: number of images that were not stored before.
+    """
+
+    rows: Mapping[FeatureSpec, Rows]
+    parts: Sequence[BatchParts]
+    computed: int
+
+
+def extract(
+    network: Backbone | Submodules,
+    specs: Sequence[FeatureSpec],
+    batches: Iterable[Any],
+    store: Store,
+    *,
+    dtype: str | None = None,
+    context: Callable[[], Any] = nullcontext,
+) -> Extracted:
+    """Extract and store the features of all batches.
+
+    Args:
+        network: on its device.
+        specs: the features.
+        batches: at least one; see `BatchParts`.
+        store: of the features.
+        dtype: see `extract_features`.
+        context: see `fill`; the features belong to the precision in it.
+    """
+    batches = iter(batches)
+    first = next(batches)
+    weights = next(network.parameters(), torch.empty(0))
+    with context():
+        size = BatchParts.of(first).images.shape[1:]
+        keys = feature_keys(network, specs, view=VALUES, size=size, dtype=stored_dtype(dtype, weights.dtype))
     tables = {spec: store.table(key) for spec, key in keys.items()}
-    seen: list[tuple[ImageHashes, Tensor | None]] = []
+    hashes: list[ImageHashes] = []
+    parts: list[BatchParts] = []
+
+    def hashed() -> Iterator[tuple[ImageHashes, Tensor]]:
+        for batch in chain([first], batches):
+            own = BatchParts.of(batch)
+            hashes.append(np.array([of_tensor(image) for image in own.images], HASH_DTYPE))
+            parts.append(replace(own, images=own.images[:0]))
+            yield hashes[-1], _on_device(own.images, network)
+
     with store.locked(list(tables.values())):
         for table in tables.values():
             table.refresh()
-        fill(backbone, tables, _hashed(chain([first], batches), weights, seen))
+        computed = fill(network, tables, hashed(), context=context)
         for table in tables.values():
             table.refresh(check=False)
             table.merge()
-    images = np.concatenate([hashes for hashes, _ in seen])
-    targets = [target for _, target in seen if target is not None]
-    return Features({spec.cut: Rows(table, images) for spec, table in tables.items()}, torch.cat(targets) if targets else None)
+    images = np.concatenate(hashes)
+    return Extracted({spec: Rows(table, images) for spec, table in tables.items()}, parts, computed)
 
 
-def _hashed(batches: Iterable[Any], weights: Tensor, seen: list[tuple[ImageHashes, Tensor | None]]) -> Iterator[tuple[ImageHashes, Tensor]]:
-    """Yield hashes and images of each batch, on the device and in the dtype of `weights`; add hashes and targets to `seen`."""
-    for batch in batches:
-        images, target = _parts(batch)
-        hashes = np.array([of_tensor(image) for image in images], HASH_DTYPE)
-        seen.append((hashes, target))
-        yield hashes, images.to(weights.device, weights.dtype if images.is_floating_point() else None, non_blocking=True)
-
-
-def fill(
-    backbone: Backbone,
-    tables: Mapping[FeatureSpec, FeatureTable],
-    batches: Iterable[tuple[ImageHashes, Tensor]],
-    *,
-    context: Callable[[], Any] = nullcontext,
-) -> None:
-    """Compute and write the features of these images that the tables lack. A batch of which nothing is missing does not run.
-
-    Args:
-        backbone: on the device of the images.
-        tables: refreshed before.
-        batches: hashes (N,) and images (N, 3, H, W).
-        context: makes the context in which the backbone runs, besides `inference_mode`; for instance autocast.
-    """
-    new: dict[FeatureSpec, set[bytes]] = {spec: set() for spec in tables}  # images written since the tables were refreshed
-    writers = {spec: Writer(table) for spec, table in tables.items()}
-    with evaluating(backbone), torch.inference_mode():
-        for hashes, images in batches:
-            missing = {spec: _missing(table, hashes, new[spec]) for spec, table in tables.items()}
-            needed = sorted(set().union(*missing.values()))
-            if not needed:
-                continue
-            chosen = images if len(needed) == len(images) else images[needed]
-            asked = [spec for spec in tables if missing[spec]]
-            with context():
-                features = run(backbone, chosen, asked)
-                if torch.is_autocast_enabled(chosen.device.type) and torch.get_autocast_dtype(chosen.device.type) == torch.float16:
-                    _repeat_in_float32(backbone, chosen, features)
-            for spec, values in features.items():
-                rows = [needed.index(place) for place in missing[spec]] if len(missing[spec]) < len(needed) else slice(None)
-                writers[spec].add(hashes[missing[spec]], values[rows])
-        for writer in writers.values():
-            writer.flush()
-
-
-def run(backbone: Backbone, images: Tensor, specs: Sequence[FeatureSpec]) -> dict[FeatureSpec, Tensor]:
-    """Return the features of a batch for each spec, from one pass up to the highest cut."""
-    highest = max(backbone.index(spec.cut) for spec in specs)
-    found = {}
-    features = images
-    for name, layer in list(backbone.items())[: highest + 1]:
-        features = layer(features)
-        for spec in specs:
-            if spec.cut == name:
-                values = backbone.pool(features, spec.pooling) if spec.pooling else features
-                found[spec] = values if name == backbone.cuts[highest] else values.clone()  # the layer above may work in place
-    return found
-
-
-def _repeat_in_float32(backbone: Backbone, images: Tensor, features: dict[FeatureSpec, Tensor]) -> None:
-    """Compute the features of images that are too large for float16 again, without autocast, in place."""
-    bad = torch.stack([~values.flatten(1).isfinite().all(1) for values in features.values()]).any(0)
-    if not bad.any():
-        return
-    with torch.autocast(images.device.type, enabled=False):
-        again = run(backbone, images[bad], list(features))
-    for spec, values in again.items():
-        features[spec] = features[spec].to(values.dtype)  # a map is float16 until here
-        features[spec][bad] = values
-    warnings.warn(
-        f"the features of {count(int(bad.sum()), 'image')} are too large for float16, so they are computed again in float32", stacklevel=2
-    )
+def _on_device(images: Tensor, module: nn.Module) -> Tensor:
+    """Images on the device of a module, and in the dtype of its weights."""
+    weights = next(module.parameters(), torch.empty(0))
+    return images.to(weights.device, weights.dtype if images.is_floating_point() else None, non_blocking=True)
 
 
 class ImageViews(Dataset[tuple[ImageHashes, Tensor]]):
@@ -223,30 +228,3 @@ class ImageViews(Dataset[tuple[ImageHashes, Tensor]]):
     def _tensor(self, place: int) -> Tensor:
         torch.default_generator.manual_seed(derived_seed(*self.seed, int(self.hashes[place], 16)))
         return self.transform(self.examples.load(self.examples.sources[place]))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Set all of `module` to evaluation mode, and restore the modes afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    set_modes(dict.fromkeys(modes, False))
-    try:
-        yield
-    finally:
-        set_modes(modes)
-
-
-def _missing(table: FeatureTable, hashes: ImageHashes, new: set[bytes]) -> list[int]:
-    """Return the places of the images that are neither in the table nor in `new`, each image once, and add them to `new`."""
-    places = [int(place) for place in table.missing(hashes) if bytes(hashes[place]) not in new]
-    new.update(hashes[places].tolist())
-    return places
-
-
-def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Return images and targets of a batch. Raises `UserError` for a batch of another form."""
-    parts = [batch] if isinstance(batch, Tensor) else list(batch) if isinstance(batch, list | tuple) else []
-    images, target, *_ = [*parts, None, None]
-    if not isinstance(images, Tensor) or not isinstance(target, Tensor | None):
-        raise UserError(f"a batch must be a tensor of images, or a tuple (images, targets, ...) of tensors, not {type(batch).__name__}")
-    return images, target

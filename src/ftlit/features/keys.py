@@ -4,7 +4,8 @@ The key is the fingerprint of these components (`KeyComponents`); `ftlit.code_id
 name and a version number, a package's by its version, a user's by bytecode and constants.
 
 - format: `FORMAT`, the number of everything that is not a component, such as how views are seeded.
-- layers: of the backbone up to the cut: classes, attributes, hooks, parameters and buffers (`ftlit.fingerprint.prefixes`).
+- layers: of the backbone up to the cut: classes, attributes, hooks, parameters and buffers (`ftlit.fingerprint.prefixes`); of any other
+  module the same, without the parts that are first called after the cut (`ftlit.features.submodules`).
 - pooling, token_pool and pool (the function, by its version): none of them where features are stored whole.
 - view: how an image becomes a tensor: the function that reads it, the transform, and of an augmented view its seed and number.
 - shape and dtype: of a row as it is stored.
@@ -20,10 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from ftlit.errors import unknown
 from ftlit.features.shard import DTYPES
 from ftlit.features.spec import FeatureSpec
+from ftlit.features.submodules import Submodules
 from ftlit.features.table import FeatureKey
 from ftlit.fingerprint import fingerprint, prefixes, software
 from ftlit.models.backbone import Backbone, compiled_parts
@@ -68,7 +71,7 @@ def view_digest(transform: Any, load: Any, seed_and_number: tuple[int, int] | No
 
 
 def feature_keys(
-    backbone: Backbone,
+    backbone: Backbone | Submodules,
     specs: Sequence[FeatureSpec],
     *,
     view: str,
@@ -79,14 +82,15 @@ def feature_keys(
     """The key of each spec, under the precision in force.
 
     Args:
-        backbone: its weights and buffers as they are now.
+        backbone: its weights and buffers as they are now; or submodules of any module.
         specs: the features to be stored.
         view: `view_digest`, or `VALUES`.
         size: shape of the tensor of one image.
         dtype: as stored.
         about: more lines of the table's description.
     """
-    layers, shapes, computed = prefixes(dict(backbone.items())), backbone.on_meta(size), _computed_in(backbone)
+    layers = backbone.digests() if isinstance(backbone, Submodules) else prefixes(dict(backbone.items()))
+    shapes, computed = backbone.on_meta(size), _computed_in(backbone)
     found = {}
     for spec in specs:
         shape = tuple(shapes[spec.cut][0])
@@ -100,7 +104,7 @@ def feature_keys(
     return found
 
 
-def _described(spec: FeatureSpec, components: KeyComponents, backbone: Backbone, about: Mapping[str, Any]) -> dict[str, Any]:
+def _described(spec: FeatureSpec, components: KeyComponents, backbone: Backbone | Submodules, about: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a table for `ftlit cache`."""
     stored = {"shape": list(components.shape), "dtype": str(components.dtype).removeprefix("torch.")}
     computed = {"weights": backbone.origin.describe(), "computed in": components.computed_in, "software": components.software}
@@ -116,7 +120,7 @@ def stored_dtype(name: str | None, computed: torch.dtype) -> torch.dtype:
     return DTYPE_OF[name]
 
 
-def _computed_in(backbone: Backbone) -> str:
+def _computed_in(backbone: nn.Module) -> str:
     """Device and precision in force: the same weights give other values in another one."""
     where = next(backbone.parameters(), torch.empty(0))
     device = where.device.type

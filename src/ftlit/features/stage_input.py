@@ -194,12 +194,26 @@ def trained_layers(module: nn.Module, schedule: Schedule | None) -> list[set[str
     """Return the layers of the backbone that train in each stage; without a schedule those that train, or may change, now."""
     prefix, backbone = the_backbone(module)
     if schedule is None:
-        return [{name for name, layer in backbone.items() if any(p.requires_grad for p in layer.parameters()) or _may_change(layer)}]
-    stages = [trained(module, stage.train, stage.policy) for stage in schedule.stages]
-    return [{layer for layer in backbone.cuts if any(covers(prefix + layer, name) for name in names)} for names in stages]
+        return [{name for name, layer in backbone.items() if any(p.requires_grad for p in layer.parameters()) or may_change(layer)}]
+    return layers_of_stages(module, schedule, prefix.removesuffix("."), backbone.cuts)
 
 
-def _may_change(layer: nn.Module) -> bool:
+def layers_of_stages(module: nn.Module, schedule: Schedule | None, path: str, layers: Sequence[str]) -> list[set[str]]:
+    """Return the layers of a part of a module that train in each stage; without a schedule, in one stage, those that train now.
+
+    Args:
+        module: the module.
+        schedule: its patterns name parameters of the module.
+        path: of the part.
+        layers: names below it; an empty one: the part itself.
+    """
+    now = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    stages = [trained(module, stage.train, stage.policy) for stage in schedule.stages] if schedule else [now]
+    paths = {layer: ".".join(filter(None, (path, layer))) for layer in layers}
+    return [{layer for layer, own in paths.items() if any(not own or covers(own, name) for name in names)} for names in stages]
+
+
+def may_change(layer: nn.Module) -> bool:
     """Whether the features may differ each time: norms, dropout or custom modules in training mode."""
     return any(
         part.training

@@ -94,6 +94,7 @@ class Backbone(Layers):
         record: the loader's name and its arguments, plain values, that build the backbone again; `None` for a custom backbone.
     """
 
+    takes_features = True
     _fields = ("input_spec", "token_pool", "origin", "trained_with", "reinit", "record")
 
     def __init__(

@@ -1,15 +1,25 @@
 """A batch of features in place of a batch of images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ftlit.errors import UserError
+
+IN_PLACE_OF_IMAGES = (
+    "the batch holds stored features ({cut}) in place of images, and {what} is applied to it before it reaches the module that takes "
+    "features: let FeatureData(cut=...) name the module that gets the images first, and change images in the data set"
+)
 
 
 class FeatureBatch:
     """A batch of features at one or several cuts. A backbone that takes it runs only the layers above the highest of them.
 
-    Like a tensor it has a length N and a shape, and moves to a device; it does not support arithmetic.
+    Like a tensor it has a length N, a shape and a device, and moves to another; any computation with it is an error that says why.
 
     Args:
         features: cut -> the features there, (N, ...), the lowest cut first; at least one.
@@ -35,3 +45,61 @@ class FeatureBatch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "FeatureBatch":
         """Move the features to a device, as Lightning does with a batch."""
         return FeatureBatch({cut: values.to(device, non_blocking=non_blocking) for cut, values in self.features.items()})
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape of the values, or one number of it."""
+        return self.shape if dim is None else self.shape[dim]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the values."""
+        return self.values.device
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Raise `UserError`: images are expected here."""
+        values = [*args, *(kwargs or {}).values()]
+        parts = [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
+        batch = next(part for part in parts if isinstance(part, cls))
+        raise batch._refused(getattr(func, "__name__", "a function of torch"))
+
+    def _refused(self, what: str) -> UserError:
+        return UserError(IN_PLACE_OF_IMAGES.format(cut=self.cut, what=what))
+
+    def _operator(self, *_: Any) -> Any:
+        raise self._refused("an operator")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __getitem__ = _operator
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "features":
+            raise AttributeError(name)
+        raise AttributeError(IN_PLACE_OF_IMAGES.format(cut=self.__dict__.get("cut"), what=f".{name}"))
+
+
+def accept_features(module: nn.Module) -> None:
+    """Let a module return the values of a `FeatureBatch` as they are, until `release_features`. A `Backbone` takes features by itself."""
+    if not getattr(module, "takes_features", False) and "forward" not in vars(module):
+        vars(module)["forward"] = partial(_forward, module)
+
+
+def release_features(module: nn.Module) -> None:
+    """Undo `accept_features`."""
+    if getattr(vars(module).get("forward"), "func", None) is _forward:
+        del vars(module)["forward"]
+
+
+@contextmanager
+def images_only(module: nn.Module) -> Iterator[None]:
+    """Context in which `accept_features` has no effect: fingerprints are those of the module as it was given."""
+    accepts = getattr(vars(module).get("forward"), "func", None) is _forward
+    release_features(module)
+    try:
+        yield
+    finally:
+        if accepts:
+            accept_features(module)
+
+
+def _forward(module: nn.Module, images: Any, *args: Any, **kwargs: Any) -> Any:
+    return images.values if isinstance(images, FeatureBatch) else type(module).forward(module, images, *args, **kwargs)

@@ -101,10 +101,6 @@ def test_data_without_indexed_images_are_a_one_line_error(tmp_path):
         check_probe_head(pl.Trainer(**QUIET), OtherData())
     with pytest.raises(UserError, match=r"only on ImageData, not on a plain DataLoader: .*as_head"):
         check_probe_head(pl.Trainer(**QUIET), None)
-    with pytest.raises(
-        UserError, match=r"^FeatureData needs ImageData, not OtherData; for the features of a loader, use extract_features$"
-    ):
-        FeatureData(OtherData(), tmp_path)
 
 
 @pytest.mark.parametrize("method", BATCH_METHODS)

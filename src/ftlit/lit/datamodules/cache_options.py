@@ -13,16 +13,19 @@ from ftlit.features.stored_pixels import StoredPixels, reads_files
 from ftlit.lit.datamodules.image_data import ImageData
 
 
-def check_options(data: object, dtype: str | None, max_gb: float) -> None:
+def check_options(data: ImageData, dtype: str | None, max_gb: float) -> None:
     """Raise `UserError` for data whose images cannot be read one by one, and for options out of their range; see `FeatureData`."""
-    if not isinstance(data, ImageData):
-        raise UserError(f"FeatureData needs ImageData, not {type(data).__name__}; for the features of a loader, use extract_features")
     if overrides := ", ".join(data.batch_overrides):
         name = type(data).__name__
         raise UserError(
             f"FeatureData cannot replace the batches of {name}, because {name} overrides {overrides}: train on {name} without FeatureData, "
             f"or remove {overrides} from {name}"
         )
+    check_store_options(dtype, max_gb)
+
+
+def check_store_options(dtype: str | None, max_gb: float) -> None:
+    """Raise `UserError` for options out of their range."""
     if dtype is not None and dtype not in DTYPE_OF:
         raise unknown("cache.dtype", dtype, DTYPE_OF)
     if max_gb < 0:

@@ -8,7 +8,8 @@ from torch import nn
 
 from ftlit.data.dataset import Split
 from ftlit.data.transforms import Transform
-from ftlit.features.extract import ImageViews, evaluating
+from ftlit.features.extract import ImageViews
+from ftlit.features.fill import evaluating
 from ftlit.features.image_hashes import HashCache, image_hashes
 from ftlit.features.keys import feature_keys, stored_dtype, view_digest
 from ftlit.features.spec import FeatureSpec, ImageHashes

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from ftlit.data.dataset import Split
 from ftlit.errors import UserError
-from ftlit.features.extract import ImageViews, fill
+from ftlit.features.extract import ImageViews
+from ftlit.features.fill import fill
 from ftlit.features.shard import no_space
 from ftlit.features.spec import FeatureSpec, ImageHashes
 from ftlit.features.store import Store

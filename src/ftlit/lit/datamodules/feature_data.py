@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -19,7 +20,6 @@ from ftlit.features.stage_input import (
     plan_stage_inputs,
     specs_before_training,
     specs_of,
-    stages_of_epoch,
     the_backbone,
     trained_layers,
     views_by_specs,
@@ -33,10 +33,11 @@ from ftlit.lit.datamodules.extraction import VALIDATION, Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.image_wrapper import WrapsImageData
-from ftlit.lit.datamodules.stage_loader import ServedFeatures, StageLoader
+from ftlit.lit.datamodules.loader_features import LoaderFeatures
+from ftlit.lit.datamodules.stage_loader import ServedFeatures, StageLoader, stages_read
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
-from ftlit.lit.trainer_internals import check_sampler_epoch, completed_batches, find_callback, steps_per_epoch
+from ftlit.lit.trainer_internals import check_sampler_epoch, find_callback
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import head_cuts
 
@@ -44,25 +45,37 @@ WEIGHT_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true
 
 
 class FeatureData(WrapsImageData):
-    """`ImageData` that serves stored features instead of images wherever the frozen layers of a stage allow it.
+    """A data module that serves stored features instead of images wherever the frozen layers of a stage allow it.
 
-    Batches are (`FeatureBatch`, targets); the module holds one `Backbone` and passes `batch[0]` to it.
+    Batches are (`FeatureBatch`, targets); the module holds one `Backbone` and passes `batch[0]` to it. Of any other LightningDataModule the
+    batches keep their form, and the module passes the images, as they are, to a `Backbone` or to the module that `cut` names, which then
+    returns the features; the data sets are without augmentation, which is checked by reading some items twice; validation and test after
+    training read images; one process only.
+
     Before training, one pass over train and val stores what is not stored yet, at every cut that the schedule of `StagedFinetuning` needs
     (else at the top of the frozen layers). Each epoch, and validation and test afterwards, read those of their stage.
 
     Args:
-        data: the images. A subclass of `ImageData` may override `order`, but no method that changes batches (`BATCH_METHODS`).
+        data: an `ImageData`, or any LightningDataModule with torch's DataLoaders. A subclass of `ImageData` may override `order`, but no
+            method that changes batches (`BATCH_METHODS`).
         folder: of the store, made if it does not exist; `None`: the environment variable `FTLIT_CACHE`, or else `~/.cache/ftlit`.
         pooled: store the features at the last cut as vectors, pooled as the network pools: for heads that take vectors.
         dtype: of the stored features: float32, float64, float16 or bfloat16; `None`: the dtype of the weights.
         max_gb: limit on the size of a schedule's features, in 1e9 bytes.
         seed: of the augmented views.
         trust: use features that other users have stored in the folder; otherwise they are computed again.
-        pixels: whether stages that train on images read stored pixels; see `ftlit.features.pixel_plan.with_pixels`.
+        pixels: whether stages that train on images read stored pixels; see `ftlit.features.pixel_plan.with_pixels`. Of `ImageData` only, as
+            `seed`.
+        cut: name of the submodule whose output is stored, in a module without a `Backbone`, for data other than `ImageData`.
 
     Raises:
-        UserError: an argument out of range, an unusable folder; when training begins, other than one backbone, or too little space.
+        UserError: an argument out of range, an unusable folder; when training begins, other than one backbone, too little space, or data or
+            a cut that cannot be stored.
     """
+
+    def __new__(cls, data: Any = None, *args: Any, **options: Any) -> Any:
+        """Data modules of another kind are served by `LoaderFeatures`."""
+        return super().__new__(cls) if data is None or isinstance(data, ImageData) else LoaderFeatures(data, *args, **options)
 
     def __init__(
         self,
@@ -75,9 +88,14 @@ class FeatureData(WrapsImageData):
         seed: int = 0,
         trust: bool = False,
         pixels: PixelChoice = "auto",
+        cut: str | None = None,
     ) -> None:
         super().__init__()
         check_options(data, dtype, max_gb)
+        if cut is not None:
+            raise UserError(
+                f"cut={cut!r} is for other data than ImageData: leave it out, and make the encoder a Backbone (ftlit.backbone_from)"
+            )
         self.images, self.input_spec, self.store = data, data.input_spec, Store(folder, trust=trust)
         self.store.check()
         self.pooled, self.dtype, self.max_gb = pooled, dtype, max_gb
@@ -229,12 +247,7 @@ class FeatureData(WrapsImageData):
         if staging is None:  # other code may have unfrozen layers since the plan
             self._stage_inputs = self.plan(trainer.lightning_module, None, trainer)
             return self._stage_inputs[0].specs
-        stages = {staging.index}
-        if split == "train":
-            begin = trainer.global_step - completed_batches(trainer) // trainer.accumulate_grad_batches
-            steps = range(begin, begin + steps_per_epoch(trainer))
-            stages |= stages_of_epoch(staging.schedule, staging.index, trainer.current_epoch, steps, staging.trigger.decided)
-        return min((self._stage_inputs[place].specs for place in stages), key=self._height)
+        return min((self._stage_inputs[place].specs for place in stages_read(trainer, staging, split)), key=self._height)
 
     def _height(self, specs: Specs) -> int:
         """Return the place of the highest cut; -1 for images."""

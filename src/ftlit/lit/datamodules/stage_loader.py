@@ -4,14 +4,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ftlit.data.dataset import Batch, Split
 from ftlit.features.batches import read_batches
+from ftlit.features.stage_input import stages_of_epoch
 from ftlit.features.stored_pixels import StoredImages
 from ftlit.features.table import Rows
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.trainer_internals import completed_batches, steps_per_epoch
 from ftlit.models.feature_batch import FeatureBatch
 
 
@@ -24,6 +28,16 @@ class ServedFeatures:
 
 
 Serve = Callable[[Split, int], ServedFeatures | StoredImages | None]  # split, epoch -> features, or stored pixels; None: images
+
+
+def stages_read(trainer: Trainer, staging: StagedFinetuning, split: Split) -> set[int]:
+    """The stages whose input the loader of a split has to serve now: for train, of all stages that this epoch may reach."""
+    stages = {staging.index}
+    if split == "train":
+        begin = trainer.global_step - completed_batches(trainer) // trainer.accumulate_grad_batches
+        steps = range(begin, begin + steps_per_epoch(trainer))
+        stages |= stages_of_epoch(staging.schedule, staging.index, trainer.current_epoch, steps, staging.trigger.decided)
+    return stages
 
 
 class StageLoader:

@@ -17,7 +17,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.pictures import describe_pictures, picture_of
 from ftlit.data.transforms import Transform
 from ftlit.errors import one_line
-from ftlit.features.extract import evaluating
+from ftlit.features.fill import evaluating
 from ftlit.files import remove_parts, write_atomically
 from ftlit.finetuning.plan import Plan
 from ftlit.formats import ENCODING, write_json

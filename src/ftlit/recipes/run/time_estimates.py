@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from ftlit.data.dataset import Split
-from ftlit.features.extract import evaluating
+from ftlit.features.fill import evaluating
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import LayerRow, Plan
 from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views

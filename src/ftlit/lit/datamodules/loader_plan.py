@@ -1,0 +1,212 @@
+"""What each stage of a fit reads of loaders of any kind, and the features that it has read."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ftlit.data.dataset import Split
+from ftlit.errors import UserError, shorten, unknown
+from ftlit.features.batch_parts import BatchParts, batch_of, check_items, joined
+from ftlit.features.extract import Extracted, extract, source_of
+from ftlit.features.keys import stored_dtype
+from ftlit.features.spec import FeatureSpec
+from ftlit.features.stage_input import Specs, StageInput, layers_of_stages, may_change, plan_stage_inputs, specs_before_training, specs_of
+from ftlit.features.store import Store
+from ftlit.features.submodules import OUTPUT, Submodules
+from ftlit.features.table import Rows
+from ftlit.fingerprint import prefixes
+from ftlit.formatting import size_in_words
+from ftlit.lit.datamodules.extraction_progress import progress_of_features
+from ftlit.lit.datamodules.stage_loader import stages_read
+from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.trainer_internals import find_callback
+from ftlit.models.backbone import Backbone
+from ftlit.models.feature_batch import FeatureBatch, images_only
+from ftlit.models.heads import head_cuts
+from ftlit.seeding import kept_random_state
+
+BATCH = 64  # images of a pass, where the loader does not say
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """The arguments of `FeatureData`, and the name of the data for messages."""
+
+    data_name: str
+    store: Store
+    cut: str | None
+    pooled: bool
+    dtype: str | None
+    max_gb: float
+
+
+class LoaderPlan:
+    """What each stage of a fit reads, and the features that have been read.
+
+    Args:
+        options: where and how features are stored.
+        trainer: of the fit.
+        loader: whose first batch shows the form of the images.
+    """
+
+    def __init__(self, options: LoaderOptions, trainer: Trainer, loader: DataLoader[Any]) -> None:
+        if trainer.world_size > 1:
+            raise UserError(f"FeatureData of {options.data_name} works in one process, not in {trainer.world_size}: give ImageData")
+        self.options, self.trainer = options, trainer
+        self.module = trainer.lightning_module
+        self.path, self.part = _part(self.module, options.cut)
+        self.staging = find_callback(trainer, StagedFinetuning)
+        schedule = self.staging.schedule if self.staging else None
+        images = BatchParts.of(next(iter(in_order(loader, workers=0)))).images
+        self._shape = tuple(images.shape[1:])
+        self.source = source_of(self.part, [-1], images)
+        cuts = self.source.cuts if isinstance(self.source, Backbone) else ("",)
+        self.layers = layers_of_stages(self.module, schedule, self.path, cuts)
+        self.inputs = self._inputs(len(loader.dataset), images)  # type: ignore[arg-type]
+        self._check()
+        self._rows: dict[tuple[str, FeatureSpec], tuple[str, Rows]] = {}
+        self._others: dict[str, tuple[Any, Mapping[Any, Tensor | list[Any]]]] = {}
+        self._form: Any = None
+
+    def _inputs(self, images: int, batch: Tensor) -> list[StageInput]:
+        if isinstance(self.source, Submodules):
+            if self.options.pooled:
+                raise UserError(f"pooled=True stores vectors of a Backbone, and {self.path} is none: leave it out")
+            spec = FeatureSpec(OUTPUT, None)
+            return [StageInput((), 0, f"because {self.path} trains") if names else StageInput((spec,), 0, "") for names in self.layers]
+        specs = [specs_of(self.source, names, pooled=self.options.pooled, head_cuts=head_cuts(self.module)) for names in self.layers]
+        dtype = stored_dtype(self.options.dtype, self._dtype)
+        limits: dict[str, Any] = {"dtype": dtype, "max_bytes": self.options.max_gb * 1e9, "device": self.trainer.strategy.root_device.type}
+        return plan_stage_inputs(self.source, specs, dict.fromkeys(specs, images), input_shape=batch.shape[1:], **limits)
+
+    def _check(self) -> None:
+        """Say which stages read images. Raises `UserError` where all do."""
+        reading = [
+            f"stage {number} reads images, {own.reason.rpartition(', ')[2]}" for number, own in enumerate(self.inputs) if not own.specs
+        ]
+        if len(reading) == len(self.inputs):
+            raise UserError(
+                f"features of {self.path} cannot be stored, because it trains from the beginning to the end: freeze it, with "
+                f"module.{self.path}.requires_grad_(False) or StagedFinetuning, or train without FeatureData"
+                if isinstance(self.source, Submodules)
+                else f"no stage can read stored features: {reading[0]}; train without FeatureData"
+            )
+        for line in reading:
+            self.module.print(line)
+        if self.staging is None and may_change(self.part):
+            self.module.print(
+                f"note      {self.path} is frozen but in training mode; its features are those of evaluation mode (dropout off, "
+                "statistics of batch norms as they are)"
+            )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.part.parameters(), torch.empty(0)).dtype
+
+    def serve(self, split: Split, name: str, loader: DataLoader[Any]) -> Any:
+        """Return the function that makes batches of the features that this epoch reads; `None`: it reads images."""
+        if self.staging is None:  # other code may have frozen or unfrozen layers since
+            cuts = self.source.cuts if isinstance(self.source, Backbone) else ("",)
+            self.layers = layers_of_stages(self.module, None, self.path, cuts)
+            self.inputs = self._inputs(len(loader.dataset), torch.empty(1, *self._shape))  # type: ignore[arg-type]
+        stages = {0} if self.staging is None else stages_read(self.trainer, self.staging, split)
+        specs = min((self.inputs[stage].specs for stage in stages), key=self._height)
+        if not specs:
+            return None
+        now = self.staging.index if self.staging else 0
+        soon = [spec for own in self._before_training(now) for spec in own]
+        digests = self._digests()
+        if name not in self._others or self._others[name][0] is not loader.dataset:
+            check_items(loader, f"{name} of {self.options.data_name}")
+            self._rows = {key: found for key, found in self._rows.items() if key[0] != name}
+        wanted = list(dict.fromkeys([*specs, *soon]))
+        if missing := [spec for spec in wanted if self._rows.get((name, spec), ("",))[0] != digests[spec.cut]]:
+            extracted = self._extract(name, loader, missing)
+            self._rows |= {(name, spec): (digests[spec.cut], rows) for spec, rows in extracted.rows.items()}
+            self._others[name] = loader.dataset, joined(extracted.parts)
+            self._form = extracted.parts[0].key
+        rows = {spec.cut: self._rows[name, spec][1] for spec in specs}
+        return partial(_collate, self._form, rows, self._others[name][1], self._dtype)
+
+    def _before_training(self, now: int) -> list[Specs]:
+        if isinstance(self.source, Backbone):
+            return specs_before_training(self.source, self.inputs, self.layers, now)
+        return []
+
+    def _height(self, specs: Specs) -> int:
+        if not specs:
+            return -1
+        return self.source.index(specs[-1].cut) if isinstance(self.source, Backbone) else 0
+
+    def _digests(self) -> Mapping[str, str]:
+        with images_only(self.part):
+            return self.source.digests() if isinstance(self.source, Submodules) else prefixes(dict(self.source.items()))
+
+    @kept_random_state()
+    def _extract(self, name: str, loader: DataLoader[Any], specs: Sequence[FeatureSpec]) -> Extracted:
+        images, cuts = len(loader.dataset), ", ".join(self.path if spec.cut == OUTPUT else spec.cut for spec in specs)  # type: ignore[arg-type]
+        itemsize = stored_dtype(self.options.dtype, self._dtype).itemsize
+        shapes = [self.source.on_meta(self._shape)[spec.cut][0] for spec in specs if spec.pooling is None]
+        size = images * itemsize * sum(torch.Size(shape).numel() for shape in shapes)
+        if size > self.options.max_gb * 1e9:
+            raise UserError(
+                f"features at {cuts} need {size_in_words(size)}, more than max_gb={self.options.max_gb:g}: raise it, or name a higher cut"
+            )
+        with ExitStack() as stack:
+            stack.enter_context(images_only(self.part))
+            progress = progress_of_features(images, "images", cuts, shown=self.trainer.is_global_zero, processes=1)
+            advance = stack.enter_context(progress)
+
+            def batches() -> Iterator[Any]:
+                for batch in in_order(loader, workers=loader.num_workers):
+                    yield batch
+                    advance(len(BatchParts.of(batch).images))
+
+            context = self.trainer.precision_plugin.forward_context
+            found = extract(self.source, specs, batches(), self.options.store, dtype=self.options.dtype, context=context)
+        computed = f"{found.computed:,} computed" if found.computed else "all read from the cache"
+        self.module.print(f"features of {images:,} images of {name} at {cuts}: {computed}")
+        return found
+
+
+def _part(module: LightningModule, cut: str | None) -> tuple[str, nn.Module]:
+    """Path and module whose output is stored: the one that is named, or the only `Backbone`."""
+    modules = dict(module.named_modules())
+    if cut is not None:
+        if cut not in modules or not cut:
+            raise unknown(f"module in {type(module).__name__} named", cut, [name for name in modules if name])
+        return cut, modules[cut]
+    found = [name for name, part in modules.items() if isinstance(part, Backbone)]
+    if len(found) != 1:
+        children = shorten(name for name, child in module.named_children() if any(True for _ in child.parameters()))
+        raise UserError(
+            f"{type(module).__name__} has {len(found)} backbones: give FeatureData(cut=...), the name of the module that takes the images "
+            f"and whose output is stored, one of {children}"
+        )
+    return found[0], modules[found[0]]
+
+
+def _collate(
+    form: Any, rows: Mapping[str, Rows], others: Mapping[Any, Tensor | list[Any]], dtype: torch.dtype, places: Sequence[int]
+) -> Any:
+    """A batch of the features of these places, and of what belongs to them."""
+    return batch_of(form, FeatureBatch({cut: own.read(places).to(dtype) for cut, own in rows.items()}), others, places)
+
+
+def in_order(loader: DataLoader[Any], *, workers: int) -> DataLoader[Any]:
+    """The items of a loader in the order of its data set."""
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size or BATCH,
+        collate_fn=loader.collate_fn,
+        num_workers=workers,
+        worker_init_fn=loader.worker_init_fn,
+        generator=torch.Generator(),  # leaves the global random state as it is
+    )

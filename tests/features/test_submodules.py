@@ -1,0 +1,176 @@
+"""Features of any module by the name of a submodule: equal to those of the running module, and stored only where they can be."""
+
+import lightning.pytorch as pl
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import resnet18
+
+from ftlit import UserError, WeightsOrigin, extract_features, load_backbone
+
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+DATA = TensorDataset(IMAGES, torch.arange(6))
+
+
+def live(module, path):
+    """The output of a submodule while the whole module runs, in evaluation mode."""
+    found, modes = [], {part: part.training for part in module.modules()}
+    hook = module.get_submodule(path).register_forward_hook(lambda _, args, result: found.append(result.clone()))
+    with torch.inference_mode():
+        module.eval()(IMAGES)
+    hook.remove()
+    for part, mode in modes.items():
+        part.training = mode
+    return found[0]
+
+
+class Net(nn.Module):
+    """Convolution, batch norm and dropout, then a head; code between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.mid = nn.Linear(4, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(self.mid(self.body(x).relu_().mean((2, 3))))
+
+
+class Owner(pl.LightningModule):
+    """A LightningModule without `forward`."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+
+def nets():
+    torch.manual_seed(0)
+    yield resnet18(), "layer3", "avgpool"
+    yield timm.create_model("vit_tiny_patch16_224", img_size=32), "blocks.2", "fc_norm"
+    yield Net(), "body.1", "mid"
+    yield load_backbone("glyph"), "layer1", "layer4"
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_stored_features_equal_those_of_the_running_module_and_modes_stay(tmp_path, number):
+    net, *cuts = list(nets())[number]
+    net.train()
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    wanted = [live(net, cut) for cut in cuts]
+    features = extract_features(net, DataLoader(DATA, batch_size=6), cuts, cache=tmp_path, pooled=False)
+    for cut, value in zip(cuts, wanted, strict=True):
+        assert torch.equal(features[cut].read(range(6)), value), cut
+    assert all(part.training for part in net.modules()) and not any(part._forward_hooks for part in net.modules())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_shuffled_loader_gives_rows_and_targets_in_its_order(tmp_path):
+    loader = DataLoader(DATA, batch_size=4, shuffle=True)
+    features = extract_features(Net(), loader, "mid", cache=tmp_path)
+    order = features.targets.tolist()
+    again = extract_features(Net(), DATA, "mid", cache=tmp_path)  # a data set, in its own order
+    torch.manual_seed(0)
+    assert sorted(order) == list(range(6)) and again.targets.tolist() == list(range(6))
+    net = Net()
+    shuffled, plain = (extract_features(net, data, "mid", cache=tmp_path) for data in (loader, DATA))
+    assert torch.equal(shuffled["mid"].read(range(6)), plain["mid"].read(shuffled.targets.tolist()))
+
+
+class Count:
+    """Counts the images that pass a module, beside the two of the check."""
+
+    def __init__(self, module):
+        self.images = 0
+        module.register_forward_hook(self.add)
+
+    def add(self, module, args, result):
+        self.images += len(args[0]) if len(args[0]) > 2 else 0
+
+
+def test_weights_below_the_cut_and_images_decide_what_is_computed_again(tmp_path):
+    net = Owner(Net())
+    counter = Count(net.encoder.body)
+
+    def computed(data=DATA):
+        before = counter.images
+        extract_features(net, DataLoader(data, batch_size=6), "encoder.mid", cache=tmp_path)
+        return counter.images - before
+
+    assert (computed(), computed()) == (6, 0)
+    with torch.no_grad():
+        net.encoder.head.weight += 1  # above the cut
+    assert computed() == 0
+    with torch.no_grad():
+        net.encoder.mid.weight[0, 0] += 1e-6
+    assert computed() == 6
+    net.encoder.body[1].running_mean[0] += 1e-6
+    assert computed() == 6
+    changed = IMAGES.clone()
+    changed[1:4] += 1e-3
+    assert computed(TensorDataset(changed)) == 3
+
+
+def test_batches_may_be_mappings_and_the_cut_the_output_of_the_module(tmp_path):
+    loader = [{"id": ["a", "b", "c"], "pixel_values": IMAGES[:3], "labels": torch.tensor([1, 0, 1])}]
+    net = Net()
+    features = extract_features(net, loader, cache=tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(features["output"].read(range(3)), net.eval()(IMAGES[:3])) and features.targets.tolist() == [1, 0, 1]
+
+
+class Twice(Net):
+    def forward(self, x):
+        return self.mid(super().forward(x).new_zeros(len(x), 4))
+
+
+class Masked(Net):
+    def __init__(self):
+        super().__init__()
+        self.add = Add()
+
+    def forward(self, x):
+        return self.add(x, x), (x,)
+
+
+class Add(nn.Module):
+    def forward(self, x, other):
+        return x + other
+
+
+class AlwaysDropout(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("net", "cut", "message"),
+    [
+        (Twice(), "mid", "mid is called 2 times for a batch, so it has no one output to store: name a module that is called once"),
+        (Masked(), "mid", "mid is not called when the images pass"),
+        (Masked(), "add", "add is called with 2 tensors, and features stand for one"),
+        (Masked(), -1, "output returns a tuple, and only tensors are stored"),
+        (AlwaysDropout(), -1, "output gives other features each time that it gets the same images, also in evaluation mode"),
+        (nn.Flatten(0), -1, r"output returns a tensor of shape \(6144,\) for 2 images"),
+        (Net(), "bdy.1", "no module in Net named 'bdy.1': did you mean 'body.1'"),
+        (Net(), 1, "cuts=1: Net is no Backbone, so give the name of a submodule, or -1 for its output"),
+        (Owner(Net()), -1, "Owner has no forward: name a submodule that takes the images"),
+        (nn.Linear(7, 2), -1, r"Linear cannot be run on images of shape \(3, 32, 32\): .*; give a module, or the name of one, that"),
+        (7, -1, "features are extracted from a module, not int"),
+    ],
+)
+def test_what_cannot_be_stored_is_one_line(tmp_path, net, cut, message):
+    with pytest.raises(UserError, match=f"^{message}") as raised:
+        extract_features(net, DATA, cut, cache=tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_description_of_a_table_names_the_origin_of_the_weights(tmp_path):
+    net = Net()
+    net.origin = WeightsOrigin("torchvision", "IMAGENET1K_V1")
+    extract_features(net, DATA, "mid", cache=tmp_path)
+    assert "torchvision IMAGENET1K_V1" in next(tmp_path.rglob("*.json")).read_text()
