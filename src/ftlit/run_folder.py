@@ -14,6 +14,9 @@ RUN_STATE = "exact_resume"  # the key of that state in a checkpoint
 RESULT = "result.json"
 BASELINE = "linear_probe"  # the name of its checkpoint, and what stands in front of its metrics in `result.json`
 TRAINED = "trained/val/accuracy"  # in `result.json`: of the best epoch of a run with a baseline
+PROBE_LAYERS = "probe_layers.csv"  # of `recipe=probe`, and of a sweep over it: a row for each layer
+# in `result.json` of `recipe=probe`: where the held-out accuracy is from, and of how many probes it is the best
+HELD_OUT_BY, BEST_OF, CROSS_VALIDATION = "held_out/by", "held_out/best_of", "cross-validation"
 ADVICE = "advice.json"
 BACKBONE = "backbone.json"  # what `backbone=auto` measured and chose
 COMMAND = "command.json"  # the command of the run, and its words, with which `again=RUN` repeats it

@@ -63,6 +63,11 @@ def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
             [{"held_out/accuracy": 0.5, "test/accuracy": 0.25, "cut": "layer3"}],
             "val accuracy 0.5000, test accuracy 0.2500, cut layer3",
         ),
+        (
+            0.5,
+            [{"held_out/accuracy": 0.5, "held_out/by": "cross-validation", "test/accuracy": 0.25, "cut": "layer3"}],
+            "cross-validated accuracy 0.5000, test accuracy 0.2500, cut layer3",
+        ),
         (0.00125, None, "score 0.00125"),
         (0.75, {"val/accuracy": 0.5, "test/accuracy": 0.25}, "score 0.75, val accuracy 0.5000, test accuracy 0.2500"),
     ],

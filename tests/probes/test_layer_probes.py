@@ -93,16 +93,26 @@ def test_the_recipe_prints_a_row_per_layer_and_writes_table_figure_and_result(tm
     assert len(rows) == 10 and max(float(row["accuracy"]) for row in rows) == pytest.approx(result["held_out/accuracy"])
     assert first.stdout.index("probe  ") < first.stdout.index("estimate") < first.stdout.index("┏")  # the plan comes first
     assert result["low"] <= result["test/accuracy"] <= result["high"] and result["test/accuracy"] > 0.97
+    with (tmp_path / "run" / "probe_layers.csv").open() as file:
+        layers = list(csv.DictReader(file))
+    assert [row["cut"] for row in layers] == ["layer4", "layer3", "layer2", "layer1", "stem"]
+    assert all(float(row["test_low"]) <= float(row["test_accuracy"]) <= float(row["test_high"]) for row in layers)
+    (chosen,) = [row for row in layers if row["cut"] == result["cut"]]
+    assert [float(chosen[name]) for name in ("accuracy", "test_accuracy", "test_low", "test_high")] == [
+        *(result[name] for name in ("held_out/accuracy", "test/accuracy", "low", "high"))
+    ]
+    assert (result["held_out/by"], result["held_out/best_of"]) == ("val", 5)
     assert (tmp_path / "run" / "probe.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.e2e
 def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
-    output = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.l2=[1e-1,1e-3]", "probe.cuts=[layer3,layer4]").stdout
+    output = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.l2=[1e-1,1e-3]", "probe.cuts=[layer4,layer3]").stdout
     results = json.loads((tmp_path / "run" / "result.json").read_text())
     shares = [result["test/accuracy"] for result in results]
     assert len(shares) == 3 and len(set(shares)) > 1 and all(0.7 < share < 0.97 for share in shares)
     mean, spread = sum(shares) / 3, float(torch.tensor(shares, dtype=torch.float64).std())
+    assert {(result["held_out/by"], result["held_out/best_of"]) for result in results} == {("cross-validation", 2)}
     assert f"test accuracy over these subsets {mean:.4f} ± {spread:.4f}" in output
     assert [line.split()[1] for line in output.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
 

@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from ftlit.sweeps.jobs import SCORE, TEST, TEST_F1, VAL, Job
-from ftlit.sweeps.settings_table import DIFFERENCE, INTERVAL, LEFT_OUT_FIRST, caption_of, markdown_of, printed_table, table_of
+from ftlit.sweeps.caption import caption_of
+from ftlit.sweeps.jobs import CROSS_VALIDATED, SCORE, TEST, TEST_F1, VAL, Job
+from ftlit.sweeps.settings_table import DIFFERENCE, INTERVAL, LEFT_OUT_FIRST, markdown_of, printed_table, table_of
 
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
 
@@ -92,3 +93,24 @@ def test_a_value_longer_than_the_terminal_is_folded_and_whole():
     text = printed(jobs, 80)
     assert max(map(len, text.splitlines())) <= 80
     assert "".join(line[2:].partition(" ")[0] for line in text.splitlines() if line.startswith("│")).startswith(value)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "ranking", "note"),
+    [
+        ([{VAL: 0.5}, {VAL: 0.6}], "val accuracy", "Choosing"),
+        ([{VAL: 0.5, "val/best_of": 5}, {VAL: 0.6, "val/best_of": 5}], "val accuracy, best of 5 probes", "Best of 5 probes: "),
+        ([{VAL: 0.5, "val/best_of": 5}, {VAL: 0.6, "val/best_of": 9}], "val accuracy, best of 5 to 9 probes", "Best of 5 to 9 probes: "),
+        ([{VAL: 0.5, "val/best_of": 1}, {VAL: 0.6, "val/best_of": 1}], "val accuracy", "Choosing"),
+        ([{CROSS_VALIDATED: 0.5}, {CROSS_VALIDATED: 0.6}], "cross-validated accuracy", "val is not used (data.per_class)"),
+        (
+            [{VAL: 0.5}, {CROSS_VALIDATED: 0.6, "cross_validated/best_of": 2}],
+            "held-out accuracy, best of 2 probes",
+            "on val, and with",
+        ),
+    ],
+)
+def test_the_column_that_ranks_says_how_the_accuracy_was_measured_and_of_how_many_probes_it_is_the_best(metrics, ranking, note):
+    jobs = [Job(i, (f"x={i}",), status=0, metrics={**own, TEST: 0.5}) for i, own in enumerate(metrics)]
+    assert column(jobs, ranking) == ["0.5000", "0.6000 *"]
+    assert note in caption_of(jobs) and f"* marks the best {ranking.partition(',')[0]}." in caption_of(jobs)

@@ -1,9 +1,8 @@
 """What a run in Python returns: its folder, and what the files in it hold."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from ftlit.api.predictions import predicted
 from ftlit.api.words import AnyPath
 from ftlit.errors import UserError
 from ftlit.formats import read_json
-from ftlit.run_folder import ADVICE, BASELINE, TRAINED, is_run_folder, keeps_baseline, read_result
+from ftlit.run_folder import ADVICE, BASELINE, PROBE_LAYERS, TRAINED, is_run_folder, keeps_baseline, read_result
 
 TableRow = dict[str, Any]
 COLUMNS = ("accuracy", "accuracy_low", "accuracy_high", "f1", "loss", "fitted_on")  # of a split in result.json
@@ -131,17 +130,13 @@ class Probed(RunFolder):
 
     @property
     def table(self) -> list[TableRow]:
-        """A row for each draw, cut, kind and pooling: `accuracy` and `loss` on held-out data, at the L2 penalty of the lowest loss.
-        `probe.csv` in the folder has all penalties.
+        """A row for each draw, cut, kind and pooling: `accuracy` and `loss` on held-out data, at the L2 penalty of the lowest loss, and
+        `test_accuracy` with its 95 % bootstrap interval `test_low`, `test_high`. `probe.csv` in the folder has all penalties.
         """
-        with (self.folder / "probe.csv").open(newline="", encoding="utf-8") as file:
-            tried = list(csv.DictReader(file))
-        best: dict[tuple[str, ...], dict[str, str]] = {}
-        for row in tried:
-            key = tuple(row[name] for name in ("draw", "cut", "kind", "pooling"))
-            best[key] = min(best.get(key, row), row, key=lambda one: (isnan(float(one["loss"])), float(one["loss"])))
-        numbers = {"draw": int, "l2": float, "accuracy": float, "loss": float}
-        return [{name: numbers.get(name, str)(value) for name, value in row.items()} for row in best.values()]
+        types: dict[str, Callable[[str], Any]] = {"draw": int, **dict.fromkeys(("cut", "kind", "pooling"), str)}
+        with (self.folder / PROBE_LAYERS).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: types.get(name, float)(value or "nan") for name, value in row.items()} for row in rows]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
 from ftlit.recipes.config.overrides import job_label
-from ftlit.sweeps.jobs import TEST, VAL, jobs_of, read_job, varying
+from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, jobs_of, read_job, varying
+from ftlit.sweeps.setting_results import RANKINGS
 
 LOG = "train.log"
 TOTAL = "FTLIT_SWEEP_JOBS"  # in the environment, also of processes that run jobs: the number of jobs of the sweep
@@ -65,8 +66,9 @@ def print_job(folder: Path) -> None:
     if job is None:
         return
     total = os.environ.get(TOTAL)
-    found = [f"{name.replace('/', ' ')} {job.metrics[name]:.4f}" for name in (VAL, TEST) if name in job.metrics]
-    if job.score is not None and (not found or job.score != job.metrics.get(VAL)):  # what a search maximizes, and ranks jobs by
+    names = {**RANKINGS, TEST: "test accuracy"}
+    found = [f"{names[name]} {job.metrics[name]:.4f}" for name in (VAL, CROSS_VALIDATED, TEST) if name in job.metrics]
+    if job.score is not None and (not found or job.score != job.value(HELD_OUT)):  # what a search maximizes, and ranks jobs by
         found.insert(0, f"score {job.score:.4g}")
     chosen: Mapping[str, str] = {"scenario": job.advised, "backbone": job.backbone, "cut": job.cut}
     found += [f"{name} {value}" for name, value in chosen.items() if value]

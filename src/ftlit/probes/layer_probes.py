@@ -21,6 +21,7 @@ from ftlit.seeding import derived_seed
 
 BOOTSTRAP_SAMPLES = 10_000
 CONFIDENCE = 0.95
+LAYER_COLUMNS = ("draw", "cut", "kind", "pooling", "l2", "accuracy", "loss", "test_accuracy", "test_low", "test_high")
 LINE_STYLES = ("o-", "^--", "d:", "v-.")  # of the kinds, in turn
 
 
@@ -135,6 +136,22 @@ def write_csv(path: Path, repeats: Sequence[Sequence[Probe]]) -> None:
         for probe in probes:
             row = (number, probe.cut, probe.kind, probe.pooling)
             rows += ((*row, l2, accuracy, probe.losses[l2]) for l2, accuracy in probe.scores.items())
+    write_rows(path, rows)
+
+
+def write_layers(path: Path, repeats: Sequence[tuple[Sequence[Probe], Sequence[Interval]]]) -> None:
+    """Write a row for each repeat, cut, kind and pooling: the chosen L2 penalty, held-out accuracy and loss there, and the test accuracy
+    of the probe with its interval.
+
+    Args:
+        path: of the csv file.
+        repeats: the probes of each, and the test accuracy of each probe.
+    """
+    rows: list[tuple[Any, ...]] = [LAYER_COLUMNS]
+    for number, (probes, tests) in enumerate(repeats):
+        for probe, test in zip(probes, tests, strict=True):
+            held_out = probe.score, probe.losses.get(probe.l2)
+            rows.append((number, probe.cut, probe.kind, probe.pooling, probe.l2, *held_out, test.share, test.low, test.high))
     write_rows(path, rows)
 
 

@@ -1,6 +1,6 @@
 """Run `recipe=probe`: linear probes at every layer on features of one pass, the best one chosen on held-out images, its test accuracy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from rich.table import Table
 from torch import Tensor
 
-from ftlit.data.dataset import Split
 from ftlit.errors import UserError
 from ftlit.features.extract import Features
 from ftlit.formatting import count
@@ -22,7 +21,7 @@ from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.hardware import describe_devices
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.printing import print_line, show
-from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv
+from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv, write_layers
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes.config.class_weights import class_weights_of, class_weights_text
 from ftlit.recipes.config.hydra_internals import instantiate
@@ -34,7 +33,7 @@ from ftlit.recipes.run.parts import RunParts, check_indexed_images, check_one_pr
 from ftlit.recipes.run.resume import write_config
 from ftlit.recipes.run.time_estimates import estimate_features
 from ftlit.report.contents import Predictions
-from ftlit.run_folder import write_result
+from ftlit.run_folder import BEST_OF, CROSS_VALIDATION, HELD_OUT_BY, PROBE_LAYERS, write_result
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,15 @@ class Repeat:
         probes: of every cut, kind and pooling, the highest cut first.
         best: the chosen one.
         held_out: what it was chosen on, as text.
-        test: its accuracy on test.
-        predictions: of the test images.
+        tests: the accuracy of each probe on test.
+        predictions: of the chosen one, of the test images.
         features: `features` and `labels` of some test images.
     """
 
     probes: list[Probe]
     best: Probe
     held_out: str
-    test: Interval
+    tests: list[Interval]
     predictions: Predictions
     features: dict[str, Tensor]
 
@@ -61,6 +60,11 @@ class Repeat:
     def cuts(self) -> list[str]:
         """The highest first."""
         return list(dict.fromkeys(str(probe.cut) for probe in self.probes))
+
+    @property
+    def test(self) -> Interval:
+        """The accuracy of the chosen probe on test."""
+        return next(test for probe, test in zip(self.probes, self.tests, strict=True) if probe is self.best)
 
 
 def run(cfg: DictConfig) -> float:
@@ -97,7 +101,7 @@ def run(cfg: DictConfig) -> float:
     summary = describe(repeats, per_class, parts.data.input_spec.noun)
     write_files(cfg, repeats)
     show(table_of(repeats))
-    print_line(f"{summary}; probe.csv, probe.png: {cfg.paths.run}")
+    print_line(f"{summary}; probe.csv, {PROBE_LAYERS}, probe.png: {cfg.paths.run}")
     if cfg.report:
         artifacts.write_run(cfg, parts.data, [*rows, ("result", summary)])
         artifacts.write_run_report(cfg, parts.data, repeats[0].predictions, repeats[0].features)
@@ -147,42 +151,48 @@ def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repea
         best = best_of(fitted)
         val_size, train_size = len(data.collection.splits["val"]), len(train[best.pooling])
         held_out = f"{val_size} val {noun}" if valid else f"cross-validation on {train_size} training {noun}"
-        return Repeat(fitted, best, held_out, *evaluate(probes, best, data, features))
+        tests = [bootstrap(logits.argmax(dim=1) == targets, probes.seed) for _, logits, targets in tested(fitted, features["test"])]
+        return Repeat(fitted, best, held_out, tests, *tested_best(best, data, features["test"]))
 
 
-def evaluate(
-    probes: LayerProbes, best: Probe, data: IndexedImages, features: Mapping[Split, Mapping[Pooling, Features]]
-) -> tuple[Interval, Predictions, dict[str, Tensor]]:
-    """Test accuracy of the chosen probe, its predictions, and features of some test images for the report."""
-    test = features["test"][best.pooling]
-    assert best.cut is not None and test.targets is not None
-    vectors, targets = test[best.cut].read(range(len(test))), test.targets
-    logits = best.logits(vectors).float()
+def tested(probes: Sequence[Probe], test: Mapping[Pooling, Features]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Features, logits and labels of the test images for each probe."""
+    for probe in probes:
+        own = test[probe.pooling]
+        assert probe.cut is not None and own.targets is not None
+        vectors = own[probe.cut].read(range(len(own)))
+        yield vectors, probe.logits(vectors).float(), own.targets
+
+
+def tested_best(best: Probe, data: IndexedImages, test: Mapping[Pooling, Features]) -> tuple[Predictions, dict[str, Tensor]]:
+    """Predictions of the chosen probe, and features of some test images, for the report."""
+    ((vectors, logits, targets),) = tested([best], test)
     predictions = predictions_of(logits, targets, items_of(data.collection.splits["test"], range(len(targets))))
     some = slice(None, None, -(-len(targets) // MOST_FEATURES))
-    kept = {"features": to_half(vectors[some]), "labels": targets[some].clone()}
-    return bootstrap(logits.argmax(dim=1) == targets, probes.seed), predictions, kept
+    return predictions, {"features": to_half(vectors[some]), "labels": targets[some].clone()}
 
 
 def write_files(cfg: DictConfig, repeats: Sequence[Repeat]) -> None:
-    """Write `config.yaml`, `command.json`, `probe.csv`, `probe.png` and `result.json`."""
+    """Write `config.yaml`, `command.json`, `probe.csv`, `probe_layers.csv`, `probe.png` and `result.json`."""
     folder, first = Path(cfg.paths.run), repeats[0]
     folder.mkdir(parents=True, exist_ok=True)
     write_config(cfg)
     artifacts.write_command(folder)
     probes = [repeat.probes for repeat in repeats]
     write_csv(folder / "probe.csv", probes)
+    write_layers(folder / PROBE_LAYERS, [(repeat.probes, repeat.tests) for repeat in repeats])
     several = f"; mean and standard deviation over {len(repeats)} random samples" if len(repeats) > 1 else ""
     chosen = [(repeat.best, repeat.test) for repeat in repeats]
     draw(folder / "probe.png", first.cuts[::-1], probes, chosen, f"held out: {first.held_out}{several}")
-    write_result(folder, [result_of(repeat) for repeat in repeats])
+    write_result(folder, [result_of(repeat, cross_validated=cfg.data.get("per_class") is not None) for repeat in repeats])
 
 
-def result_of(repeat: Repeat) -> dict[str, Any]:
-    """The chosen probe with its accuracies, as plain values."""
+def result_of(repeat: Repeat, *, cross_validated: bool) -> dict[str, Any]:
+    """The chosen probe with its accuracies, as plain values; what it was chosen on, and among how many."""
     best, test = repeat.best, repeat.test
     chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "l2": best.l2}
-    held_out = {"held_out/accuracy": best.score, "held_out/loss": best.losses.get(best.l2)}
+    held_out: dict[str, Any] = {"held_out/accuracy": best.score, "held_out/loss": best.losses.get(best.l2)}
+    held_out |= {HELD_OUT_BY: CROSS_VALIDATION if cross_validated else "val", BEST_OF: len(repeat.probes)}
     return {**chosen, "objective": best.objective, **held_out, "test/accuracy": test.share, "low": test.low, "high": test.high}
 
 

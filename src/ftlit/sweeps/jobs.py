@@ -10,13 +10,18 @@ from typing import Any
 
 from ftlit.errors import UserError
 from ftlit.formats import FORMAT, KEY, read_json, reading, write_json
-from ftlit.run_folder import RESULT, TRAINED, read_advice, read_result
+from ftlit.run_folder import CROSS_VALIDATION, HELD_OUT_BY, RESULT, TRAINED, read_advice, read_result
 
 FILE = "job.json"  # in the folder of each job
 RUNNING = "did not end"
 REMEDY = "remove the folder of this job, or run the sweep again"
 SEED = "seed"
 VAL, TEST, TEST_F1, SCORE = "val/accuracy", "test/accuracy", "test/f1", "score"
+CROSS_VALIDATED = "cross_validated/accuracy"  # of a probe that is chosen by cross-validation on train, in place of val
+HELD_OUT = "held_out/accuracy"  # the one of these two that a job has
+PROBES_TRIED = "best_of"  # behind `val/` or `cross_validated/`: the number of probes of which this is the best
+
+READ_ELSEWHERE = ("metrics", "samples", "advised", "cut", "backbone", KEY)  # fields of a job that its own file does not hold
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Job:
         score: the number that the recipe returned.
         seconds: duration of the whole job; of a resumed one, of all its parts together.
         metrics: of `result.json`, means where that has several entries; empty where there is none.
+        samples: the same of each entry, which is a random sample of training images (`probe.repeats`).
         advised: the scenario that `scenario=auto` chose; empty for other scenarios.
         cut: the cut that `recipe=probe` chose, several for several repeats; empty for other recipes.
         backbone: that `backbone=auto` chose; empty for others.
@@ -46,6 +52,7 @@ class Job:
     score: float | None = None
     seconds: float | None = None
     metrics: dict[str, float] = field(default_factory=dict, compare=False)
+    samples: Sequence[Mapping[str, float]] = field(default=(), compare=False)
     advised: str = field(default="", compare=False)
     cut: str = field(default="", compare=False)
     backbone: str = field(default="", compare=False)
@@ -59,8 +66,13 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """Write `job.json` atomically, without the fields that are read from other files of the folder."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "advised", "cut", "backbone", KEY)}
-        write_json(folder / FILE, own)
+        write_json(folder / FILE, {name: value for name, value in asdict(self).items() if name not in READ_ELSEWHERE})
+
+    def value(self, metric: str) -> float | None:
+        """The value of a metric; `None` where the job has none."""
+        if metric == HELD_OUT:
+            return self.metrics.get(VAL, self.metrics.get(CROSS_VALIDATED))
+        return self.score if metric == SCORE else self.metrics.get(metric)
 
 
 @dataclass(frozen=True)
@@ -86,8 +98,15 @@ class Setting:
 
     def by_seed(self, metric: str) -> dict[str | None, float]:
         """The value of a metric for each seed that has one; the seed is `None` in a job that does not give it."""
-        found = ((job.values.get(SEED), job.score if metric == SCORE else job.metrics.get(metric)) for job in self.done)
+        found = ((job.values.get(SEED), job.value(metric)) for job in self.done)
         return {seed: value for seed, value in found if value is not None and isfinite(value)}
+
+    def spread(self, metric: str) -> list[float]:
+        """The values that standard deviation and interval are of: one per seed, or, of a single seed, one per random sample."""
+        done = self.done
+        if len(done) == 1 and len(done[0].samples) > 1:
+            return [sample[metric] for sample in done[0].samples if isfinite(sample.get(metric, nan))]
+        return self.of(metric)
 
     @property
     def failed(self) -> list[Job]:
@@ -113,7 +132,8 @@ def read_job(folder: Path) -> Job | None:
     entries = _results(folder)
     with reading(folder / RESULT, REMEDY):
         cut, backbone = (_texts(entries, name) for name in ("cut", "backbone"))
-        return replace(job, metrics=_metrics(entries), cut=cut, backbone=backbone, advised=_advised(folder))
+        samples = [_metrics([entry]) for entry in entries]
+        return replace(job, metrics=_metrics(entries), samples=samples, cut=cut, backbone=backbone, advised=_advised(folder))
 
 
 def _advised(folder: Path) -> str:
@@ -128,9 +148,11 @@ def _results(folder: Path) -> list[Any]:
 
 
 def _metrics(entries: Sequence[Any]) -> dict[str, float]:
-    """The numbers of the results; those of a probe on held-out images count as val."""
+    """The numbers of the results; those of a probe on held-out images count as val, or as cross-validated."""
     names = [name for name, value in entries[0].items() if isinstance(value, int | float)] if entries else []
-    return {name.replace("held_out/", "val/"): mean(nan if e[name] is None else e[name] for e in entries) for name in names}
+    crossed = bool(entries) and entries[0].get(HELD_OUT_BY) == CROSS_VALIDATION
+    prefix = "cross_validated/" if crossed else "val/"
+    return {name.replace("held_out/", prefix): mean(nan if e[name] is None else e[name] for e in entries) for name in names}
 
 
 def _texts(entries: Sequence[Any], name: str) -> str:
@@ -189,13 +211,14 @@ def best_first(settings: Sequence[Setting], by: str) -> list[Setting]:
 
 
 def ranking_metric(jobs: Sequence[Job]) -> str:
-    """The metric that ranks the settings: accuracy on val, or the score where no job has one. Where all jobs train layers it is that of the
-    best epoch, as the result of a job may be the linear probe before training, which is the same in all of them.
+    """The metric that ranks the settings: accuracy on held-out images, or the score where no job has one. Where all jobs train layers it is
+    that of the best epoch, as the result of a job may be the linear probe before training, which is the same in all of them.
     """
     done = [job for job in jobs if job.status == 0]
     if done and all(TRAINED in job.metrics for job in done):
         return TRAINED
-    return VAL if any(VAL in job.metrics for job in jobs) else SCORE
+    found = [metric for metric in (VAL, CROSS_VALIDATED) if any(metric in job.metrics for job in jobs)]
+    return HELD_OUT if len(found) > 1 else found[0] if found else SCORE
 
 
 def failed(folder: Path) -> Iterator[tuple[Path, Job]]:

@@ -1,9 +1,7 @@
 """The files of a sweep: one csv file per job, per setting and per layer, markdown and figure; and its printed table."""
 
-import csv
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from math import inf
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -11,15 +9,15 @@ from rich.markup import escape
 
 from ftlit.errors import one_line
 from ftlit.files import write_atomically, write_figure, write_rows
-from ftlit.formats import reading
 from ftlit.formatting import harmless
 from ftlit.printing import console, show
-from ftlit.sweeps.jobs import REMEDY, SCORE, TEST_F1, Job, best_first, jobs_of
-from ftlit.sweeps.settings_table import CHOSEN, SECONDS, SettingResults, chosen_by, markdown_of, printed_table, seconds_of
+from ftlit.run_folder import PROBE_LAYERS
+from ftlit.sweeps.jobs import SCORE, TEST_F1, Job, best_first, jobs_of
+from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, write_layers, write_settings_layers
+from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, seconds_of
+from ftlit.sweeps.settings_table import SECONDS, markdown_of, printed_table
 
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
-PROBES = "probe.csv"  # in the folder of a job of recipe=probe
-PROBE_COLUMNS = ("draw", "cut", "kind", "pooling", "l2", "accuracy", "loss")
 
 
 def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
@@ -44,7 +42,8 @@ def write_settings(path: Path, jobs: Sequence[Job]) -> None:
     for setting, limits, found in zip(results.settings, results.intervals, results.differences, strict=True):
         values = setting.of(metric)
         about = [*map(harmless, setting.values), *(harmless(chosen_by(setting, field)) for field in CHOSEN), len(setting.done)]
-        spread = [_mean(values), stdev(values) if len(values) > 1 else None, *(limits or (None, None))]
+        samples = setting.spread(metric)
+        spread = [_mean(values), stdev(samples) if len(samples) > 1 else None, *(limits or (None, None))]
         compared = [found.mean, *(found.limits or (None, None)), found.seeds] if found else [None] * 4
         ranked = [_mean(setting.of(name)) for name in others]
         rows.append([*about, *spread, *compared, *ranked, int(setting in results.best), seconds_of(setting), len(setting.failed)])
@@ -53,28 +52,6 @@ def write_settings(path: Path, jobs: Sequence[Job]) -> None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return mean(values) if values else None
-
-
-def write_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
-    """Write the probes of all jobs of `recipe=probe`: a row for each job, random sample, cut, kind and pooling, at the L2 penalty with the
-    lowest held-out loss. Raises `UserError` for a damaged `probe.csv`.
-    """
-    rows: list[Sequence[object]] = [("job", "overrides", *PROBE_COLUMNS)]
-    for folder, job in jobs:
-        if job.status == 0 and (folder / PROBES).is_file():
-            with reading(folder / PROBES, REMEDY):
-                chosen = _chosen_probes(folder / PROBES)
-            rows += [(job.number, harmless(" ".join(job.overrides)), *(row[name] for name in PROBE_COLUMNS)) for row in chosen]
-    write_rows(path, rows)
-
-
-def _chosen_probes(path: Path) -> list[Mapping[str, str]]:
-    best: dict[tuple[str, ...], Mapping[str, str]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            key = row["draw"], row["cut"], row["kind"], row["pooling"]
-            best[key] = min(best.get(key, row), row, key=lambda one: float(one["loss"] or inf))
-    return list(best.values())
 
 
 def draw(path: Path, jobs: Sequence[Job]) -> None:
@@ -108,9 +85,9 @@ def draw(path: Path, jobs: Sequence[Job]) -> None:
 
 
 def report(folder: str | Path) -> None:
-    """Print the table of a sweep and write its files to its folder: `sweep.csv`, `settings.csv`, `sweep.md`, `sweep.png`, and
-    `probe_layers.csv` where a job ran `recipe=probe`. A file that cannot be written is a line on stderr. Raises `UserError` as `jobs_of`
-    does.
+    """Print the table of a sweep and write its files to its folder: `sweep.csv`, `settings.csv`, `sweep.md`, `sweep.png`, and where a job
+    ran `recipe=probe`, `probe_layers.csv` and `settings_layers.csv`. A file that cannot be written is a line on stderr. Raises `UserError`
+    as `jobs_of` does.
     """
     folder = Path(folder)
     found = jobs_of(folder)
@@ -125,8 +102,9 @@ def report(folder: str | Path) -> None:
             "sweep.md": lambda path: write_atomically(path, markdown_of(jobs)),
             "sweep.png": lambda path: draw(path, jobs),
         }
-        if any((path / PROBES).is_file() for path, _ in found):
-            writers["probe_layers.csv"] = lambda path: write_layers(path, found)
+        if any((path / PROBE_LAYERS).is_file() for path, _ in found):
+            writers[PROBE_LAYERS] = lambda path: write_layers(path, found)
+            writers[SETTINGS_LAYERS] = lambda path: write_settings_layers(path, found)
         written = [name for name, write in writers.items() if _write(folder / name, write)]
     if written:
         show(f"{', '.join(written)}: {escape(str(folder))}")

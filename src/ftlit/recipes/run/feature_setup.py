@@ -67,8 +67,8 @@ def features_of(
 
 
 def specs_of(backbone: Backbone, cuts: Sequence[str], poolings: Sequence[Pooling]) -> list[FeatureSpec]:
-    """Each cut with each of these poolings that its features allow. Raises `UserError` for an unknown cut."""
-    names = [backbone.cuts[backbone.index(name)] for name in cuts]
+    """Each cut, the lowest first, with each of these poolings that its features allow. Raises `UserError` for an unknown cut."""
+    names = [backbone.cuts[place] for place in sorted({backbone.index(name) for name in cuts})]
     return [FeatureSpec(name, pooling) for name in names for pooling in poolings if pooling in poolings_of(backbone.feature_shapes[name])]
 
 

@@ -1,0 +1,54 @@
+"""The caption below the table of a sweep: what is marked, how values were measured, statistics, units."""
+
+from collections.abc import Sequence
+
+from ftlit.run_folder import TRAINED, keeps_baseline
+from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, VAL, Job
+from ftlit.sweeps.setting_results import RANKINGS, SettingResults
+
+MARKED_NOTE = "* marks the best {by}."
+PROBE_NOTE = (
+    "In {kept} of {all} jobs that train layers the result, and so the test accuracy, is that of the linear probe before training, because "
+    "no epoch was clearly better on val; with callbacks.best=null it is that of the last epoch."
+)
+TEST_NOTE = "Choosing settings by test accuracy would be biased."
+CROSSED_NOTE = (
+    "Cross-validated: on the training images, each judged by a probe that was not fitted on it; val is not used (data.per_class)."
+)
+HELD_OUT_NOTE = "Held-out accuracy: on val, and with data.per_class in cross-validation on the training images."
+BEST_OF_NOTE = (
+    "Best of {number} probes: each job takes the most accurate of its probes (one for each layer, kind and pooling), so that this accuracy "
+    "is biased upwards; the test accuracy is that of this one probe, and is not."
+)
+SAMPLES_NOTE = "Of a setting with one seed they are over the random samples of probe.repeats, and its test accuracy is their mean."
+SCORE_NOTE = "The score is the number that the recipe returns, higher is better."
+RATE_NOTE = "The score is the learning rate that recipe=lr_find suggests, so a higher one is not better."
+STATISTICS_NOTE = "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
+DIFFERENCE_NOTE = (
+    "Difference to the best: test accuracy minus that of the {first}setting with *, with the same seed; its mean over seeds ± half of the "
+    "95 % interval."
+)
+EQUAL_NOTE = (
+    "No interval where all seeds give the same value: nothing in these jobs depends on the seed (a linear probe on all training "
+    "examples is the same fit), or they are equal by chance."
+)
+SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
+
+
+def caption_of(jobs: Sequence[Job]) -> str:
+    """The caption of the table: what is marked, statistics, units."""
+    results = SettingResults(jobs)
+    by_val = results.by != SCORE
+    notes = [MARKED_NOTE.format(by=RANKINGS[VAL if results.by == TRAINED else results.by])] if results.best else []
+    notes += {CROSS_VALIDATED: [CROSSED_NOTE], HELD_OUT: [HELD_OUT_NOTE]}.get(results.by, [])
+    notes += [BEST_OF_NOTE.format(number=results.probes_tried)] if results.probes_tried else []
+    done = [job for setting in results.settings for job in setting.done]
+    if kept := sum(keeps_baseline(job.metrics) for job in done):
+        notes.append(PROBE_NOTE.format(kept=kept, all=sum(TRAINED in job.metrics for job in done)))
+    notes += [TEST_NOTE if by_val else RATE_NOTE if results.are_range_tests else SCORE_NOTE, STATISTICS_NOTE]
+    notes += [SAMPLES_NOTE] if any(setting.spread(results.metric) != setting.of(results.metric) for setting in results.settings) else []
+    if any(results.differences):
+        notes.append(DIFFERENCE_NOTE.format(first="first " if len(results.best) > 1 else ""))
+    values = [setting.of(results.metric) for setting in results.settings]
+    notes += [EQUAL_NOTE] if any(len(own) > 1 and len(set(own)) == 1 for own in values) else []
+    return " ".join([*notes, SECONDS_NOTE])

@@ -1,0 +1,64 @@
+"""The layers of the probes of a sweep: a row for each job, and means and intervals over the jobs of a setting."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from ftlit.files import write_rows
+from ftlit.formats import reading
+from ftlit.formatting import harmless
+from ftlit.run_folder import PROBE_LAYERS
+from ftlit.sweeps.jobs import REMEDY, Job, settings_of, varying
+from ftlit.sweeps.seed_statistics import interval
+
+SETTINGS_LAYERS = "settings_layers.csv"
+LAYER = ("cut", "kind", "pooling")
+COLUMNS = ("draw", *LAYER, "l2", "accuracy", "loss", "test_accuracy", "test_low", "test_high")
+STATISTICS = ("mean", "std", "low", "high")
+
+ProbedLayer = Mapping[str, str]
+JobLayers = list[tuple[Job, list[ProbedLayer]]]
+
+
+def read_layers(jobs: Sequence[tuple[Path, Job]]) -> JobLayers:
+    """The rows of `probe_layers.csv` of each job of `recipe=probe` that ended well. Raises `UserError` for a damaged file."""
+    found: JobLayers = []
+    for folder, job in jobs:
+        path = folder / PROBE_LAYERS
+        if job.status == 0 and path.is_file():
+            with reading(path, REMEDY), path.open(newline="", encoding="utf-8") as file:
+                found.append((job, [{name: row[name] for name in COLUMNS} for row in csv.DictReader(file)]))
+    return found
+
+
+def write_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
+    """Write the rows of all jobs: a row for each job, random sample, cut, kind and pooling."""
+    rows: list[Sequence[object]] = [("job", "overrides", *COLUMNS)]
+    for job, layers in read_layers(jobs):
+        rows += [(job.number, harmless(" ".join(job.overrides)), *row.values()) for row in layers]
+    write_rows(path, rows)
+
+
+def write_settings_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
+    """Write a row for each setting, cut, kind and pooling: mean, standard deviation and 95 % interval (Student's t) of the held-out and of
+    the test accuracy, over seeds and random samples together.
+    """
+    layers = {job.number: rows for job, rows in read_layers(jobs)}
+    every = [job for _, job in jobs]
+    names = [f"{name}_{statistic}" for name in ("accuracy", "test_accuracy") for statistic in STATISTICS]
+    rows: list[Sequence[object]] = [(*varying(every), *LAYER, "samples", *names)]
+    for setting in settings_of(every):
+        by_layer: dict[tuple[str, ...], list[ProbedLayer]] = {}
+        for row in (row for job in setting.done for row in layers.get(job.number, [])):
+            by_layer.setdefault(tuple(row[name] for name in LAYER), []).append(row)
+        for layer, own in by_layer.items():
+            numbers = [_statistics([float(row[name]) for row in own if row[name]]) for name in ("accuracy", "test_accuracy")]
+            rows.append((*map(harmless, setting.values), *layer, len(own), *numbers[0], *numbers[1]))
+    write_rows(path, rows)
+
+
+def _statistics(values: Sequence[float]) -> tuple[float | None, ...]:
+    if not values:
+        return (None,) * len(STATISTICS)
+    return (mean(values), stdev(values) if len(values) > 1 else None, *(interval(values, share=True) or (None, None)))
