@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from html import escape
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,11 @@ from paths import ROOT
 from report_data import HOSTILE, run_data_of
 
 from ftlit import UserError
-from ftlit.lit.callbacks.recorder import Recorder
+from ftlit.lit.callbacks.recorder import Recorder, predictions_of
 from ftlit.report.contents import NEAREST, Pictures, Predictions, StageRecord, SuspectRow
-from ftlit.report.figures import FIGURES
-from ftlit.report.html import page, pictures_of, write_report
+from ftlit.report.html import figures_of, page, write_report
 from ftlit.report.load import read
+from ftlit.report.picture_grids import GAP, LINE, SIDE, grid, overlaid
 from ftlit.report.run_files import (
     FOLDER,
     STAGES,
@@ -44,12 +43,18 @@ from ftlit.report.run_files import (
     write_suspects,
 )
 from ftlit.report.scores import reliability
+from ftlit.report.sections import SECTIONS
 
 pytestmark = pytest.mark.e2e
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FEW = ("data.per_class=5", "scenario=large_similar", "head=linear", "trainer.limit_val_batches=2")
 STAGED = (*FEW, "schedule=top_down", "trainer.max_epochs=6", "trainer.log_every_n_steps=1")
+
+
+def pictures_of(run_data):
+    """Name -> files by ending, or why there are none."""
+    return dict(figures_of(run_data))
 
 
 def train(folder, *arguments):
@@ -83,7 +88,7 @@ def test_the_page_has_all_sections_and_the_accuracy_of_the_run(run):
         "features",
     ]
     assert f"{result['test/accuracy']:.4f}" in text and "scenario=large_similar" in text and f"python {ROOT}/train.py" in text
-    assert {path.stem for path in (run / "report").glob("*.png")} == set(sections) - {"plan", "data", "classes"}
+    assert {path.stem for path in (run / "report").glob("*.[jp][pn]g")} == set(sections) - {"plan", "data", "classes"}
     assert f"<td>-</td><td>{result['test/ece']:.4f}</td><td>train</td>" in text  # no interval: validation is limited
 
 
@@ -144,7 +149,7 @@ def test_the_reliability_diagram_shows_the_probabilities_before_and_after_the_te
     write_predictions(tmp_path, both, list("abc"))
     again = read_predictions(tmp_path)
     assert np.abs(again.uncalibrated - both.uncalibrated).max() < 1e-4
-    draw, legends = FIGURES["calibration"][1], []
+    draw, legends = SECTIONS["calibration"].draw, []
     for predictions in (run_data.predictions, again):
         axes = draw(replace(run_data, predictions=predictions)).axes[0]
         legends.append((axes.get_title(), axes.get_legend_handles_labels()[1]))
@@ -204,7 +209,7 @@ def test_a_run_that_diverged_has_a_page():
     probability[::2] = np.nan
     features = np.full_like(run_data.features[0], np.inf), run_data.features[1]
     run_data = replace(run_data, predictions=replace(run_data.predictions, probability=probability), features=features)
-    pictures = dict(pictures_of(run_data))
+    pictures = pictures_of(run_data)
     assert [name for name, picture in pictures.items() if isinstance(picture, str)] == ["features"]
     text = page(run_data, pictures)
     assert "not drawn: " in text and "200 test images have probabilities that are not finite" in text
@@ -215,31 +220,31 @@ def test_learning_rates_have_plain_tick_labels_and_missing_rates_cause_no_warnin
 
     run_data = run_data_of(3)
     with rc_context({"text.parse_math": False}):
-        figure = FIGURES["curves"][1](run_data)
+        figure = SECTIONS["curves"].draw(run_data)
         figure.canvas.draw()
         ticks = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
     assert "1e−03" in ticks and not any("$" in tick for tick in ticks)
     metrics = [{name: value for name, value in row.items() if not name.startswith("lr-")} for row in run_data.metrics]
-    assert FIGURES["curves"][1](replace(run_data, metrics=metrics)) and not recwarn.list
+    assert SECTIONS["curves"].draw(replace(run_data, metrics=metrics)) and not recwarn.list
 
 
 def test_a_page_of_twenty_thousand_classes_is_small():
     run_data = run_data_of(20_000, images=3_000)
-    assert FIGURES["confusion"][1](run_data) is None
+    assert SECTIONS["confusion"].draw(run_data) is None
     text = page(run_data, {})
     assert len(text) < 2**20 and 'id="matrix"' not in text and "19,500 more" in text
 
 
 @pytest.mark.parametrize("number", [2, 200])
 def test_every_picture_is_drawn_for_two_and_for_two_hundred_classes(number):
-    drawn = dict(pictures_of(run_data_of(number)))
-    assert drawn.keys() == FIGURES.keys() and all(picture.startswith(b"\x89PNG") for picture in drawn.values())
+    drawn = pictures_of(run_data_of(number))
+    assert drawn.keys() == SECTIONS.keys() and all(files.keys() in ({"png"}, {"jpg"}) for files in drawn.values())
 
 
 def test_a_run_with_few_files_has_a_short_page():
     missing = {"predictions": None, "features": None, "samples": None, "mistakes": None, "suspects": None, "suspected": None}
     empty = replace(run_data_of(3), about={}, metrics=[], stages=[], depths={}, **missing)
-    assert all(draw(empty) is None for _, draw in FIGURES.values())
+    assert all(draw(empty) is None for draw in (section.draw for section in SECTIONS.values()))
     assert re.findall(r'<section id="(\w+)"', page(empty, {})) == ["plan", "data"]
 
 
@@ -248,17 +253,67 @@ def test_the_nearest_training_images_stand_beside_each_error():
     images = np.arange(7 * 4, dtype=np.uint8).reshape(7, 4)[..., None, None, None] * np.ones((2, 2, 3), np.uint8)
     errors = Pictures(images[:, 0], [f"error {place}" for place in range(7)])
     nearest = Pictures(images[:, 1:].reshape(-1, 2, 2, 3), [f"near {place}" for place in range(7) for _ in range(NEAREST)])
-    figure = FIGURES["mistakes"][1](replace(run_data, mistakes=errors, nearest=nearest))
-    (axes,) = figure.axes
-    assert [int(image.get_array()[0, 0, 0]) for image in axes.images] == list(range(28))
-    assert [text.get_text() for text in axes.texts[:5]] == ["error 0", *["near 0"] * 3, "error 1"]
-    boxes = [image.get_extent() for image in axes.images]  # left, right, bottom, top; y grows downwards
-    for (left, right, bottom, top), caption in zip(boxes, axes.texts, strict=True):
-        assert left < caption.get_position()[0] < right and caption.get_position()[1] < top < bottom
-    rows = {top for *_, top in boxes}
-    assert all(right < left for (_, right, _, a), (left, _, _, b) in pairwise(boxes) if a == b) and len(rows) == 4
+    maps = Pictures(errors.images + np.uint8(100), [f"map {place}" for place in range(7)])
+    known = replace(run_data, mistakes=errors, nearest=nearest)
+    assert shown_values(SECTIONS["mistakes"].draw(known), columns=8, number=28) == list(range(28))
+    both = shown_values(SECTIONS["mistakes"].draw(replace(known, maps=maps)), columns=10, number=35)
+    assert both[::5] == list(range(0, 28, 4)) and both[1::5] == list(range(100, 128, 4)) and both[2:5] == [1, 2, 3]
     for other in (None, replace(nearest, images=nearest.images[:5])):  # a run without them, and files of two runs
-        assert len(FIGURES["mistakes"][1](replace(run_data, mistakes=errors, nearest=other)).axes[0].images) == 7
+        assert shown_values(SECTIONS["mistakes"].draw(replace(known, nearest=other)), columns=6, number=7) == list(range(0, 28, 4))
+
+
+def shown_values(drawn, columns, number):
+    """The grey value in the middle of each image of a grid whose images have captions of one line."""
+    wide, high, rows = SIDE + GAP, SIDE + GAP + LINE + 6, -(-number // columns)
+    assert (drawn.width, drawn.height) == (columns * wide + GAP, rows * high)
+    middles = [(GAP + SIDE // 2 + wide * (i % columns), high * (i // columns) + high // 2) for i in range(number)]
+    return [drawn.getpixel(middle)[0] for middle in middles]
+
+
+def test_a_long_caption_is_cut_in_its_middle_and_stays_above_its_image():
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    long = grid(Pictures(images, ["IMG_" + "x" * 80 + "_17.jpg\nant", "b\nbee"]))
+    none = grid(Pictures(images, ["\n", "\n"]))
+    changed = np.argwhere((np.asarray(long) != np.asarray(none)).any(axis=2))
+    left = changed[changed[:, 1] < GAP + SIDE]
+    assert left[:, 1].max() <= GAP + SIDE and left[:, 0].max() < long.height - SIDE - GAP // 2
+    gap = np.asarray(long)[:, GAP + SIDE : GAP + SIDE + GAP]
+    assert (gap == 255).all()
+
+
+def test_maps_are_red_where_they_are_positive_and_blue_where_negative():
+    image = np.full((1, 40, 40, 3), 200, np.uint8)
+    drawn = overlaid(image, np.array([[[2.0, 0.0], [0.0, -1.0]]]))[0].astype(int)
+    (r, _, b), (r2, _, b2) = drawn[2, 2], drawn[-3, -3]
+    assert r > b + 50 and b2 > r2 + 20 and abs(drawn[0, 0, 0] - drawn[0, 0, 2]) > abs(drawn[-1, -1, 0] - drawn[-1, -1, 2])
+    assert (overlaid(image, np.zeros((1, 2, 2))) == image).all()
+
+
+def test_the_table_of_errors_shows_the_second_class_and_the_probability_of_the_true_one(tmp_path):
+    predictions = predictions_of(torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0]]), torch.tensor([2, 1]), ["a/1.png", "2.png"])
+    probabilities = torch.tensor([2.0, 1.0, 0.0]).softmax(0)
+    assert predictions.second.tolist()[0] == 1 and predictions.of_label[0] == pytest.approx(float(probabilities[2]))
+    write_predictions(tmp_path, predictions, ["=x", "bee", "cat"])
+    again = read_predictions(tmp_path)
+    assert again.second.tolist() == predictions.second.tolist() and np.abs(again.of_label - predictions.of_label).max() < 1e-4
+    text = page(replace(run_data_of(3), class_names=["ant", "bee", "cat"], predictions=again), {})
+    assert "<td>a/1.png</td><td>cat</td><td>ant</td><td>0.6652</td><td>0.0900</td><td>bee</td><td>0.2447</td>" in text
+    assert '<a href="report/test.csv">' in text
+
+
+def test_plots_are_written_as_vectors_too_and_images_as_jpeg_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("ftlit.report.html.read", lambda folder: replace(run_data_of(2), folder=tmp_path))
+    write_report(tmp_path, plots=["svg", "pdf"])
+    kinds = {kind: {path.stem for path in (tmp_path / FOLDER).glob(f"*.{kind}")} for kind in ("png", "svg", "pdf", "jpg")}
+    images = {"samples", "mistakes", "suspects"}
+    assert kinds["png"] == kinds["svg"] == kinds["pdf"] == SECTIONS.keys() - images and kinds["jpg"] == images
+    assert (tmp_path / FOLDER / "curves.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_page_of_a_run_that_trains_says_so_instead_of_a_result():
+    run_data = replace(run_data_of(3), result={f"test/{name}": 0.5 for name in ("accuracy", "f1", "loss")})
+    assert "<td>0.5000</td>" in page(run_data, {}) and "<td>0.5000</td>" not in page(run_data, {}, "epoch <3>")
+    assert '<p class="warning">epoch &lt;3&gt;</p>' in page(run_data, {}, "epoch <3>")
 
 
 def test_the_page_lists_possibly_mislabelled_examples_or_says_that_there_are_none():
@@ -310,7 +365,7 @@ def test_tables_and_figures_name_the_examples_by_the_noun_of_the_data():
     lost = replace(texts, predictions=replace(texts.predictions, probability=np.full(400, np.nan)))
     for shown in map(page, (texts, right, lost), ({}, {}, {})):
         assert "test texts" in shown and "test images" not in shown
-    axes = [axes for name in ("calibration", "depth") for axes in FIGURES[name][1](texts).axes]
+    axes = [axes for name in ("calibration", "depth") for axes in SECTIONS[name].draw(texts).axes]
     labels = [text for own in axes for text in (own.get_ylabel(), *own.get_legend_handles_labels()[1])]
     assert {"texts", "test texts", "probe accuracy on held-out texts"} <= set(labels) and not any("images" in label for label in labels)
     assert ">test images<" in page(replace(texts, about={}), {})  # a run of an earlier release
@@ -318,7 +373,7 @@ def test_tables_and_figures_name_the_examples_by_the_noun_of_the_data():
 
 def test_names_are_escaped_and_the_page_requests_nothing():
     run_data = run_data_of(3)
-    text = page(replace(run_data, about={**run_data.about, "noun": HOSTILE}), {"confusion": b"", "mistakes": b""})
+    text = page(replace(run_data, about={**run_data.about, "noun": HOSTILE}), {"confusion": {"png": b""}, "mistakes": {"jpg": b""}})
     assert HOSTILE not in text and "<img src=x" not in text
     assert not re.search(r"(src|href)=\"?(https?:|//|file:)", text) and "default-src 'none'" in text
 
@@ -327,7 +382,7 @@ def test_names_are_escaped_and_the_page_requests_nothing():
 @pytest.mark.parametrize("number", [3, 200])
 def test_in_a_browser_pictures_load_the_table_sorts_and_no_request_is_sent(tmp_path, number):
     run_data = run_data_of(number)
-    pictures = dict(pictures_of(run_data))
+    pictures = pictures_of(run_data)
     script = """<script>addEventListener("load", () => {
         const table = document.querySelector("#classes table"), head = table.querySelectorAll("th")[3];
         const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[3].textContent));
@@ -342,7 +397,7 @@ def test_in_a_browser_pictures_load_the_table_sorts_and_no_request_is_sent(tmp_p
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", (tmp_path / "page.html").as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     found = json.loads(re.search(r"<body>(\{.*?\})</body>", shown, re.DOTALL)[1])
-    assert len(found["pictures"]) == len(FIGURES) - 1 and all(width > 50 for width in found["pictures"])
+    assert len(found["pictures"]) == len(SECTIONS) - 1 and all(width > 50 for width in found["pictures"])
     assert found["down"] == sorted(found["before"]) and found["up"] == sorted(found["before"], reverse=True)
     assert found["down"] != found["up"]
     assert found["matrix"][0] > 1000 and found["matrix"][1] and found["requests"] == []

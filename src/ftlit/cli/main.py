@@ -158,14 +158,17 @@ def _rows_by(devices: int) -> Callable[..., Any]:
 
 def report(arguments: list[str]) -> None:
     """Write the report of a run again and print its path, or the table of a sweep."""
-    folder = Path(report_parser().parse_args(arguments).folder).expanduser()
+    given = report_parser().parse_args(arguments)
+    folder = Path(given.folder).expanduser()
     from ftlit.report import html  # here, so that --help stays fast
     from ftlit.sweeps import jobs, summary
 
-    if jobs.is_sweep(folder) or (folder / "multirun.yaml").is_file():
-        summary.report(folder)
+    if not (jobs.is_sweep(folder) or (folder / "multirun.yaml").is_file()):
+        print(html.write_report(folder, plots=given.plots))
+    elif given.plots:
+        raise UserError(f"--plots is for the report of a run, and {folder} is a sweep: give the folder of one of its jobs")
     else:
-        print(html.write_report(folder))
+        summary.report(folder)
 
 
 def cache(arguments: list[str]) -> None:

@@ -164,6 +164,8 @@ def report_parser() -> _Parser:
         "ftlit report", description="Write report.html of a run again, or the table of a sweep (sweep.md, settings.csv and others)."
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a run, or of a sweep")
+    plots = "of a run: write its plots in this format too, to FOLDER/report"
+    parser.add_argument("--plots", choices=["pdf", "svg"], action="append", default=[], help=plots)
     return parser
 
 

@@ -14,6 +14,7 @@ from ftlit.finetuning.examine import examine
 from ftlit.finetuning.hints import ON_COMMAND_LINE
 from ftlit.finetuning.plan import Plan
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, trains_whole_layers, without_warm_up
+from ftlit.lit.callbacks.live_report import LiveReport
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.lit.callbacks.suspects_file import SuspectsFile
@@ -104,7 +105,8 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     recorder = Recorder(cfg.paths.run) if cfg.report or start else None  # the runs are compared by the predictions
     suspects = SuspectsFile(cfg.paths.run, probe_head) if probe_head and only_fits else None
     scores = None if only_fits else ValScores()
-    own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, scores) if callback is not None]
+    live = LiveReport(cfg.paths.run) if cfg.report and not only_fits else None
+    own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, live, scores) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     keeps_best = any(isinstance(callback, Checkpoint) for callback in configured)  # else Lightning would add a checkpoint of its own
     average = build_average(cfg, trains=not only_fits)

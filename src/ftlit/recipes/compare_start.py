@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ftlit.data.samplers import EvalOrder
-from ftlit.features.extract import evaluating
+from ftlit.features.fill import evaluating
 from ftlit.features.image_hashes import cached_hashes
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.console.start_comparison import StartComparison

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from ftlit.errors import UserError
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import Plan
+from ftlit.inference.load_network import load
 from ftlit.intervals import accuracy_interval
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
@@ -21,10 +23,10 @@ from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.hardware import describe_devices
 from ftlit.lit.resumed_checkpoint import check_last
-from ftlit.lit.strategies import compiled_layers_allowed
+from ftlit.lit.strategies import SHARDED, compiled_layers_allowed
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
-from ftlit.recipes.baseline import ACCURACY, Baseline, Results, evaluate_fitted, judged_by, propose
+from ftlit.recipes.baseline import ACCURACY, Baseline, Results, checkpoint_in, evaluate_fitted, judged_by, propose
 from ftlit.recipes.build_run import Run, build, plan_of
 from ftlit.recipes.compare_start import StartPredictions, compare, predict_with_start
 from ftlit.recipes.config.candidates import choice_of_run
@@ -40,6 +42,8 @@ from ftlit.recipes.run.resume import alone_in, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
 from ftlit.recipes.run.training_steps import rates_of, steps_per_epoch
+from ftlit.recipes.run_report.run_pictures import ReportedNetwork
+from ftlit.recipes.run_report.run_report import write_run, write_run_report
 from ftlit.recipes.wise import choose_weights
 from ftlit.report.scores import reliability
 from ftlit.run_folder import BASELINE, TRAINED, write_result
@@ -84,10 +88,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
             notes = [*describe_fit(run.trainer, seconds, trains=run.trains), *([choice.describe()] if choice else [])]
             print_results(cfg, results, notes, images, fitted_on, None if kept else baseline, start)
             if cfg.report and recorder and recorder.tested:
-                fitted = kept or run
-                vectors = fitted.probe_head.train_vectors if fitted.probe_head else None
-                similar = artifacts.Similar(run.model.backbone, vectors) if vectors else None
-                artifacts.write_run_report(cfg, run.data, recorder.tested, recorder.features, similar)
+                write_run_report(cfg, run.data, recorder.tested, recorder.features, partial(_reported, cfg, run, kept))
     return _score(run, results)
 
 
@@ -109,7 +110,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     rows += [("note", note) for note in notes]
     print_plan(cfg, rows, plan, resuming, trains=run.trains)
     if cfg.report:
-        artifacts.write_run(cfg, run.data, rows, plan)
+        write_run(cfg, run.data, rows, plan)
 
 
 def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) -> RunFacts:
@@ -180,6 +181,18 @@ def _keeps_baseline(run: Run) -> bool:
     """Whether no epoch was clearly better than the baseline."""
     best = find_callback(run.trainer, BestCheckpoint)
     return run.baseline is not None and best is not None and best.keeps_first
+
+
+def _reported(cfg: DictConfig, run: Run, kept: Baseline | None) -> ReportedNetwork | None:
+    """The network that the report shows; `None` where its weights are spread over processes. The backbone of a baseline has been trained
+    since, so it is read from the checkpoint.
+    """
+    fitted = kept or run
+    vectors = fitted.probe_head.train_vectors if fitted.probe_head else None
+    if kept is not None:
+        network = load(checkpoint_in(Path(cfg.paths.run)), trust=True)  # the run has imported its classes already
+        return ReportedNetwork(network.backbone, network.head, vectors)
+    return None if isinstance(run.trainer.strategy, SHARDED) else ReportedNetwork(run.model.backbone, run.model.head, vectors)
 
 
 def _best_of_epochs(run: Run) -> float | None:

@@ -32,6 +32,7 @@ from ftlit.recipes.run.feature_setup import features_of, one_device, specs_of
 from ftlit.recipes.run.parts import RunParts, check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import write_config
 from ftlit.recipes.run.time_estimates import estimate_features
+from ftlit.recipes.run_report.run_report import write_run, write_run_report
 from ftlit.report.contents import Predictions
 from ftlit.run_folder import BEST_OF, CROSS_VALIDATION, HELD_OUT_BY, PROBE_LAYERS, write_result
 
@@ -103,8 +104,8 @@ def run(cfg: DictConfig) -> float:
     show(table_of(repeats))
     print_line(f"{summary}; probe.csv, {PROBE_LAYERS}, probe.png: {cfg.paths.run}")
     if cfg.report:
-        artifacts.write_run(cfg, parts.data, [*rows, ("result", summary)])
-        artifacts.write_run_report(cfg, parts.data, repeats[0].predictions, repeats[0].features)
+        write_run(cfg, parts.data, [*rows, ("result", summary)])
+        write_run_report(cfg, parts.data, repeats[0].predictions, repeats[0].features)
     return mean(nan if repeat.best.score is None else repeat.best.score for repeat in repeats)
 
 

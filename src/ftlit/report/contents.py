@@ -30,6 +30,9 @@ class StageRecord:
     bytes: int = 0
 
 
+OPTIONAL = ("uncalibrated", "of_label", "second", "of_second")  # arrays of `Predictions` that may be `None`
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Predictions on the test images.
@@ -41,6 +44,9 @@ class Predictions:
         probability: of the most probable class. With several labels: the confidence, in [0.5, 1], of the most confident wrong label, or of
             the most confident label if all are right.
         uncalibrated: the same at temperature 1, see `ftlit.probes.calibration`; `None` where the head has no other temperature.
+        of_label: probability of the true class; with `second` and `of_second` of images with one label each, and else `None`.
+        second: number of the second most probable class.
+        of_second: its probability.
     """
 
     items: Sequence[str]
@@ -48,6 +54,9 @@ class Predictions:
     predicted: Sequence[tuple[int, ...]]
     probability: Array
     uncalibrated: Array | None = None
+    of_label: Array | None = None
+    second: Array | None = None
+    of_second: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ class RunData:
         suspects: training examples that are possibly mislabelled; `None` where nothing was held out to find them.
         suspected: images of the first of them.
         nearest: for each image of `mistakes` the `NEAREST` training images with the most similar features, one image after the other.
+        maps: for each image of `mistakes` what spoke for the predicted class and for its own, see `ftlit.models.class_maps`.
     """
 
     folder: Path
@@ -119,6 +129,7 @@ class RunData:
     suspects: Sequence[SuspectRow] | None = None
     suspected: Pictures | None = None
     nearest: Pictures | None = None
+    maps: Pictures | None = None
 
     @property
     def noun(self) -> str:

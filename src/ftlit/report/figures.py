@@ -1,6 +1,6 @@
-"""The figures of a report: pure functions from run data to a figure, or to `None` where the run left no data for it."""
+"""The plots of a report: pure functions from run data to a figure, or to `None` where the run left no data for it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,7 +13,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, NullFormatter
 
 from ftlit.report.contents import RunData
-from ftlit.report.picture_grids import mistakes, samples, suspects
 from ftlit.report.scores import confusion as confused
 from ftlit.report.scores import reliability
 
@@ -179,20 +178,6 @@ def stages(run: RunData) -> Figure | None:
         axes.margins(x=0.2)
     time.invert_yaxis()
     return figure
-
-
-FIGURES: Mapping[str, tuple[str, Callable[[RunData], Figure | None]]] = {
-    "samples": ("Training images as the network sees them", samples),
-    "curves": ("Loss, accuracy, learning rates", curves),
-    "layers": ("Trained layers by stage", layers),
-    "stages": ("Time and memory by stage", stages),
-    "confusion": ("Confusion matrix", confusion),
-    "mistakes": ("Most confident errors", mistakes),
-    "suspects": ("Possibly mislabelled", suspects),
-    "calibration": ("Calibration", calibration),
-    "features": ("Feature map (t-SNE)", features),
-    "depth": ("Accuracy by depth", depth),
-}
 
 
 def _short(run: RunData) -> list[str]:

@@ -42,6 +42,7 @@ def read(folder: str | Path) -> RunData:
             suspects,
             None if suspects is None else files.read_pictures(folder, "suspected"),
             files.read_pictures(folder, "nearest"),
+            files.read_pictures(folder, "maps"),
         )
     except UserError:  # a damaged file, or a newer format
         raise

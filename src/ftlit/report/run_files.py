@@ -7,7 +7,8 @@ test.json            digest of test.csv, which may be removed if the table is ed
 metrics.json         the same for ../metrics.csv, once the run has ended; suspects.json: for ../suspects.csv
 features.safetensors features of some test images, and their labels
 samples.safetensors  training images; mistakes.safetensors: test images with the most confident errors; nearest.safetensors: the training
-                     images nearest to these; suspected.safetensors: training images that are possibly mislabelled
+                     images nearest to these; maps.safetensors: class activation maps over them; suspected.safetensors: training images
+                     that are possibly mislabelled
 
 All but the table carry the format number. A reader takes format 0 too: `stages.json` is a list there, and features are called codes.
 """
@@ -36,6 +37,13 @@ from ftlit.tensor_files import read_tensors, write_tensors
 FOLDER, RUN, STAGES, TEST, TEST_DIGEST = "report", REPORT, "stages.json", "test.csv", "test.json"
 METRICS, METRICS_DIGEST = "metrics.csv", "metrics.json"
 SUSPECTS, SUSPECTS_DIGEST = "suspects.csv", "suspects.json"
+TEST_COLUMNS = ("item", "label", "predicted", "probability", "label_number", "predicted_number")
+OPTIONAL_COLUMNS = {  # of `Predictions` -> in test.csv
+    "uncalibrated": "uncalibrated",
+    "of_label": "label_probability",
+    "second": "second_number",
+    "of_second": "second_probability",
+}
 SEPARATOR = " | "  # between several labels of one image
 MAX_ITEM_LENGTH = 500  # characters of a text that are kept
 REMEDY = "restore it, or train again"
@@ -73,19 +81,29 @@ def read_stages(folder: Path) -> list[StageRecord]:
 
 def write_predictions(folder: Path, predictions: Predictions, class_names: Sequence[str]) -> None:
     """Write `test.csv`, and its digest beside it."""
-    writer = csv.writer(stream := io.StringIO(newline=""))
-    extra = [] if predictions.uncalibrated is None else ["uncalibrated"]
-    writer.writerow(["item", "label", "predicted", "probability", "label_number", "predicted_number", *extra])
-    columns = predictions.items, predictions.labels, predictions.predicted, predictions.probability
-    for place, (item, label, predicted, probability) in enumerate(zip(*columns, strict=True)):
-        names = [SEPARATOR.join(class_names[number] for number in numbers) for numbers in (label, predicted)]
-        numbers = [" ".join(map(str, numbers)) for numbers in (label, predicted)]
-        last = [] if predictions.uncalibrated is None else [f"{predictions.uncalibrated[place]:.4f}"]
-        writer.writerow([*map(harmless, (item[:MAX_ITEM_LENGTH], *names)), f"{probability:.4f}", *numbers, *last])
+    rows = [_test_row(predictions, place, class_names) for place in range(len(predictions.items))]
+    writer = csv.DictWriter(stream := io.StringIO(newline=""), rows[0] if rows else TEST_COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
     content = stream.getvalue().encode(**ENCODING)
     (folder / FOLDER / TEST_DIGEST).unlink(missing_ok=True)  # of an earlier file
     write_atomically(folder / FOLDER / TEST, content)
     write_json(folder / FOLDER / TEST_DIGEST, {"digest": of_bytes(content)})
+
+
+def _test_row(predictions: Predictions, place: int, class_names: Sequence[str]) -> dict[str, str]:
+    labels = [predictions.labels[place], predictions.predicted[place]]
+    names = [SEPARATOR.join(class_names[number] for number in numbers) for numbers in labels]
+    texts = map(harmless, (predictions.items[place][:MAX_ITEM_LENGTH], *names))
+    numbers = [" ".join(map(str, own)) for own in labels]
+    row = dict(zip(TEST_COLUMNS, (*texts, f"{predictions.probability[place]:.4f}", *numbers), strict=True))
+    for name, column in OPTIONAL_COLUMNS.items():
+        values = getattr(predictions, name)
+        if values is not None and name == "second":
+            row |= {"second": harmless(class_names[values[place]]), column: str(values[place])}
+        elif values is not None:
+            row[column] = f"{values[place]:.4f}"
+    return row
 
 
 def read_predictions(folder: Path) -> Predictions | None:
@@ -98,8 +116,9 @@ def read_predictions(folder: Path) -> Predictions | None:
         rows = list(csv.DictReader(io.StringIO(content.decode(**ENCODING), newline="")))
         labels, predicted = ([tuple(map(int, row[name].split())) for row in rows] for name in ("label_number", "predicted_number"))
         probability = np.array([float(row["probability"]) for row in rows])
-        before = np.array([float(row["uncalibrated"]) for row in rows]) if rows and "uncalibrated" in rows[0] else None
-        return Predictions([row["item"] for row in rows], labels, predicted, probability, before)
+        there = {own: name for own, name in OPTIONAL_COLUMNS.items() if rows and name in rows[0]}  # not in runs of earlier releases
+        optional = {own: np.array([(int if own == "second" else float)(row[name]) for row in rows]) for own, name in there.items()}
+        return Predictions([row["item"] for row in rows], labels, predicted, probability, **optional)
 
 
 def _checked(path: Path, digest: Path) -> bytes:

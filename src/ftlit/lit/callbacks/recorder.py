@@ -20,7 +20,7 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import datamodule_of, find_callback
-from ftlit.report.contents import Predictions, StageRecord
+from ftlit.report.contents import OPTIONAL, Predictions, StageRecord
 from ftlit.report.run_files import write_stages
 
 MOST_FEATURES = 1000  # test images whose features are kept
@@ -158,16 +158,21 @@ def keep_batch(
 def join_batches(batches: Sequence[BatchRecord]) -> tuple[Predictions, dict[str, Tensor]]:
     """Predictions on all test images in their order, and `features` and `labels` of some; -1 for an image without a label."""
     rows = sorted(row for batch in batches for row in zip(batch.places, *_columns(batch.predictions), strict=True))
-    places, items, labels, predicted, probability, *uncalibrated = zip(*rows, strict=True)
+    places, items, labels, predicted, *values = zip(*rows, strict=True)
     label_of = {place: label[0] if label else -1 for place, label in zip(places, labels, strict=True)}
     kept_labels = [label_of[place] for batch in batches for place in batch.kept]
     features = {"features": torch.cat([batch.features for batch in batches]), "labels": torch.tensor(kept_labels)}
-    return Predictions(items, labels, predicted, np.array(probability), np.array(uncalibrated[0]) if uncalibrated else None), features
+    names = ["probability", *_optional(batches[0].predictions)]
+    return Predictions(items, labels, predicted, **{name: np.array(own) for name, own in zip(names, values, strict=True)}), features
 
 
 def _columns(predictions: Predictions) -> tuple[Iterable[Any], ...]:
-    last = () if predictions.uncalibrated is None else (predictions.uncalibrated,)
-    return predictions.items, predictions.labels, predictions.predicted, predictions.probability, *last
+    optional = [getattr(predictions, name) for name in _optional(predictions)]
+    return predictions.items, predictions.labels, predictions.predicted, predictions.probability, *optional
+
+
+def _optional(predictions: Predictions) -> list[str]:
+    return [name for name in OPTIONAL if getattr(predictions, name) is not None]
 
 
 def predictions_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Predictions:
@@ -180,8 +185,12 @@ def predictions_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Pre
     """
     logits, targets = logits.detach().cpu(), targets.cpu()
     if targets.ndim == 1:
-        single, top = ([(number,) for number in numbers.tolist()] for numbers in (targets, logits.argmax(dim=1)))
-        return Predictions(items, single, top, logits.softmax(dim=1).amax(dim=1).numpy())
+        probabilities = logits.softmax(dim=1)
+        first = logits.argmax(dim=1)
+        single, top = ([(number,) for number in numbers.tolist()] for numbers in (targets, first))
+        own, others = probabilities.gather(1, targets[:, None])[:, 0], probabilities.scatter(1, first[:, None], -1.0).max(dim=1)
+        second = others.indices.numpy(), others.values.numpy()
+        return Predictions(items, single, top, probabilities.amax(dim=1).numpy(), None, own.numpy(), *second)
     probabilities, true = logits.sigmoid(), targets >= 0.5
     positive, confidence = probabilities >= 0.5, torch.maximum(probabilities, 1 - probabilities)
     wrong = positive != true
