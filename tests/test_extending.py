@@ -4,14 +4,16 @@ import os
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 import warm
 from omegaconf import OmegaConf
 from paths import ROOT, python_path
+from PIL import Image
 from torch import nn
 
-from ftlit import Backbone, FineTuner, ImageData, InputSpec, Schedule, fit_probe
+from ftlit import Backbone, FineTuner, ImageData, InputSpec, Schedule, fit_probe, load
 from ftlit.probes.probe_kinds import PROBE_KINDS
 from ftlit.recipes.config.hydra_internals import instantiate
 
@@ -40,7 +42,7 @@ def make(tmp_path, monkeypatch):
 
 
 def test_each_part_has_a_short_example():
-    assert set(OPTIONS) == {"backbone", "head", "probe", "schedule", "data", "loss"} and len(MODULES) == len(OPTIONS)
+    assert set(OPTIONS) == {"backbone", "head", "probe", "schedule", "data", "loss"} and len(MODULES) == len(OPTIONS) + 1
     assert all(len([line for line in text.splitlines() if line.strip()]) <= 20 for text in MODULES.values())
 
 
@@ -63,6 +65,31 @@ def test_the_example_probe_separates_separable_classes(make, classes):
     features = nn.functional.one_hot(labels, 4).double() * 5 + torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     assert probes.kinds == ["nearest_mean"] and list(PROBE_KINDS)[3] == "nearest_mean"
     assert fit_probe(features, labels, kind="nearest_mean", l2=1.0).accuracy(features, labels) == 1.0
+
+
+def photos(folder, number):
+    for i in range(number):
+        values = np.random.RandomState(i).randint(0, 80, (32, 32, 3)).astype(np.uint8)
+        values[..., i % 2] += 120
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(folder / f"{('ants', 'bees')[i % 2]}_{i}.png")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("command", re.findall(r"^PYTHONPATH=\. (python train\.py \w+\._target_=.*)", PAGE, flags=re.MULTILINE))
+def test_each_part_runs_from_the_command_line_and_data_of_datasets_predict_image_files(command, tmp_path):
+    for name, text in MODULES.items():
+        (tmp_path / name).write_text(text)
+    photos(tmp_path / "photos/train", 20)
+    photos(tmp_path / "photos/test", 6)
+    environment = {**os.environ, "PYTHONPATH": python_path(tmp_path), "FTLIT_CACHE": str(tmp_path / "store")}
+    scenario = [] if "scenario=" in command else ["scenario=small_similar"]
+    short = [*scenario, "trainer.max_epochs=3", "trainer=cpu", "report=false", "hydra.run.dir=run"]
+    done = warm.run([sys.executable, ROOT / "train.py", *command.split()[2:], *short], cwd=tmp_path, env=environment)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    if "data._target_" in command:
+        files = sorted((tmp_path / "photos/test").iterdir())
+        assert [prediction.label for prediction in load(tmp_path / "run")(files)] == [file.name.partition("_")[0] for file in files]
 
 
 @pytest.mark.e2e

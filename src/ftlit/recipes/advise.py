@@ -181,7 +181,7 @@ def write(cfg: DictConfig, advice: Advice, parts: RunParts, measured: Measuremen
 
 def _reason(advice: Advice, parts: RunParts) -> str:
     data = parts.data
-    text = advice_text.describe(advice.reason, data.input_spec.noun, data.counts.get("train")) if advice.reason else ""
+    text = advice_text.describe(advice.reason, parts.backbone.input_spec.noun, data.counts.get("train")) if advice.reason else ""
     schedule = given("schedule") if advice.scenario.startswith("small") else []
     return f"{text} But {' '.join(schedule)} is given, so this schedule, not the advice, decides which layers train." if schedule else text
 

@@ -15,6 +15,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.check_values import AFFINE
 from ftlit.recipes.config.class_weights import class_weights_of, trained_classes
 from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.config.own_parts import build_part
 
 
 def build_module(
@@ -66,7 +67,7 @@ def _build_loss(cfg: DictConfig, data: Any) -> nn.Module:
     given = {} if weights is None else {"class_weights": weights}
     if given:  # weights by number do not merge with those by name
         node = OmegaConf.masked_copy(node, [str(name) for name in node if name not in given])
-    loss: nn.Module = instantiate(node, counts=list(data.counts["train"].values()), **given)
+    loss: nn.Module = build_part("loss", node, counts=list(data.counts["train"].values()), **given)
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
         advice = "several labels per example: give loss=bce" if data.multilabel else "one label per example: give loss=cross_entropy"
         raise UserError(f"this data has {advice}")

@@ -30,6 +30,7 @@ from ftlit.recipes.build_module import build_module
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import choices, instantiate
+from ftlit.recipes.config.own_parts import build_part
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
 from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments, may_fit_head, recorded_head
@@ -87,7 +88,7 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     lora = add_schedule_lora(backbone, schedule)
     check_until(schedule)
     arguments = head_arguments(cfg, backbone, schedule)
-    head = instantiate(cfg.head, **arguments, num_classes=data.num_classes)
+    head = build_part("head", cfg.head, **arguments, num_classes=data.num_classes)
     check_head(backbone, head, data.num_classes)
     if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))

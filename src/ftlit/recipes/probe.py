@@ -25,6 +25,7 @@ from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap,
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes.config.class_weights import class_weights_of, class_weights_text
 from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.config.own_parts import build_data
 from ftlit.recipes.console.plan_rows import PlanRow
 from ftlit.recipes.console.probe_plan import images_read, print_probe_plan, probe_rows
 from ftlit.recipes.run import artifacts
@@ -97,7 +98,7 @@ def run(cfg: DictConfig) -> float:
     for i in range(probes.repeats):
         if probes.repeats > 1:
             print_line(f"random sample {i + 1} of {probes.repeats}:")
-        data = instantiate(cfg.data, input_spec=parts.backbone.input_spec, seed=cfg.data.seed + i) if i else parts.data
+        data = build_data(cfg, parts.backbone.input_spec, seed=cfg.data.seed + i) if i else parts.data
         repeats.append(probe_layers(cfg, probes, RunParts(parts.backbone, data)))
     summary = describe(repeats, per_class, parts.data.input_spec.noun)
     write_files(cfg, repeats)

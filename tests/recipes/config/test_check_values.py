@@ -2,11 +2,10 @@
 
 import pytest
 from composed_configs import composed, error_text
-from hydra import compose
 
 from ftlit.errors import UserError
 from ftlit.recipes.config import option_names
-from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
+from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.config.validate import bind, check_labelled
 
 
@@ -90,14 +89,6 @@ def hydra():
 )
 def test_an_unusable_value_is_one_line_before_training(override, message, monkeypatch):
     assert message in error_text(monkeypatch, override)
-
-
-def test_a_value_of_the_replaced_part_is_named_with_the_word_that_removes_it():
-    cfg = compose("train", ["loss._target_=torch.nn.MSELoss"], return_hydra_config=True)
-    with use_hydra_config(cfg), pytest.raises(UserError) as caught:
-        bind(cfg)
-    line = "loss._target_=torch.nn.MSELoss does not take 'label_smoothing', which loss=cross_entropy sets: add '~loss.label_smoothing'"
-    assert str(caught.value) == f"{line} to remove this setting"
 
 
 def test_a_scheduler_waits_for_a_metric_that_is_logged(monkeypatch):

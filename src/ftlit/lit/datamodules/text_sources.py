@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from ftlit.data.dataset import Collection
 from ftlit.data.sources.csv_files import SPLIT_COLUMN, USUAL, CsvFormat
 from ftlit.data.sources.text_files import collect_texts
 from ftlit.data.tokens import TextSpec
@@ -63,6 +64,11 @@ def text_csv_data(
         rule=splits.rule,
         form=form,
     )
+    return text_data(collection, input_spec, loading)
+
+
+def text_data(collection: Collection, input_spec: TextSpec, loading: Loading) -> ImageData:
+    """Batches of a collection of texts, padded to the length of the longest; truncated ones are counted in a note."""
     texts = [text for split in collection.splits.values() for text in split.sources]
     fitted, longer = input_spec.fitted(texts)
     if longer:

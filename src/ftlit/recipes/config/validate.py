@@ -11,14 +11,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ftlit.data.dataset import wrong_class_names
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.sources.torch_items import kind_of
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.presets import SCHEDULES
 from ftlit.lit import datamodules
 from ftlit.lit.datamodules.image_data import DATA_SOURCES
+from ftlit.lit.datamodules.own_data import SHARED
 from ftlit.models.heads import HEADS
-from ftlit.recipes.config import check_values
+from ftlit.recipes.config import check_values, own_parts
 from ftlit.recipes.config.hydra_internals import choices, hydra_config
 from ftlit.recipes.config.option_names import lacks_argument, renamed_option
 from ftlit.recipes.config.overrides import OF_LINEAR_PROBE, chosen_part, given, overlay_of
@@ -38,12 +40,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "schedule": SCHEDULES,
 }
 
-PASSED: Mapping[str, tuple[str, ...]] = {  # config group -> arguments that the recipe gives, and no user
-    "data": ("input_spec",),
-    "head": ("in_features", "num_classes"),
-    "loss": ("counts",),
-    "schedule": ("layers",),
-}
+OF_AN_OPTION = ("backbone.name", "backbone.weights")  # values of a built-in option that mean nothing to another part
 
 FLAGS: Mapping[str, tuple[object, ...]] = {  # keys that Hydra reads in a node -> their values
     "_partial_": (False, True),
@@ -56,7 +53,8 @@ def bind(cfg: DictConfig) -> None:
     """Check every node of `cfg` that has a `_target_`: its names are arguments of the target, and plain values have the annotated type.
     Then check values as `check_values.check` does.
 
-    Settings of `OF_LINEAR_PROBE` that a head of one's own does not take are removed from `cfg`.
+    Removed from `cfg` are settings of `OF_LINEAR_PROBE` that a head of one's own does not take, and those of the chosen option that a part
+    which the command line puts in its place does not name. Parts of the user's own are checked by `own_parts.check_signature`.
     Only annotations of numbers, strings, paths, literals, lists and mappings are checked.
 
     Raises:
@@ -65,37 +63,39 @@ def bind(cfg: DictConfig) -> None:
     for name, node in _targets(cfg):
         target = _found(name, node["_target_"])
         _check_flags(name, node)
+        own = own_parts.is_own(name, node)
         signature = inspect.signature(target)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        shared = SHARED if own and name == "data" else {}  # ftlit reads them where the data are torch Datasets
         written: Any = OmegaConf.to_container(node)
         for key in [key for key in map(str, node) if not key.startswith("_")]:
-            if key not in signature.parameters:
-                full_name = f"{name}.{key}"
-                if full_name in OF_LINEAR_PROBE and not given(full_name):
+            full_name = f"{name}.{key}"
+            left_over = _is_left_over(name, key)
+            if key not in signature.parameters or (left_over and full_name in OF_AN_OPTION):
+                if (full_name in OF_LINEAR_PROBE and not given(full_name)) or (left_over and key not in shared and not open_ended):
                     with open_dict(node):
                         del node[key]
                     continue
                 if open_ended:
                     continue
-                known = _left_over(name, key) or renamed_option(full_name) or synonym(full_name, written[key])
-                raise known or _refused(
-                    name, node["_target_"], key, written[key], [p for p in signature.parameters if p not in PASSED.get(name, ())]
-                )
+                if key not in shared:
+                    known = renamed_option(full_name) or synonym(full_name, written[key])
+                    passed = own_parts.PASSED.get(name, ())
+                    raise known or _refused(name, node["_target_"], key, written[key], [p for p in signature.parameters if p not in passed])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
-            hint = _hints(target).get(key)
+            hint = _hints(target).get(key, shared.get(key))
             if f"{name}.{key}" in (*HARDWARE_SETTINGS, "head.cuts") and hint is not None:
                 hint = Literal["auto"] | hint
             check_type(_interpolated_name(written[key]) or f"{name}.{key}", node[key], hint)
+        if own:
+            own_parts.check_signature(name, node, target)
     check_values.check(cfg)
 
 
-def _left_over(name: str, key: str) -> UserError | None:
-    """The error for a value of the chosen option that the target of the command line does not take; `None` for a given value."""
-    if hydra_config() is None or not (target := given(f"{name}._target_")) or given(f"{name}.{key}"):
-        return None
-    chosen = f"{name}={choices().get(name)}"
-    return UserError(f"{target[-1].lstrip('+')} does not take {key!r}, which {chosen} sets: add '~{name}.{key}' to remove this setting")
+def _is_left_over(name: str, key: str) -> bool:
+    """Whether a value is that of the chosen option, whose target the command line replaces, and not given itself."""
+    return hydra_config() is not None and bool(given(f"{name}._target_")) and not given(f"{name}.{key}")
 
 
 def _refused(name: str, target: str, key: str, value: object, takes: Sequence[str]) -> UserError:
@@ -144,9 +144,12 @@ def _found(name: str, path: Any) -> Callable[..., Any]:
     if not isinstance(path, str):
         raise UserError(f"{name}._target_={path}: give the import path of a class or function")
     try:
-        return resolve_name(path)  # type: ignore[no-any-return]  # Hydra's get_object logs what it raises
-    except (ImportError, AttributeError, ValueError) as error:  # no module, no such name in it, an empty part
+        target = resolve_name(path)  # Hydra's get_object logs what it raises
+    except Exception as error:  # no module, no such name in it, an empty part; a user's module raises anything
         raise UserError(f"{name}._target_={path} cannot be imported: {_why(name, path)}") from error
+    if not callable(target):
+        raise UserError(f"{name}._target_={path} is {kind_of(target)}: give the import path of a class or function")
+    return target  # type: ignore[no-any-return]
 
 
 def _why(name: str, path: str) -> str:
@@ -167,7 +170,7 @@ def _why(name: str, path: str) -> str:
     except Exception as fault:  # a module can raise anything
         top = path.partition(".")[0]
         if not isinstance(fault, ModuleNotFoundError) or fault.name != top:
-            return one_line(fault)
+            return own_parts.reason(fault)
         return f"{one_line(fault)}: give the command in the folder that holds {top}, or add that folder to PYTHONPATH"
 
 

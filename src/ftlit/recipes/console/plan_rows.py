@@ -123,7 +123,7 @@ def data_rows(data: Any, noun: str) -> list[PlanRow]:
     return [
         ("data", f"{splits} {noun} of {data.num_classes} classes"),
         ("classes", shorten((f"{name}: {number:,}" for name, number in data.counts["train"].items()), most=12)),
-        *(("note", note) for note in [*data.notes, *few_test_note(data, noun)]),
+        *(("note", note) for note in [*getattr(data, "notes", ()), *few_test_note(data, noun)]),
     ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from omegaconf import DictConfig
 
 from ftlit.data.images import looks_like_photo
@@ -20,11 +21,11 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.lora import Lora, add_lora
 from ftlit.recipes.config.check_values import AFFINE
 from ftlit.recipes.config.class_weights import class_weights_of
-from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.config.own_parts import build_data, build_part, is_own, read_data_early
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run.data_record import with_recorded_bands
 from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
-from ftlit.recipes.run.head import read_by_head
+from ftlit.recipes.run.head import check_head, head_arguments, read_by_head
 from ftlit.recipes.run.launched import check_alone
 from ftlit.recipes.run.processes import several_processes
 from ftlit.recipes.run.split_file import kept_split, seen_notes
@@ -32,6 +33,7 @@ from ftlit.recipes.run.training_steps import steps_per_epoch
 from ftlit.recipes.start.start_run import StartRun, load_start
 from ftlit.zoo.weights.weight_files import INSTALL_PHOTOS, PHOTO_BACKBONE
 
+TRAINING = ("finetune", "lr_find")  # recipes that build a head and a schedule
 JUDGED_FILES = 16  # that decide whether the images are photos
 
 
@@ -56,18 +58,20 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     """
     bind(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    read_data_early(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)  # again: what was read may have drawn random numbers, or was known
     start = load_start(cfg)
     if start and start.is_other_than_published and cfg.checkpoint == "slim":
         raise UserError(
             f"checkpoint=slim keeps only what differs from published weights, but this run begins with those of {start.name}: leave "
             "checkpoint out"
         )
-    backbone: Backbone = read_by_head(cfg, start.take_backbone() if start else instantiate(cfg.backbone))
+    backbone: Backbone = read_by_head(cfg, start.take_backbone() if start else build_part("backbone", cfg.backbone))
     check_input(cfg, backbone.input_spec)
     if isinstance(backbone.input_spec, InputSpec):
         backbone.input_spec = with_recorded_bands(cfg, backbone.input_spec)
     notes = resolve_hardware_settings(cfg, backbone)
-    data = instantiate(cfg.data, input_spec=backbone.input_spec, **kept_split(cfg, start.split if start else None))
+    data = build_data(cfg, backbone.input_spec, **kept_split(cfg, start.split if start else None))
     if labelled:
         check_labelled(data)
         class_weights_of(cfg, data)
@@ -76,7 +80,21 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
             backbone.input_spec = data.input_spec
         seen = [] if start else seen_notes(cfg.backbone.get("weights"), data, cfg.data.get("split_from"))
         data.notes += [*notes, *_photo_notes(cfg, data), *seen]
+    if start is None and cfg.recipe in TRAINING:
+        _try_own_parts(cfg, backbone, data)
     return RunParts(backbone, data, start)
+
+
+def _try_own_parts(cfg: DictConfig, backbone: Backbone, data: Any) -> None:
+    """Build a schedule and a head of the user's own once, so that their errors come before features are computed."""
+    own = [name for name in ("schedule", "head") if is_own(name, cfg[name])]
+    if not own:
+        return
+    with torch.random.fork_rng(devices=[]):
+        schedule = build_schedule(cfg, backbone)
+        if "head" in own:
+            head = build_part("head", cfg.head, **head_arguments(cfg, backbone, schedule), num_classes=data.num_classes)
+            check_head(backbone, head, data.num_classes)
 
 
 def _photo_notes(cfg: DictConfig, data: ImageData) -> list[str]:
@@ -109,7 +127,7 @@ def check_one_process(cfg: DictConfig) -> None:
 def build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
     """The schedule of the config, with its batch norm policy; reinitialized layers train whenever the head trains."""
     layers = backbone.layers_with_parameters
-    schedule = with_batchnorm(instantiate(cfg.schedule, layers=layers), {"backbone": batchnorm_policy(cfg)})
+    schedule = with_batchnorm(build_part("schedule", cfg.schedule, layers=layers), {"backbone": batchnorm_policy(cfg)})
     return with_reinit(schedule, [layer for layer in backbone.reinit if layer in layers])
 
 
