@@ -66,7 +66,7 @@ class Baseline:
     recorder: Recorder | None
     identity: RunIdentity
 
-    def fit(self, folder: Path, run: str | None) -> Results:
+    def fit(self, folder: Path, run: str | None, found: Results | None = None) -> Results:
         """Fit the head, validate it, refit it on train + val where `FitProbeHead` does, save it, and test it.
 
         Random states of the run stay as they are.
@@ -74,6 +74,7 @@ class Baseline:
         Args:
             folder: of the run.
             run: the digest that identifies it.
+            found: gets the metrics as they become known, for a run that is interrupted.
 
         Returns:
             Metrics on val, before the refit, and on test.
@@ -81,7 +82,7 @@ class Baseline:
         self.identity.run = run
         with kept_random_state():
             self.trainer.fit(self.model, self.data)
-            return evaluate_fitted(self.trainer, self.model, self.data, self.probe_head, [checkpoint_in(folder)])
+            return evaluate_fitted(self.trainer, self.model, self.data, self.probe_head, [checkpoint_in(folder)], found)
 
     def start_for(self, head: nn.Module) -> HeadProbe | None:
         """The fitted probe for another head: the whole one if it reads the same cuts, else its part of the last cut, if there is one."""
@@ -160,12 +161,19 @@ def propose(trainer: pl.Trainer, folder: Path, results: Results, val_images: flo
         best.begin_with(checkpoint_in(folder), value, margin, at_once=find_callback(trainer, WiseWeights) is None)
 
 
-def evaluate_fitted(trainer: pl.Trainer, model: FineTuner, data: Any, probe_head: FitProbeHead, paths: list[Path]) -> Results:
-    """Validate a head that was only fitted, then refit it on train + val where `FitProbeHead` does, save the module, and test it."""
-    val = trainer.validate(model, data, verbose=False)[0]
+def evaluate_fitted(
+    trainer: pl.Trainer, model: FineTuner, data: Any, probe_head: FitProbeHead, paths: list[Path], found: Results | None = None
+) -> Results:
+    """Validate a head that was only fitted, then refit it on train + val where `FitProbeHead` does, save the module, and test it.
+
+    Returns the metrics, which are added to `found` as they become known.
+    """
+    found = {} if found is None else found
+    found |= trainer.validate(model, data, verbose=False)[0]
     probe_head.use_refitted(model)
     if probe_head.refitted is not None:
         model.update_record(trained_classes(data, ["train", "val"], probe_head.class_weights))
     for path in paths:
         trainer.save_checkpoint(path)
-    return {**val, **trainer.test(model, data, verbose=False)[0]}
+    found |= trainer.test(model, data, verbose=False)[0]
+    return dict(found)

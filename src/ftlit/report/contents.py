@@ -99,7 +99,8 @@ class RunData:
 
     Args:
         folder: of the run.
-        about: `run.json`: title, plan, warnings, layers, counts, noun of the examples.
+        about: `run.json`: title, plan, warnings, layers, counts, noun of the examples; of an interrupted run what was
+            interrupted, and the metrics that are known.
         class_names: class number -> name.
         metrics: rows of metrics.csv, numbers only.
         stages: in order.

@@ -53,6 +53,23 @@ def print_results(
     print_line(f"{'; '.join(notes)}; {', '.join(files)}: {cfg.paths.run}")
 
 
+def print_interrupted_results(results: Mapping[str, float], fitted_on: Mapping[str, str], text: str) -> None:
+    """Print the metrics that are known of a run that was interrupted.
+
+    Args:
+        results: `val/accuracy` and so on; splits without an accuracy are left out.
+        fitted_on: split -> the splits on which the model of its row was trained or fitted.
+        text: what was interrupted.
+    """
+    table = Table("split", "accuracy", "macro F1", "loss", "fitted on")
+    known = [split for split in ("val", "test") if f"{split}/accuracy" in results]
+    for split in known:
+        table.add_row(split, *(f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss")), fitted_on[split])
+    if known:
+        show(table)
+    print_line(text)
+
+
 def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Mapping[str, float], command: Sequence[str]) -> None:
     """Print the measurements of each layer, the reason, the time of each scenario, and the command that follows the advice."""
     table = Table("layer", "held-out accuracy", "LogME")

@@ -79,6 +79,30 @@ def write_run_report(
         print_line(f"no report: {one_line(error)}")
 
 
+def write_interrupted_report(
+    cfg: DictConfig, data: Any, text: str, metrics: Mapping[str, float], tested: Predictions | None, features: Mapping[str, Tensor]
+) -> None:
+    """Write `report.html` of a run that was interrupted, and print its path; see `write_run_report`.
+
+    Args:
+        cfg: of the run.
+        data: of the run.
+        text: what was interrupted.
+        metrics: that are known.
+        tested: predictions on the test images; `None` where there are none.
+        features: of test images, with `tested`.
+    """
+    folder = Path(cfg.paths.run)
+    run_files.write_run(folder, {**run_files.read_run(folder), "interrupted": text, "metrics": dict(metrics)})
+    if tested is None:
+        from ftlit.report.html import write_report  # here: matplotlib takes a second
+
+        run_files.write_digests(folder)
+        print_line(f"report: {write_report(folder)}")
+    else:
+        write_run_report(cfg, data, tested, features)
+
+
 def write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor], network: ReportedNetwork | None) -> None:
     """Write the digests of the tables, predictions, features, and the images of errors and possibly mislabelled examples."""
     folder = Path(cfg.paths.run)
