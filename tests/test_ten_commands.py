@@ -34,5 +34,5 @@ def test_the_ten_commands_run(tmp_path):
         arguments = [str(ROOT / word) if word == "train.py" else word for word in shortened(rest)]
         done = warm.run([*starts[first], *arguments], cwd=tmp_path, env=environment, timeout=600)
         assert done.returncode == 0 and not done.stderr.count("Traceback"), f"{command}\n{done.stderr}"
-    for made in ("mine/report.html", "mine/export/glyph.pt2", "sweeps/few/sweep.md"):
+    for made in ("mine/report.html", "mine/export/torch/glyph.pt2", "sweeps/few/sweep.md"):
         assert (tmp_path / "runs" / made).is_file()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ftlit.data.input_spec import InputSpec as InputSpec
     from ftlit.data.tokens import TextSpec as TextSpec
     from ftlit.errors import UserError as UserError
-    from ftlit.export.export_network import export_run as export_run
+    from ftlit.export.hand_over import export_run as export_run
     from ftlit.features.extract import Features as Features
     from ftlit.features.extract import extract_features as extract_features
     from ftlit.finetuning import schedules as schedules
@@ -98,7 +98,7 @@ _MODULES = {
     "batchnorm_to_affine": "models.batchnorm_fold",
     "build_optimizer": "finetuning.param_groups",
     "examine": "finetuning.examine",
-    "export_run": "export.export_network",
+    "export_run": "export.hand_over",
     "extract_features": "features.extract",
     "finetune": "api.calls",
     "fit_probe": "probes.linear_probe",

@@ -6,50 +6,26 @@ from dataclasses import replace
 
 import pytest
 import torch
+from run_folders import CLASSES, run_of
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torchvision import models
 from torchvision.transforms.v2.functional import normalize
 
-from ftlit import UserError, batchnorm_to_affine, export_run, load_backbone, load_timm
+from ftlit import UserError, export_run, load_backbone, load_timm
 from ftlit.cli.main import main
 from ftlit.export.export_formats import EXPORT_FORMATS
 from ftlit.export.export_network import export
 from ftlit.inference.load_network import load as load_run
 from ftlit.inference.network import Network
-from ftlit.inference.record import record_of
 from ftlit.models.heads import AttentionHead, ConvHead, LinearHead, MLPHead, PooledHead
 
 pytestmark = pytest.mark.zoo
 
-CLASSES = ["ants", "bees", "wasps"]
 TOLERANCE = 1e-4
 MINE = {"size": 64, "mean": 0.4, "std": 0.2}
 RESNET = ("resnet18", {"input_spec": MINE})
-
-
-def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=False, load=load_backbone, **head_options):
-    """Save the folder of a run with random weights and random batchnorm statistics."""
-    torch.manual_seed(0)
-    backbone = load(name, weights=None, **options)
-    for norm in backbone.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.running_mean.normal_(0, 0.1)
-            norm.running_var.uniform_(0.7, 1.3)
-    if affine:
-        batchnorm_to_affine(backbone)
-    made = head(**{"in_features": backbone.num_features, "num_classes": len(CLASSES), **head_options})
-    if isinstance(made, AttentionHead):
-        nn.init.normal_(made.query)
-    (folder / "checkpoints").mkdir(parents=True)
-    target = f"{head.__module__}.{head.__name__}"
-    facts = {"class_names": CLASSES, "multilabel": multilabel, "affine": affine}
-    record = record_of(backbone, {}, {"_target_": target, **head_options}, **facts)
-    state = nn.ModuleDict({"backbone": backbone, "head": made}).state_dict()
-    (folder / "other.json").write_text("{}")
-    torch.save({"state_dict": state, "ftlit": record}, folder / "checkpoints" / "best.ckpt")
-    return folder
 
 
 def logits_of(network, images):
@@ -86,13 +62,14 @@ def test_torchvision_loads_the_exported_weights_and_gives_the_same_logits(tmp_pa
     run = run_of(tmp_path, name, options, affine=affine)
     network = load_run(run)
     path, usage = export_run(run, "torchvision")
-    assert path == run / "export" / f"{name}.safetensors" and [file.name for file in path.parent.iterdir()] == [path.name]
+    assert path == run / "export" / "torchvision" / f"{name}.safetensors"
     model = models.get_model(name, num_classes=3, **arguments).eval()
     model.load_state_dict(load_file(path), strict=True)
     images = images_of(network, 2)
     assert same(model(normalize(images, [0.4] * 3, [0.2] * 3)), logits_of(network, images))
-    space = {}
-    exec(f"import safetensors.torch, torchvision; {usage}".splitlines()[0], space)
+    space = {"images": normalize(images, [0.4] * 3, [0.2] * 3).numpy()}
+    exec(f"import safetensors.torch, torch, torchvision; {usage}".splitlines()[0], space)
+    assert same(torch.from_numpy(space["logits"]), logits_of(network, images))
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in space["model"].state_dict().items())
 
 
@@ -172,14 +149,14 @@ def test_a_given_checkpoint_of_a_run_is_exported(runs, tmp_path):
     torch.save(other, checkpoints / "epoch.ckpt")
     best, other_bias = (load_run(runs["glyph"] / part).head.bias for part in ("", "checkpoints/epoch.ckpt"))
     assert torch.equal(other_bias, best + 1)
-    assert export_run(checkpoints / "epoch.ckpt", "torch")[0] == runs["glyph"] / "export" / "glyph.pt2"
+    assert export_run(checkpoints / "epoch.ckpt", "torch")[0] == runs["glyph"] / "export" / "torch" / "glyph.pt2"
 
 
 def test_a_checkpoint_outside_of_a_run_is_exported_beside_itself(runs, tmp_path):
     alone = tmp_path / "some" / "best.ckpt"
     alone.parent.mkdir()
     alone.write_bytes((runs["glyph"] / "checkpoints" / "best.ckpt").read_bytes())
-    assert export_run(alone, "torch")[0] == tmp_path / "some" / "export" / "glyph.pt2"
+    assert export_run(alone, "torch")[0] == tmp_path / "some" / "export" / "torch" / "glyph.pt2"
     assert [path.name for path in tmp_path.iterdir()] == ["some"]
 
 
@@ -205,7 +182,7 @@ def test_a_network_without_torchvision_names_is_an_error_for_torchvision(tmp_pat
     run = run_of(tmp_path, name, {"input_spec": {"size": 64}, **options}, head, **head_options)
     with pytest.raises(UserError, match=reason) as error:
         export_run(run, "torchvision")
-    assert "--to torch or --to onnx" in str(error.value) and not [*(run / "export").iterdir()]
+    assert "--to torch or --to onnx" in str(error.value) and not [*(run / "export" / "torchvision").iterdir()]
 
 
 def test_a_timm_network_is_exported_to_torch_but_not_to_torchvision(tmp_path):
@@ -271,13 +248,15 @@ def test_the_code_that_is_printed_reads_the_class_names_in_the_order_of_the_logi
 
 def test_the_command_prints_the_file_and_the_code_that_loads_it(runs, tmp_path, monkeypatch, capsys):
     code, out = command(monkeypatch, capsys, runs["linear"], "--to", "torchvision", "--out", tmp_path / "ants.pth")
-    path, usage, classes, images = out.splitlines()
+    path, usage, classes, images, script, others = out.splitlines()
     assert code == 0 and path == str(tmp_path / "ants.pth") and "get_model('mobilenet_v3_small', num_classes=3)" in usage
     assert classes.startswith(f"classes: {', '.join(CLASSES)}, in the order of the logits; class_names = ")
     assert images == (
         "images: float32 RGB (N, 3, 64, 64) in [0, 1]: shorter side resized to 73 (bilinear), centre crop of 64; "
         "mean 0.4, std 0.2, not normalised inside"
     )
+    assert script == f"without ftlit: pip install torch torchvision safetensors numpy pillow; python {tmp_path}/predict.py photo.jpg"
+    assert others == "beside it: labels.txt, sample.json (the answer for sample.png), README.md (model card)"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ftlit import UserError, load
 from ftlit.data.input_spec import InputSpec
-from ftlit.export.export_network import export_run
+from ftlit.export.hand_over import export_run
 from ftlit.inference.predict import PredictOptions, predict, rows_of
 from ftlit.recipes.run.data_record import with_recorded_bands
 

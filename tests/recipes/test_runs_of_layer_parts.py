@@ -9,7 +9,7 @@ import warm
 from paths import ROOT
 
 from ftlit import UserError, load
-from ftlit.export.export_network import export_run
+from ftlit.export.hand_over import export_run
 
 pytestmark = pytest.mark.e2e
 

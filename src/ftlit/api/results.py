@@ -95,11 +95,11 @@ class Finetuned(RunFolder):
         """Predictions by path; see `ftlit.predict`."""
         return predicted(self.folder, paths, stacklevel=3, **options)
 
-    def export(self, to: str, out: AnyPath | None = None) -> Path:
+    def export(self, to: str, out: AnyPath | None = None, *, preprocessing: bool = False, half: bool = False) -> Path:
         """Write the network to a file that needs no ftlit; see `ftlit.export_run`. Returns its path."""
-        from ftlit.export.export_network import export_run
+        from ftlit.export.hand_over import export_run
 
-        return export_run(self.folder, to, None if out is None else Path(out))[0]
+        return export_run(self.folder, to, None if out is None else Path(out), preprocessing=preprocessing, half=half)[0]
 
 
 def _rows(metrics: Mapping[str, Any], model: str, prefix: str, *, is_result: bool) -> list[TableRow]:

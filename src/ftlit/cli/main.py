@@ -30,6 +30,7 @@ COMMAND_ROWS = (
     ("ftlit cache list | verify | prune", "list, check or remove stored features"),
     ("ftlit --version", "versions of ftlit, Python, torch, torchvision, Lightning and Hydra"),
 )
+LOW_AGREEMENT = "use predict.py of an export without --with-preprocessing, which prepares images exactly as ftlit predict does"
 LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core")
 
 
@@ -132,15 +133,24 @@ def embed(arguments: list[str]) -> None:
 
 
 def export(arguments: list[str]) -> None:
-    """Write a run's network to a file that needs no ftlit, print the file and how to load it."""
+    """Write a run's network to a file that needs no ftlit, print the file and how to use it. Raises `SystemExit` with status 1 where a file
+    that prepares images differs too often from `ftlit predict`.
+    """
     given = export_parser().parse_args(arguments)
     if given.trust:
         search_current_folder()
-    from ftlit.export.export_network import export_run  # here, so that --help stays fast
+    from ftlit.export.hand_over import hand_over  # here, so that --help stays fast
+    from ftlit.export.images_to_logits import Variant
 
     if sys.stderr.isatty():  # before seconds of silence
         print(f"exporting {given.run} (--to {given.to}), then comparing the file with the run", file=sys.stderr)
-    print(*export_run(given.run, given.to, given.out, trust=given.trust), sep="\n")
+    found = hand_over(given.run, given.to, given.out, Variant(given.with_preprocessing, given.half), trust=given.trust)
+    print(found.path, found.usage, sep="\n")
+    if found.agreement is not None:
+        print(f"ftlit: {found.agreement.describe()}", file=sys.stderr)
+        if not found.agreement.enough:
+            print(f"ftlit: at least {found.agreement.least:.0%} are needed: {LOW_AGREEMENT}", file=sys.stderr)
+            sys.exit(1)
 
 
 def _rows_by(devices: int) -> Callable[..., Any]:

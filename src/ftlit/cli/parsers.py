@@ -123,11 +123,23 @@ def export_parser() -> _Parser:
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint in it")
     parser.add_argument(
-        "--to", required=True, metavar="FORMAT", help="torchvision (a state dict with torchvision's names), torch (torch.export) or onnx"
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="torchvision or timm (a state dict with the names of this library), torch (torch.export) or onnx",
     )
     parser.add_argument(
-        "--out", metavar="FILE", help="file to write (default: export/<network>.safetensors, .pt2 or .onnx in the run's folder)"
+        "--out",
+        metavar="FILE",
+        help="file to write (default: export/FORMAT/<network>.safetensors, .pt2 or .onnx in the run's folder); predict.py, labels.txt, a "
+        "sample and README.md are written beside it",
     )
+    parser.add_argument(
+        "--with-preprocessing",
+        action="store_true",
+        help="only torch and onnx: the file takes images of 8 bits of any size, and resizes, crops and normalises them itself",
+    )
+    parser.add_argument("--half", action="store_true", help="store the weights in float16, in half the space; the file computes in float32")
     _add_trust(parser)
     return parser
 

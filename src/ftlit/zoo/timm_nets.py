@@ -88,7 +88,7 @@ def load_timm(
     weights = file_of(weights, name)
     source = find(weights, {"default": published} if _has_weights(config) else {}, weights_key)
     spec = spec_of((source and source.input_spec) or known, in_chans, input_spec)
-    settings = ({"img_size": spec.size} if config.get("fixed_input_size") and spec.size != known.size else {}) | kwargs
+    settings = size_argument(name, spec.size) | kwargs
     with torch.random.fork_rng(devices=[]) if source else nullcontext():
         file = source.load() if source else None
         model = build_network(name, create, settings | in_chans_record(in_chans))
@@ -106,6 +106,12 @@ def load_timm(
     origin = backbone.origin
     backbone.origin = replace(origin, note="; ".join(filter(None, (origin.note, note))))
     return pool_tokens(backbone, pooling)
+
+
+def size_argument(name: str, size: int) -> dict[str, int]:
+    """The argument of timm's builder for images of this size; none for a network that takes images of any size, or whose size it is."""
+    config = _config(name)
+    return {"img_size": size} if config.get("fixed_input_size") and size != _input_spec(name, config).size else {}
 
 
 def _timm() -> Any:

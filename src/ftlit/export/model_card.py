@@ -1,0 +1,159 @@
+"""The model card (Mitchell et al. 2019) beside an exported file: task, data, accuracy, calibration, input and licence, as `README.md`."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ftlit.errors import UserError, shorten
+from ftlit.formats import JsonObject, read_json
+from ftlit.formatting import printable
+from ftlit.inference.network import Network
+from ftlit.report.run_files import read_run
+from ftlit.run_folder import DATA, read_result
+
+UNKNOWN = "not known"
+APACHE = "apache-2.0"  # of the weights of glyph, and of the package of efficientnet_lite0
+CARD = """---
+license: {licence}
+tags: [image-classification]
+---
+
+# {title}
+
+| | |
+|---|---|
+{table}
+
+## Use
+
+```
+pip install {packages}
+python predict.py photo.jpg
+```
+
+`labels.txt` has the classes in the order of the logits. To check an installation, or a program of your own, compare its answer for the
+sample with `sample.json`:
+
+```
+{sample}
+```
+
+The probabilities hold for the class frequencies of the training data. An image that shows none of the classes gets one of them.
+"""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the folder of a run records for its model card; empty where it records nothing, as for a checkpoint alone.
+
+    Args:
+        images: split -> number of images.
+        metrics: of `result.json`.
+        weights: origin of the weights that training began with.
+    """
+
+    images: dict[str, int] = field(default_factory=dict)
+    metrics: JsonObject = field(default_factory=dict)
+    weights: str = UNKNOWN
+
+
+def facts_of(folder: Path) -> CardFacts:
+    """The facts of a run; what is missing or damaged counts as not recorded."""
+    images: dict[str, int] = {}
+    metrics: JsonObject = {}
+    weights = UNKNOWN
+    with suppress(UserError):
+        images = {split: part["images"] for split, part in read_json(folder / DATA)["splits"].items()}
+    with suppress(UserError):
+        found = read_result(folder)
+        metrics = found if isinstance(found, dict) else {}
+    with suppress(UserError):
+        rows = dict(read_run(folder)["plan"])
+        origin = rows.get("backbone", "").rpartition("weights: ")[2].splitlines()[0]
+        weights = f"file {Path(origin).name}" if origin.startswith("file ") else origin  # without the folders of this machine
+    return CardFacts(images, metrics, weights or UNKNOWN)
+
+
+def model_card(network: Network, facts: CardFacts, *, file: str, images: str, sample: str, packages: str, agreement: str | None) -> str:
+    """The text of the card.
+
+    Args:
+        network: that was exported.
+        facts: see `facts_of`.
+        file: name of the exported file and its format.
+        images: how an image is prepared for the file.
+        sample: what `python predict.py` prints for the sample.
+        packages: to install.
+        agreement: of the file with `ftlit predict`; `None` where they were not compared.
+    """
+    licence, about = licence_of(network, facts.weights)
+    names = [printable(name) for name in network.class_names]
+    kind = "any number of" if network.multilabel else "one of"
+    rows = [
+        ("task", f"image classification, {kind} {len(names)} classes: {', '.join(names)}"),
+        ("file", file),
+        ("network", _network(network)),
+        ("data", "; ".join(f"{split} {number:,}" for split, number in facts.images.items()) + " images" if facts.images else UNKNOWN),
+        ("accuracy", "; ".join(_accuracy(facts)) or "not measured"),
+        ("calibration", _calibration(network, facts)),
+        ("input", images),
+        *((("agreement", agreement),) if agreement else ()),
+        ("licence of the weights", about),
+    ]
+    table = "\n".join(f"| {name} | {_cell(text)} |" for name, text in rows)
+    title = f"{(network.backbone.record or {}).get('name', 'network')}: {_cell(shorten(names, most=5))}"
+    return CARD.format(licence=licence, title=title, table=table, packages=packages, sample=sample)
+
+
+def licence_of(network: Network, weights: str) -> tuple[str, str]:
+    """The licence field of the card, and what is known about the licence of the pretrained weights.
+
+    Args:
+        network: that was exported.
+        weights: their origin, as the plan of the run names it.
+    """
+    kind, record = weights.partition(" ")[0], network.backbone.record or {}
+    if kind in ("shipped", "package"):
+        return APACHE, f"{APACHE} ({weights})"
+    if kind == "random":
+        return "unknown", "no pretrained weights; choose a licence for the weights of this file"
+    if kind == "timm" and (stated := _timm_licence(record.get("name", ""))):
+        return stated, f"{stated}, as timm states for {record['name']}"
+    if kind == "torchvision":
+        return "unknown", f"not stated by torchvision for its weights ({weights}), only for its code (bsd-3-clause); fill it in"
+    return "unknown", f"pretrained weights: {weights}; fill in their licence"
+
+
+def _timm_licence(name: str) -> str | None:
+    import timm
+
+    found = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.partition(".")[0]) else None
+    return getattr(found, "license", None)
+
+
+def _network(network: Network) -> str:
+    name = (network.backbone.record or {}).get("name", type(network.backbone).__name__)
+    size = sum(parameter.numel() for part in (network.backbone, network.head) for parameter in part.parameters())
+    return f"{name} up to {network.backbone.cuts[-1]}, {type(network.head).__name__}, {size:,} parameters"
+
+
+def _accuracy(facts: CardFacts) -> Iterator[str]:
+    for split in ("test", "val"):
+        accuracy, low, high = (facts.metrics.get(f"{split}/accuracy{end}") for end in ("", "_low", "_high"))
+        if accuracy is None:
+            continue
+        number = f" on {facts.images[split]:,} images" if split in facts.images else ""
+        interval = f" (95 % interval {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+        yield f"{split} {accuracy:.4f}{interval}{number}"
+
+
+def _calibration(network: Network, facts: CardFacts) -> str:
+    error = facts.metrics.get("test/ece")
+    if error is None:
+        return "not measured"
+    return f"expected calibration error {error:.3f} on the test images (0: a probability of 0.9 is right in 90 % of the cases)"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
