@@ -98,7 +98,10 @@ def test_without_a_close_match_the_error_lists_the_names():
 
 
 def test_the_error_for_an_uncovered_name_lists_the_patterns():
-    with pytest.raises(UserError, match=r"no pattern matches parameter 'backbone.layer1.0.weight' \(patterns: head, \*.bias\)"):
+    more = (
+        r"no pattern matches parameter 'backbone.layer1.0.weight' and 1 more \(backbone.layer1.0.weight, .*\) \(patterns: head, \*.bias\)"
+    )
+    with pytest.raises(UserError, match=more):
         first_match([("head", 1), ("*.bias", 1)], NAMES)
 
 
@@ -127,3 +130,14 @@ def test_what_is_not_covered_and_the_patterns_partition_the_parameters(names, pa
     for module in rest:  # the outermost: the module around it holds a parameter that a pattern covers
         outer = module.rpartition(".")[0]
         assert not outer or any(covers(pattern, name) and name.startswith(f"{outer}.") for pattern in patterns for name in names)
+
+
+def test_uncovered_names_and_unused_patterns_are_in_one_message():
+    with pytest.raises(UserError) as caught:
+        first_match([("hed", 1.0), ("backbone.layr1", 1.0), ("backbone.layer10", 1.0)], NAMES)
+    message = str(caught.value)
+    assert "pattern 'hed' matches no parameter: did you mean 'head'?" in message and "\n" not in message
+    assert "pattern 'backbone.layr1' matches no parameter: did you mean 'backbone.layer1'?" in message
+    assert "no pattern matches parameter 'backbone.layer1.0.weight' and 3 more (backbone.layer1, head)" in message
+    with pytest.raises(UserError, match=r"'hed' matches no .*; pattern 'bckbone' matches no"):
+        select(["hed", "backbone", "bckbone"], NAMES)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ftlit import Backbone, FineTuner, ImageData, load_backbone
 from ftlit.data.dataset import SPLITS, Collection, Examples, LabelledImages
-from ftlit.features.extract import evaluating
+from ftlit.features.fill import evaluating
 from ftlit.lit.datamodules.image_sources import folder_data
 from ftlit.models.backbone import FeatureBatch
 

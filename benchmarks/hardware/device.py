@@ -24,7 +24,7 @@ from _measure import Row, compared, in_turn, machine, table, written
 from _options import count, several
 
 from ftlit import Backbone, FineTuner, Schedule, Stage, StagedFinetuning, extract_features, load_backbone
-from ftlit.features.extract import evaluating
+from ftlit.features.fill import evaluating
 from ftlit.finetuning.freeze import set_trainable
 from ftlit.models.heads import LinearHead
 from ftlit.models.precision import autocast_of, device_of, precision_for

@@ -53,7 +53,7 @@ def plan_warnings(backbone: nn.Module) -> list[str]:
 
     module = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(128, 3)})
     optimizer = Ours().optimizer(module)
-    return list(examine(module, ["head"], Schedule([Stage(["head"]), Stage(["*"], 1)]), optimizer).warnings)
+    return list(examine(module, Schedule([Stage(["head"]), Stage(["*"], 1)]), optimizer, ["head"]).warnings)
 
 
 @fault("the best epoch is chosen on the images that are then reported", pattern="exact duplicates are in several splits|val.*test")

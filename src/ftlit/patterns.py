@@ -28,42 +28,49 @@ def covers(pattern: str, name: str) -> bool:
 def select(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     """The names that at least one pattern covers, in their own order.
 
-    Raises `UserError` for a pattern that covers nothing, which is a typing error.
+    Raises `UserError` for the patterns that cover nothing, which are typing errors.
     """
     names = list(names)
-    for pattern in patterns:
-        if not any(covers(pattern, name) for name in names):
-            raise idle(pattern, names)
+    check_used(patterns, names)
     return [name for name in names if any(covers(pattern, name) for pattern in patterns)]
 
 
 def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[str, tuple[str, T]]:
     """For each name the first rule (pattern, value) that covers it.
 
-    Raises `UserError` for a name that no rule covers, and for a rule that is the first for no name: it covers nothing,
-    or the rules before it cover all that it covers.
+    Raises `UserError` for names that no rule covers and patterns that cover nothing, in one message, and for a rule that is the first for
+    no name, because the rules before it cover all that it covers.
     """
     names = list(names)
-    places: dict[str, int] = {}
-    for name in names:
-        place = next((i for i, (pattern, _) in enumerate(rules) if covers(pattern, name)), None)
-        if place is None:
-            given = shorten(pattern for pattern, _ in rules)
-            raise UserError(f"no pattern matches parameter {name!r} (patterns: {given}); add '*' at the end for all other parameters")
-        places[name] = place
+    patterns = [pattern for pattern, _ in rules]
+    found = {name: next((i for i, pattern in enumerate(patterns) if covers(pattern, name)), None) for name in names}
+    uncovered = [name for name, place in found.items() if place is None]
+    idle_patterns = [pattern for pattern in dict.fromkeys(patterns) if not any(covers(pattern, name) for name in names)]
+    if uncovered:
+        others = f" and {len(uncovered) - 1} more ({shorten(not_covered(patterns, names), most=4)})" if uncovered[1:] else ""
+        given = f"(patterns: {shorten(patterns)}); add '*' at the end for all other parameters"
+        missing = f"no pattern matches parameter {uncovered[0]!r}{others} {given}"
+        raise UserError("; ".join([*(str(idle(pattern, names)) for pattern in idle_patterns), missing]))
+    check_used(idle_patterns, names)
+    places = {name: place for name, place in found.items() if place is not None}
     used = set(places.values())
     for i, (pattern, _) in enumerate(rules):
         if i not in used:  # by position: a pattern that is given twice is unused the second time
             if pattern in (earlier := [other for other, _ in rules[:i]]):
                 raise UserError(f"pattern {pattern!r} is given twice: remove one of the two")
-            if covered := [name for name in names if covers(pattern, name)]:
-                before = [repr(earlier[place]) for place in sorted({places[name] for name in covered})]
-                raise UserError(
-                    f"pattern {pattern!r} has no effect, because the patterns before it ({shorten(before)}) match all of its parameters: "
-                    f"move {pattern!r} before {before[0]}"
-                )
-            raise idle(pattern, names)
+            covered = [name for name in names if covers(pattern, name)]
+            before = [repr(earlier[place]) for place in sorted({places[name] for name in covered})]
+            raise UserError(
+                f"pattern {pattern!r} has no effect, because the patterns before it ({shorten(before)}) match all of its parameters: "
+                f"move {pattern!r} before {before[0]}"
+            )
     return {name: rules[place] for name, place in places.items()}
+
+
+def check_used(patterns: Iterable[str], names: Sequence[str]) -> None:
+    """Raise `UserError` for the patterns that cover none of `names`, all in one message."""
+    if wrong := [idle(pattern, names) for pattern in dict.fromkeys(patterns) if not any(covers(pattern, name) for name in names)]:
+        raise wrong[0] if not wrong[1:] else UserError("; ".join(map(str, wrong)))
 
 
 def not_covered(patterns: Sequence[str], names: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Invariant 3: frozen means frozen. Parameters, statistics and modes of frozen layers never change, even after `.train()`."""
 
+from collections import OrderedDict
 from copy import deepcopy
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
-from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_modes, set_trainable
+from ftlit.finetuning.freeze import batchnorm_policies, hold_modes, modes_of, release_modes, set_modes, set_trainable
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import RANDOM, WeightsOrigin
 
@@ -257,3 +258,16 @@ def test_held_modules_stay_in_evaluation_mode_until_they_are_released():
         assert not any(module.training for module in one.modules())
     release_modes(held)
     assert all(module.training for module in model.train().modules())
+
+
+def test_auto_keeps_the_statistics_of_a_plain_network_that_says_that_it_is_pretrained():
+    net = nn.Sequential(OrderedDict(body=nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), new=nn.BatchNorm2d(4)))
+    assert set(batchnorm_policies(net, "auto").values()) == {"live"}
+    net.body.origin = WeightsOrigin("random")
+    assert set(batchnorm_policies(net, "auto").values()) == {"live"}
+    net.body.origin = WeightsOrigin("torchvision", "IMAGENET1K_V1")
+    assert batchnorm_policies(net, "auto") == {net.body[1]: "frozen_stats", net.new: "live"}
+    set_trainable(net.train(), ["*"])
+    assert not net.body[1].training and net.new.training
+    set_trainable(net.train(), ["*"], "live")
+    assert net.body[1].training

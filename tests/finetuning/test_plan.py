@@ -31,7 +31,7 @@ SCHEDULE = Schedule([Stage(["head"]), Stage(["head", "high"], epoch=1), Stage(["
 
 def plan(schedule=SCHEDULE, model=None, optimizer=None, **known):
     model = model or Net()
-    return examine(model, LAYERS, schedule, optimizer or build_optimizer(model, SGD, schedule.lr_scale), **known)
+    return examine(model, schedule, optimizer or build_optimizer(model, SGD, schedule.lr_scale), LAYERS, **known)
 
 
 def test_a_row_gives_modes_groups_rates_and_batchnorm_policies_of_a_layer():
@@ -56,12 +56,12 @@ def test_the_numbers_that_train_are_those_of_the_parameters_that_a_stage_trains(
 def test_modules_without_a_row_are_counted_and_named():
     model = Net()
     optimizer = build_optimizer(model, SGD, SCHEDULE.lr_scale)
-    partly = examine(model, ["low.1", "head"], SCHEDULE, optimizer)
+    partly = examine(model, SCHEDULE, optimizer, ["low.1", "head"])
     assert partly.without_row == ("low.0", "high")
     assert "without a line, because no entry of `layers` covers it: 2 modules (low.0, high)\n" in partly.describe() + "\n"
     assert plan().without_row == () and "without a line" not in plan().describe()
     many = nn.Sequential(*(nn.Linear(1, 1) for _ in range(6)))
-    text = examine(many, ["5"], Schedule([Stage(["*"])]), build_optimizer(many, SGD)).describe()
+    text = examine(many, Schedule([Stage(["*"])]), build_optimizer(many, SGD), ["5"]).describe()
     assert "covers it: 5 modules (0, 1, 2, 3, ...)" in text
 
 
@@ -138,7 +138,7 @@ def test_no_optimizer_or_several_are_an_error(number, message):
 def test_an_unknown_layer_is_an_error_with_the_closest_name():
     model = Net()
     with pytest.raises(UserError, match="no module of Net 'hihg': did you mean 'high'"):
-        examine(model, ["hihg"], SCHEDULE, build_optimizer(model, SGD))
+        examine(model, SCHEDULE, build_optimizer(model, SGD), ["hihg"])
 
 
 @pytest.mark.parametrize("known", [{"max_epochs": 3}, {"max_epochs": 3, "steps": 300}])
@@ -177,7 +177,7 @@ def test_a_normalisation_that_differs_from_that_of_the_weights_is_reported(train
     layers, origin = {"low": nn.Conv2d(3, 4, 1)}, WeightsOrigin("file", "a.pth")
     model.backbone = Backbone(layers, InputSpec(size=4, mean=0.5), origin=origin, trained_with=trained_with)
     schedule = Schedule([Stage(["*"])])
-    warnings = examine(model, ["backbone.low"], schedule, build_optimizer(model, SGD)).warnings
+    warnings = examine(model, schedule, build_optimizer(model, SGD), ["backbone.low"]).warnings
     assert len(warnings) == count and all("normalised with mean (0.5, 0.5, 0.5)" in line for line in warnings)
 
 
@@ -187,7 +187,7 @@ def test_a_normalisation_that_differs_from_that_of_the_weights_is_reported(train
 def test_layers_with_random_weights_that_never_train_are_reported(patterns, origin, count):
     model = nn.Module()
     model.backbone, model.head = Backbone({"low": nn.Conv2d(3, 4, 1)}, InputSpec(size=4), origin=origin), nn.Linear(4, 2)
-    warnings = examine(model, ["backbone.low", "head"], Schedule([Stage(patterns)]), build_optimizer(model, SGD)).warnings
+    warnings = examine(model, Schedule([Stage(patterns)]), build_optimizer(model, SGD), ["backbone.low", "head"]).warnings
     assert len(warnings) == count and all(
         line.startswith("no stage trains low, although these layers have random weights") for line in warnings
     )
@@ -227,9 +227,9 @@ def test_hints_are_in_python_unless_the_words_of_the_command_line_are_asked_for(
 
     def warnings(hints):
         found = [
-            *examine(model, rows, schedule, build_optimizer(model, SGD), steps=5, hints=hints).warnings,
-            *examine(model, rows, live, build_optimizer(model, SGD), batch_size=2, processes=2, hints=hints).warnings,
-            *examine(random, ["head"], Schedule([Stage(["head"])]), build_optimizer(random, SGD), hints=hints).warnings,
+            *examine(model, schedule, build_optimizer(model, SGD), rows, steps=5, hints=hints).warnings,
+            *examine(model, live, build_optimizer(model, SGD), rows, batch_size=2, processes=2, hints=hints).warnings,
+            *examine(random, Schedule([Stage(["head"])]), build_optimizer(random, SGD), ["head"], hints=hints).warnings,
         ]
         text = "\n".join(found)
         assert all(getattr(hints, field.name) in text for field in fields(Hints)), text
@@ -237,3 +237,12 @@ def test_hints_are_in_python_unless_the_words_of_the_command_line_are_asked_for(
 
     assert not COMMAND_WORD.search(warnings(IN_PYTHON).replace('Stage(..., batchnorm="', ""))
     assert len(COMMAND_WORD.findall(warnings(ON_COMMAND_LINE))) >= len(fields(Hints)) - 1  # the input spec has no single value
+
+
+def test_without_layers_rows_are_children_and_those_of_the_largest_child_and_print_shows_the_plan():
+    net = nn.Sequential()
+    net.add_module("encoder", nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)))
+    net.add_module("head", nn.Linear(8, 2))
+    found = examine(net, Schedule([Stage(["head"]), Stage(["*"], epoch=1)]), build_optimizer(net, SGD))
+    assert [row.layer for row in found.rows] == ["encoder.0", "encoder.2", "head"] and found.without_row == ()
+    assert str(found) == found.describe() and "head: 18 parameters; trains in stage 0-1" in str(found)

@@ -66,7 +66,7 @@ def test_frozen_layers_train_in_no_stage_and_all_others_train_in_the_last(made):
     optimizer = build_optimizer(model, torch.optim.SGD, schedule.lr_scale)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
     rows = [*(f"backbone.{layer}" for layer in LAYERS), "head"]
-    message = examine(model, rows, schedule, optimizer).warnings[:-1]  # the last: random weights
+    message = examine(model, schedule, optimizer, rows).warnings[:-1]  # the last: random weights
     assert message == (
         "layers below the frozen layers train (backbone.encoder.0), so the backward pass runs through the frozen layers too",
     )
@@ -110,5 +110,5 @@ def test_the_doctor_names_embeddings_that_train_below_frozen_layers_and_a_pooler
         (head_only(LAYERS), "backbone.pooler is frozen in every stage"),
     ):
         optimizer = build_optimizer(model, torch.optim.SGD, schedule.lr_scale)
-        message = examine(model, [*(f"backbone.{layer}" for layer in LAYERS), "head"], schedule, optimizer).warnings
+        message = examine(model, schedule, optimizer, [*(f"backbone.{layer}" for layer in LAYERS), "head"]).warnings
         assert [text for text in message if "backbone." in text and "random weights" not in text] == [w for w in message if line in w] != []

@@ -96,3 +96,11 @@ def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line
 def test_a_wrong_name_is_one_line(wrong, line):
     with pytest.raises(UserError, match=line):
         schedules.top_down(Plain(), **{"backbone": "", "head": "fc", **wrong})
+
+
+def test_without_a_module_it_is_a_function_of_the_module():
+    module, backbone, head, _ = MODULES["beside"]
+    later = schedules.top_down(backbone=backbone, head=head, every=3)
+    assert later(module) == schedules.top_down(module, backbone=backbone, head=head, every=3)
+    with pytest.raises(UserError, match="no argument of top_down 'evry'"):
+        schedules.top_down(backbone=backbone, head=head, evry=3)

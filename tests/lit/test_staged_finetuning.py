@@ -1,13 +1,14 @@
 """StagedFinetuning in a LightningModule of a user: frozen means frozen, groups never change, resumed training is in the right stage."""
 
 import re
+from functools import partial
 
 import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from staged_net import Net, fit, moved
 
-from ftlit import Rates, Schedule, Stage, StagedFinetuning, UserError
+from ftlit import Rates, Schedule, Stage, StagedFinetuning, UserError, schedules
 from ftlit.finetuning.lr_schedule import linear
 
 
@@ -160,3 +161,13 @@ def test_layers_that_configure_model_builds_are_staged(run):
     _, whole, _ = run
     _, late = fit(5, model=Late())
     assert moved(whole.states[-1], late.states[-1]) == set()
+
+
+def test_verbose_prints_the_plan_before_the_first_stage_and_the_schedule_may_be_a_function(capsys, monkeypatch):
+    monkeypatch.setattr("staged_net.StagedFinetuning", partial(StagedFinetuning, verbose=True))
+    fit(2, schedule=schedules.head_then_all(backbone="body", head="head", epoch=1, scale=0.1, decay=1.0))
+    out = capsys.readouterr().out
+    assert out.index("stage 0, epoch 0: head; 27 of ") < out.index("head: 27 parameters; trains in stage 0-1; learning rate 1.0e-01")
+    assert out.index("body.low: ") < out.index("stage 0 begins at epoch 0: head")
+    with pytest.raises(UserError, match=r"^StagedFinetuning needs a Schedule, or a function of the module that returns one, not list$"):
+        fit(1, schedule=[Stage(["*"])])

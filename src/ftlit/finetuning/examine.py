@@ -14,7 +14,7 @@ from ftlit.finetuning.freeze import batchnorm_policies, trained
 from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
 from ftlit.finetuning.param_groups import optimizer_of
-from ftlit.finetuning.plan import LayerRow, Plan
+from ftlit.finetuning.plan import LayerRow, Plan, default_layers
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import part_of, pattern_of
@@ -30,9 +30,9 @@ HEAD_STEPS = 100
 
 def examine(
     module: nn.Module,
-    layers: Sequence[str],
     schedule: Schedule,
     optimizer: Optimizer | Mapping[str, Any] | Sequence[Any],
+    layers: Sequence[str] | None = None,
     *,
     batch_size: int | None = None,
     processes: int = 1,
@@ -42,13 +42,14 @@ def examine(
     may_fit_head: bool = True,
     hints: Hints = IN_PYTHON,
 ) -> Plan:
-    """Examine what `schedule` will do to `module`, without changing it.
+    """Examine what `schedule` will do to `module`, without changing it; `print` shows the plan.
 
     Args:
         module: the module that is trained.
-        layers: names of its layers; each becomes a row. Modules that they leave out are in `Plan.without_row`.
         schedule: its patterns name parameters of `module`.
         optimizer: the optimizer before the first step (see `ftlit.build_optimizer`), or what `configure_optimizers` returns, with one.
+        layers: names of modules; each becomes a row. Modules that they leave out are in `Plan.without_row`. `None`: the layers of each
+            `Backbone`, and the children of the module and of the child with most of its parameters.
         batch_size: batch size of one process, if known.
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
@@ -61,6 +62,7 @@ def examine(
         UserError: a pattern that covers nothing, a layer that the module lacks, no optimizer or several, a stage that training with
             `max_epochs` never reaches.
     """
+    layers = default_layers(module) if layers is None else layers
     check_layers(module, layers)
     if max_epochs is not None:
         per_epoch = None if steps is None else ceil(steps / max(max_epochs, 1))

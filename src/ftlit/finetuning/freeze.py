@@ -6,7 +6,8 @@ A batch norm in a part that trains has one of three policies:
 - `frozen_stats`: normalises with the running statistics, which do not change; weight and bias train.
 - `frozen`: nothing changes.
 
-`auto` is `frozen_stats` in the pretrained layers of a `Backbone`, and `live` everywhere else: statistics of many images are better than
+`auto` is `frozen_stats` in the pretrained layers of a `Backbone` and in any module whose attribute `origin` says that it is pretrained (a
+`WeightsOrigin`), and `live` everywhere else: statistics of many images are better than
 those of a few steps (benchmarks/batchnorm.py).
 """
 
@@ -20,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ftlit.errors import UserError, unknown
 from ftlit.finetuning.train_entries import Given, entries_of, select
 from ftlit.models.backbone import Backbone, Layers
+from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.patterns import covers, idle
 
 Policy = Literal["live", "frozen", "frozen_stats"]
@@ -109,10 +111,16 @@ def batchnorm_choices(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Module
 
 
 def _pretrained(module: nn.Module) -> set[nn.Module]:
-    """Collect all modules inside the pretrained layers of each backbone in `module`."""
+    """Collect all modules inside the pretrained layers of each backbone in `module`, and in other modules with pretrained `origin`."""
     backbones = [part for part in module.modules() if isinstance(part, Backbone)]
     layers = [layer for backbone in backbones for name, layer in backbone.items() if name not in backbone.random_layers]
+    layers += [part for part in module.modules() if not isinstance(part, Backbone) and _says_pretrained(part)]
     return {part for layer in layers for part in layer.modules()}
+
+
+def _says_pretrained(module: nn.Module) -> bool:
+    origin = vars(module).get("origin")
+    return isinstance(origin, WeightsOrigin) and origin.pretrained
 
 
 def set_modes(modes: Mapping[nn.Module, bool]) -> None:

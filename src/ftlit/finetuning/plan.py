@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
+from torch import nn
+
 from ftlit.formatting import count
+from ftlit.models.backbone import Backbone
 
 T = TypeVar("T")
 MAX_NAMES = 4  # of modules without a row, in the text of a plan
@@ -94,6 +97,9 @@ class Plan:
     weight_decays: tuple[float, ...] = ()
     without_row: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return self.describe()
+
     def describe(self) -> str:
         """Stages, layers (top first), modules without a row, and warnings, a line each."""
         stages = [f"stage {number}, {line}" for number, line in enumerate(self.stages)]
@@ -102,6 +108,20 @@ class Plan:
             names = ", ".join(self.without_row[:MAX_NAMES]) + (", ..." if len(self.without_row) > MAX_NAMES else "")
             lines.append(f"without a line, because no entry of `layers` covers it: {count(len(self.without_row), 'module')} ({names})")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+
+
+def default_layers(module: nn.Module) -> list[str]:
+    """The layers of a module in its plan, as they are registered; see `examine`."""
+    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in module.named_children()}
+    found = []
+    for name, child in module.named_children():
+        below = [inner for inner, part in child.named_children() if any(True for _ in part.parameters())]
+        if isinstance(child, Backbone):
+            below = list(child.layers_with_parameters)
+        elif 2 * sizes[name] <= sum(sizes.values()) or len(below) < 2:
+            below = []
+        found += [f"{name}.{inner}" for inner in below] if below else [name] if sizes[name] else []
+    return found
 
 
 def _runs(values: Sequence[T]) -> Iterable[tuple[T, str]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
@@ -71,7 +72,7 @@ def layer_lrs(
 
 def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
     def schedule(
-        module: nn.Module,
+        module: nn.Module | None = None,
         *,
         backbone: str = "backbone",
         head: str = "head",
@@ -79,11 +80,12 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
         batchnorm: BatchNorm = "auto",
         **options: Any,
     ) -> Schedule:
-        own = _checked(module, backbone, head, layers)
         accepted = list(signature(preset).parameters)[1:]
         if wrong := next((name for name in options if name not in accepted), None):
             raise unknown(f"argument of {preset.__name__}", wrong, ["backbone", "head", "layers", "batchnorm", *accepted])
-        found = preset(own, **options)
+        if module is None:
+            return partial(schedule, backbone=backbone, head=head, layers=layers, batchnorm=batchnorm, **options)  # type: ignore[return-value]
+        found = preset(_checked(module, backbone, head, layers), **options)
 
         def renamed(stage: Stage) -> Stage:
             entries = [with_pattern(entry, _renamed(pattern_of(entry), backbone, head)) for entry in stage.entries]
@@ -103,7 +105,7 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
     schedule.__doc__ = f"""{summary}
 
     Args:
-        module: see `layers_of`.
+        module: see `layers_of`; `None`: return a function of the module, which `StagedFinetuning` calls with its module.
         backbone: see `layers_of`.
         head: see `layers_of`.
         layers: names of the layers below `backbone`, lowest first; `None`: see `layers_of`.

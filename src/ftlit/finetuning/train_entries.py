@@ -72,9 +72,10 @@ def select(module: nn.Module, entries: Sequence[Entry]) -> set[str]:
     """The names of the parameters that at least one entry covers.
 
     Raises:
-        UserError: an entry that covers nothing.
+        UserError: entries that cover nothing.
     """
     named = dict(module.named_parameters(remove_duplicate=False))
+    patterns.check_used(map(pattern_of, entries), list(named))
     chosen: set[str] = set()
     for entry in entries:
         covered = set(patterns.select([pattern_of(entry)], named))

@@ -1,12 +1,35 @@
 """What a new stage does besides freezing: it has a line on the console, and everything that counts from its beginning starts again."""
 
 import sys
+from collections.abc import Callable
+from math import inf
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 
+from ftlit.errors import UserError
+from ftlit.finetuning.examine import examine
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.schedule import Schedule
 from ftlit.lit.trainer_internals import restart_early_stopping, steps_per_epoch, training_length
+
+
+def schedule_of(function: Callable[[nn.Module], Schedule], module: LightningModule) -> Schedule:
+    """The schedule that a function makes for a module. Raises `UserError` where it makes something else."""
+    schedule = function(module) if callable(function) else function
+    if not isinstance(schedule, Schedule):
+        raise UserError(f"StagedFinetuning needs a Schedule, or a function of the module that returns one, not {type(schedule).__name__}")
+    return schedule
+
+
+def print_plan(schedule: Schedule, trainer: Trainer, module: LightningModule) -> None:
+    """Print, in the first process, what the schedule does to the module."""
+    if len(trainer.optimizers) != 1:
+        module.print(f"no plan is printed, because the module has {len(trainer.optimizers)} optimizers, and the plan shows one")
+        return
+    steps = trainer.estimated_stepping_batches
+    plan = examine(module, schedule, trainer.optimizers[0], processes=trainer.world_size, steps=int(steps) if steps < inf else None)
+    module.print(plan.describe())
 
 
 def print_begin(schedule: Schedule, index: int, trainer: Trainer, module: LightningModule) -> None:

@@ -1,6 +1,7 @@
 """StagedFinetuning: the callback that freezes and unfreezes parts of any LightningModule by a schedule."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,7 +13,7 @@ from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_mod
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.lit.module_internals import builds_layers_late, wrap_ddp_again
-from ftlit.lit.stage_begin import print_begin, restart_counts
+from ftlit.lit.stage_begin import print_begin, print_plan, restart_counts, schedule_of
 from ftlit.lit.stage_checks import (
     STATISTICS_OF_RANDOM_ORIGIN,
     Trainable,
@@ -52,7 +53,9 @@ class StagedFinetuning(Callback):
     - `EarlyStopping` counts from the beginning of each stage, and ends only the last one, or any one if its metric is not finite.
 
     Args:
-        schedule: stages whose patterns name parameters of the LightningModule, whatever their `requires_grad` was before.
+        schedule: stages whose patterns name parameters of the LightningModule, whatever their `requires_grad` was before; or a function of
+            the module that returns them, such as `ftlit.schedules.top_down(backbone="model", head="model.fc")`.
+        verbose: print the plan (`ftlit.examine`), with its table of layers and its warnings, before the first step.
 
     Attributes:
         index: number of the current stage, from 0.
@@ -65,10 +68,12 @@ class StagedFinetuning(Callback):
             that other code froze or unfroze; on resuming: a checkpoint of another schedule.
     """
 
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: Schedule | Callable[[nn.Module], Schedule], verbose: bool = False) -> None:
+        self._schedule_of = None if isinstance(schedule, Schedule) else schedule
+        self.schedule = schedule if isinstance(schedule, Schedule) else Schedule([Stage(["*"])])  # until `setup` knows the module
+        self.verbose = verbose
         self.index = 0
-        self.trigger = StageTrigger(schedule)
+        self.trigger = StageTrigger(self.schedule)
         self._applied = False
         self._printed: int | None = None  # the last stage that has a line
         self._logged_late: set[str] = set()  # metrics that are not logged yet when a validation ends
@@ -112,6 +117,8 @@ class StagedFinetuning(Callback):
         check_callbacks(callbacks_of(trainer))
         if sum(isinstance(callback, StagedFinetuning) for callback in callbacks_of(trainer)) > 1:
             raise UserError("the trainer has several StagedFinetuning callbacks: give one callback, whose Schedule has the stages of all")
+        if self._schedule_of:
+            self.schedule = schedule_of(self._schedule_of, pl_module)
         if not is_trial_run(trainer):
             self.schedule.check_reached(trainer.max_epochs, trainer.max_steps)
         if trainer.current_epoch == 0:  # otherwise this fit continues the one before
@@ -151,6 +158,8 @@ class StagedFinetuning(Callback):
         check_optimizers(pl_module, self.schedule, trainer.optimizers)
         check_length(self.schedule, trainer, pl_module)
         self._printed = self.index if trainer.global_step or len(self.schedule.stages) == 1 else None  # a resumed stage has begun before
+        if self.verbose:
+            print_plan(self.schedule, trainer, pl_module)
         if trainer.global_step == 0:
             if self._loses and trainer.is_global_zero:
                 warnings.warn(STATISTICS_OF_RANDOM_ORIGIN, stacklevel=1)

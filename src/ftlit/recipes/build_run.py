@@ -131,9 +131,9 @@ def plan_of(run: Run) -> Plan:
     layers = [*(f"backbone.{layer}" for layer in run.model.backbone.cuts), "head"]
     return examine(
         run.model,
-        layers,
         run.schedule,
         run.model.build_optimizer(),
+        layers,
         batch_size=run.data.batch_size,
         processes=run.trainer.world_size,
         steps=training_steps(run.trainer, run.data) if run.trains else None,

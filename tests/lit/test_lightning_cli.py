@@ -1,0 +1,49 @@
+"""The project of the page with LightningCLI: schedule and layer-wise rates from YAML."""
+
+import sys
+
+import pytest
+import yaml
+from doc_pages import blocks
+from paths import ROOT
+
+PAGE = ROOT / "docs/lightning-torchvision.md"
+DATA = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class MyData(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), batch_size=4)
+"""
+QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+def block_with(text, language):
+    (found,) = (block.text for block in blocks(PAGE) if block.language == language and text in block.text)
+    return found
+
+
+@pytest.mark.parametrize("stages", ["function", "list"])
+def test_schedule_and_rates_of_layers_come_from_yaml(tmp_path, monkeypatch, capsys, stages):
+    pytest.importorskip("jsonargparse")
+    (tmp_path / "my_data.py").write_text(DATA)
+    (tmp_path / "project.py").write_text(block_with("LightningCLI(Classifier)", "text"))
+    config = yaml.safe_load(block_with("callbacks:", "yaml"))
+    config["model"]["optimizer"]["init_args"]["lr"] = 1e-3  # YAML 1.1 reads 1e-3 as a text, jsonargparse as a number
+    if stages == "list":
+        config["trainer"]["callbacks"][0]["init_args"]["schedule"] = yaml.safe_load(block_with("stages:", "yaml"))["schedule"]
+    config["trainer"] |= QUIET
+    (tmp_path / "my_config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    import project
+    from lightning.pytorch.cli import LightningCLI
+
+    cli = LightningCLI(project.Classifier, args=["fit", "--config", "my_config.yaml", "--data", "my_data.MyData"])
+    sys.modules.pop("project")
+    rates = {group["name"]: group["lr"] for group in cli.trainer.optimizers[0].param_groups}
+    assert rates["fc"] == 1e-3 and rates["encoder.layer4"] == pytest.approx(1e-4) and rates["encoder.layer3"] == pytest.approx(8e-5)
+    out = capsys.readouterr().out
+    assert "fc: 1,539 parameters; trains in stage 0-" in out and "batch norm frozen_stats" in out
