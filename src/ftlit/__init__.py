@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ftlit.models.weights_origin import WeightsOrigin as WeightsOrigin
     from ftlit.probes.linear_probe import Probe as Probe
     from ftlit.probes.linear_probe import fit_probe as fit_probe
+    from ftlit.zoo import backbone_from as backbone_from
     from ftlit.zoo import load_backbone as load_backbone
     from ftlit.zoo import load_bert as load_bert
     from ftlit.zoo import load_timm as load_timm
@@ -95,6 +96,7 @@ _MODULES = {
     "add_lora": "models.lora",
     "advise": "api.calls",
     "affine_to_batchnorm": "models.batchnorm_fold",
+    "backbone_from": "zoo",
     "batchnorm_to_affine": "models.batchnorm_fold",
     "build_optimizer": "finetuning.param_groups",
     "examine": "finetuning.examine",

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchvision.models import resnet18
 
-from ftlit import FeatureData, Schedule, Stage, StagedFinetuning, UserError, build_optimizer
+from ftlit import FeatureData, InputSpec, Schedule, Stage, StagedFinetuning, UserError, WeightsOrigin, backbone_from, build_optimizer
 
 IMAGES = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 3
@@ -276,3 +276,30 @@ def test_half_precision_trains_from_the_features_of_half_precision(tmp_path):
     live, _ = fit(OwnData(), precision="bf16-mixed")
     stored, _ = fit(FeatureData(OwnData(), tmp_path, cut="encoder"), precision="bf16-mixed")
     assert all(torch.allclose(value, stored.state_dict()[name], atol=2e-2) for name, value in live.state_dict().items())
+
+
+class WithBackbone(Owner):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = backbone_from(resnet18(), input_spec=InputSpec(size=32), origin=WeightsOrigin("custom", "mine"))
+        self.head = nn.Linear(512, 3)
+
+    def forward(self, images):
+        self.seen.append(getattr(images, "cut", "images"))
+        return self.head(self.encoder.pool(self.encoder(images)))
+
+    def on_train_epoch_start(self):
+        pass
+
+    def configure_optimizers(self):
+        return build_optimizer(self, partial(torch.optim.SGD, lr=0.01))
+
+
+def test_a_backbone_gets_the_features_at_the_top_of_the_frozen_layers_of_each_stage(tmp_path):
+    stages = [Stage(["head"]), Stage(["head", "encoder.layer4"], epoch=1), Stage(["*"], epoch=2)]
+    live, _ = fit(OwnData(), WithBackbone(), stages)
+    stored, _ = fit(FeatureData(OwnData(), tmp_path, pooled=True), WithBackbone(), stages)
+    assert [cut for cut in dict.fromkeys(cut for cut in stored.seen if isinstance(cut, str))] == ["layer4", "layer3", "images"]
+    for name, value in live.state_dict().items():
+        assert torch.allclose(value, stored.state_dict()[name], atol=1e-4), name

@@ -110,7 +110,7 @@ def _trace_once(model: Any, images: Tensor, *, by_block: bool) -> Trace:
 
     try:
         for name, module in _descendants(model, "", by_block=by_block):
-            handles += _record_calls(name, module, lambda call: calls.append(call))
+            handles += record_calls(name, module, lambda call: calls.append(call))
         model.forward_features = forward_features
         found.logits = model(images)
     finally:
@@ -129,7 +129,7 @@ def _descendants(module: nn.Module, prefix: str, *, by_block: bool) -> Iterator[
             yield from _descendants(child, f"{prefix}{name}.", by_block=by_block)
 
 
-def _record_calls(name: str, module: nn.Module, add: Callable[[ModuleCall], None]) -> list[Any]:
+def record_calls(name: str, module: nn.Module, add: Callable[[ModuleCall], None]) -> list[Any]:
     """Register hooks on one module that record each of its calls."""
     open_calls: list[ModuleCall] = []
 

@@ -1,0 +1,87 @@
+"""Networks that exist already as backbones: layers that compute what the network computes, or one line that says why not."""
+
+import pytest
+import timm
+import torch
+from invariant_1 import check_cuts
+from torch import nn
+from torchvision.models import resnet18
+from transformers import ViTConfig, ViTModel
+
+from ftlit import InputSpec, UserError, WeightsOrigin, backbone_from, load_backbone
+
+SPEC = InputSpec(size=64)
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+RESNET = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool"]
+VIT = ["embeddings", "layers.0", "layers.1", "layernorm"]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.low, self.mid, self.high = nn.Conv2d(3, 4, 3, stride=4), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+        self.pair = nn.Bilinear(4, 4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.mid(self.low(x))
+        x = self.high(self.high(x.relu())).mean((2, 3))
+        return self.head(self.pair(x, x))
+
+
+def vit():
+    torch.manual_seed(0)
+    size = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "image_size": 64,
+        "patch_size": 16,
+    }
+    return ViTModel(ViTConfig(**size), add_pooling_layer=False)
+
+
+def test_networks_of_torchvision_and_timm_have_the_layers_of_their_loaders():
+    torch.manual_seed(0)
+    net = resnet18().train()
+    backbone = backbone_from(net, input_spec=SPEC, origin=WeightsOrigin("custom", "mine"))
+    assert backbone.cuts == load_backbone("resnet18", weights=None).cuts and backbone.pretrained and net.training
+    check_cuts(backbone.eval(), IMAGES)
+    assert torch.equal(net.eval().fc(backbone.pool(backbone(IMAGES))), net(IMAGES))
+    of_timm = backbone_from(timm.create_model("vit_tiny_patch16_224", img_size=64), input_spec=SPEC)
+    assert of_timm.cuts[:2] == ("embeddings", "blocks.0") and backbone_from(of_timm) is of_timm
+
+
+@pytest.mark.parametrize(
+    ("build", "layers", "path"), [(resnet18, RESNET, "avgpool"), (vit, VIT, "layernorm"), (Net, ["low", "mid"], "mid")]
+)
+def test_named_layers_give_what_the_network_gives_and_keep_the_names_of_its_weights(build, layers, path):
+    torch.manual_seed(0)
+    net, found = build().eval(), []
+    backbone = backbone_from(net, layers, input_spec=SPEC)
+    net.get_submodule(path).register_forward_hook(lambda _, args, out: found.append(out))
+    net(IMAGES)
+    assert backbone.cuts == tuple(layers) and torch.allclose(backbone.eval()(IMAGES), found[0], atol=1e-6)
+    assert backbone.state_dict().keys() <= net.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("build", "layers", "message"),
+    [
+        (resnet18, ["layer1", "layer2"], "layer1 does not take the images: name what runs before it too: conv1, bn1, relu, maxpool"),
+        (resnet18, [*RESNET[:5], "layer3"], "layer3 does not take the output of layer1: name what runs before it too: layer2"),
+        (resnet18, ["conv1", "layr1"], "no module in ResNet named 'layr1': did you mean 'layer1'"),
+        (resnet18, [*RESNET, "fc"], "fc does not take the output of avgpool: code of the network lies between them"),
+        (Net, None, r"the layers of Net are not known: give layers=\[...\], .* such as 'low', 'mid'$"),
+        (Net, ["low", "mid", "high"], "high runs 2 times for an image, so it is no layer: name a module that runs once"),
+        (Net, ["low", "mid", "pair"], "pair takes (input2|others) besides its features, so it is no layer"),
+        (Net, [], r"layers=\[\]: name at least one module"),
+        (lambda: nn.Linear(3, 2), ["0"], "no module in Linear named '0'"),
+        (lambda: nn.Sequential(nn.Linear(3, 2)), ["0"], r"Sequential cannot be run on images of shape \(3, 64, 64\): .*; give input_spec="),
+    ],
+)
+def test_layers_that_are_no_sequence_are_one_line(build, layers, message):
+    with pytest.raises(UserError, match=f"^{message}") as raised:
+        backbone_from(build(), layers, input_spec=SPEC)
+    assert "\n" not in str(raised.value)
