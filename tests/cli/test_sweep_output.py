@@ -11,7 +11,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from ftlit.cli import sweep_jobs, sweep_output, train
-from ftlit.cli.sweep_output import LOG, TOTAL, begin_sweep, job_log, print_best, print_job
+from ftlit.cli.sweep_output import BEGAN, LOG, TOTAL, _time_left, begin_sweep, job_log, print_best, print_job
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.run.processes import JobExit
@@ -165,3 +165,14 @@ def test_the_wait_ends_with_the_jobs_that_ran_at_its_begin_or_after_its_time(tmp
 def test_the_exit_of_a_job_reaches_another_process():
     end = pickle.loads(pickle.dumps(JobExit(130, "interrupted")))
     assert isinstance(end, JobExit) and (end.code, end.reason) == (130, "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("ended", "done", "elapsed", "text"),
+    [(1, 0, 60.0, "; about 8 min left"), (5, 4, 10.0, "; about 40 s left"), (4, 4, 1.0, ""), (9, 0, 9.0, "")],
+)
+def test_the_time_that_is_left_is_that_of_the_jobs_of_this_start(monkeypatch, ended, done, elapsed, text):
+    monkeypatch.setenv(BEGAN, f"{time.time() - elapsed} {done}")
+    assert _time_left(ended, 9) == text
+    monkeypatch.delenv(BEGAN)
+    assert _time_left(ended, 9) == ""

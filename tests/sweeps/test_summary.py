@@ -173,8 +173,8 @@ def test_report_writes_table_and_files_from_the_folder_only(tmp_path, capsys):
     with (tmp_path / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["job"], row["status"], row["reason"], row["test/accuracy"]) for row in rows] == [
-        ("0", "0", "", "0.4"),
-        ("1", "1", "it broke", ""),
+        ("0", "finished", "", "0.4"),
+        ("1", "failed", "it broke", ""),
     ]
     assert (tmp_path / "sweep.md").read_text() == markdown_of(jobs_in(tmp_path))
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
@@ -184,7 +184,7 @@ def test_the_printed_table_is_at_most_as_wide_as_columns_and_no_line_is_padded(t
     monkeypatch.setenv("COLUMNS", "60")
     made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""), ("head=b seed=1", {}, "it broke"))
     main.report([str(tmp_path)])
-    *table, _ = capsys.readouterr().out.splitlines()  # the last line names the folder, and is not folded
+    *table, _, _ = capsys.readouterr().out.splitlines()  # the last lines name files, and are not folded
     assert max(map(len, table)) <= 60 and all(line == line.rstrip() for line in table)
 
 

@@ -171,6 +171,7 @@ def report(arguments: list[str]) -> None:
     given = report_parser().parse_args(arguments)
     folder = Path(given.folder).expanduser()
     from ftlit.report import html  # here, so that --help stays fast
+    from ftlit.report.sweep_page import write_sweep_page
     from ftlit.sweeps import jobs, summary
 
     if not (jobs.is_sweep(folder) or (folder / "multirun.yaml").is_file()):
@@ -179,6 +180,7 @@ def report(arguments: list[str]) -> None:
         raise UserError(f"--plots is for the report of a run, and {folder} is a sweep: give the folder of one of its jobs")
     else:
         summary.report(folder)
+        print(write_sweep_page(folder))
 
 
 def cache(arguments: list[str]) -> None:

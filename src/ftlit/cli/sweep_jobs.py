@@ -29,7 +29,7 @@ from ftlit.recipes.run.processes import REASON, USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, summary
-from ftlit.sweeps.jobs import Job
+from ftlit.sweeps.jobs import SEED, Job, varying
 
 SECONDS_TO_WRITE = 5.0  # for the last checkpoint of an interrupted job
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -65,7 +65,7 @@ class SweepCallback(Callback):
             STOP_SIGNALS.wait_for_jobs = partial(jobs.wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
         if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
             SEARCHES[folder] = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
-            sweep_output.begin_sweep(folder, trials)
+            sweep_output.begin_sweep(folder, trials, done, [*(OmegaConf.select(config, "hydra.sweeper.params") or {})])
 
 
 def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
@@ -81,7 +81,8 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
     except UserError:
         del SWEEPS[folder]
         raise
-    sweep_output.begin_sweep(folder, len(SWEEPS[folder]))
+    planned = [Job(number, tuple(words)) for number, words in enumerate(SWEEPS[folder])]
+    sweep_output.begin_sweep(folder, len(planned), sweep_resume.count_done(config), [*varying(planned), SEED])
     return SWEEPS[folder]
 
 
@@ -178,6 +179,7 @@ def end_sweep() -> int:
 def _end_sweep_in(folder: Path) -> set[int | None]:
     """Print the table, the best job of a search, and the failed jobs of a sweep. Returns the statuses of these jobs."""
     summary.report(folder)
+    sweep_output.write_page(folder)
     if folder in SEARCHES:
         sweep_output.print_best(folder, minimize=SEARCHES[folder])
     statuses = set()

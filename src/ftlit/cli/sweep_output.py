@@ -3,26 +3,37 @@
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
+from ftlit.errors import one_line
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
-from ftlit.recipes.config.overrides import job_label
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, jobs_of, read_job, varying
 from ftlit.sweeps.setting_results import RANKINGS
 
 LOG = "train.log"
 TOTAL = "FTLIT_SWEEP_JOBS"  # in the environment, also of processes that run jobs: the number of jobs of the sweep
+BEGAN = "FTLIT_SWEEP_BEGAN"  # likewise: when it began, in seconds of the epoch, and how many jobs had finished before
+VARYING = "FTLIT_SWEEP_OPTIONS"  # likewise: the names of the options that differ between its jobs; unset: not known
+LEAST_LEFT = 20.0  # seconds; the end of a shorter sweep needs no estimate
 NOTE = re.compile(r"(note|doctor|warning)\b")
 INDENT = " " * 10  # of the further lines of a row of the plan
 PRINTED: set[str] = set()  # notes of the jobs of this process
 
 
-def begin_sweep(folder: Path, total: int) -> None:
-    """Print the number of jobs and where their output is."""
-    os.environ[TOTAL] = str(total)
+def begin_sweep(folder: Path, total: int, done: int = 0, names: Sequence[str] = ()) -> None:
+    """Print the number of jobs and where their output is.
+
+    Args:
+        folder: of the sweep.
+        total: number of its jobs.
+        done: how many have finished before, in an earlier start of the sweep.
+        names: of the options that differ between the jobs; none: not known.
+    """
+    os.environ[TOTAL], os.environ[BEGAN], os.environ[VARYING] = str(total), f"{time.time()} {done}", " ".join(names)
     print_line(f"sweep of {count(total, 'job')}: each prints to {LOG} in its folder, {folder}/NUMBER")
     sys.stdout.flush()
 
@@ -73,8 +84,29 @@ def print_job(folder: Path) -> None:
     chosen: Mapping[str, str] = {"scenario": job.advised, "backbone": job.backbone, "cut": job.cut}
     found += [f"{name} {value}" for name, value in chosen.items() if value]
     place = f", {job.number + 1} of {total}" if total else ""
-    print_line(f"{job_label()}{place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}")
+    left = _time_left(job.number + 1, int(total)) if total else ""
+    words = [f"{name}={job.values[name]}" for name in os.environ.get(VARYING, "").split() if name in job.values] or job.overrides
+    print_line(f"job {job.number} ({' '.join(words)}){place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
     sys.stdout.flush()  # a sweep takes hours
+
+
+def _time_left(ended: int, total: int) -> str:
+    """How long the other jobs take if they take as long as those so far, whatever runs side by side; empty where that is not known."""
+    began, _, done = os.environ.get(BEGAN, "").partition(" ")
+    if not began or ended <= int(done) or ended >= total:
+        return ""
+    seconds = (time.time() - float(began)) / (ended - int(done)) * (total - ended)
+    return f"; about {duration_in_words(seconds)} left" if seconds >= LEAST_LEFT else ""
+
+
+def write_page(folder: Path) -> None:
+    """Write the page of a sweep and print its path. An error is a line on stderr: the table is printed already."""
+    from ftlit.report.sweep_page import write_sweep_page  # here: matplotlib takes a second
+
+    try:
+        print_line(f"report: {write_sweep_page(folder)}")
+    except Exception as error:
+        print(f"ftlit: no report of the sweep: {one_line(error)}", file=sys.stderr)
 
 
 def print_best(folder: Path, *, minimize: bool) -> None:

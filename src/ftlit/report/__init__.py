@@ -1,1 +1,1 @@
-"""From the folder of a run to its report: one HTML page and its figures."""
+"""From the folder of a run, or of a sweep, to its report: one HTML page and its figures."""

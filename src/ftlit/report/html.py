@@ -5,7 +5,6 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +16,12 @@ from ftlit.errors import one_line
 from ftlit.files import write_atomically
 from ftlit.report import tables
 from ftlit.report.contents import RunData
+from ftlit.report.document import document
 from ftlit.report.load import read
 from ftlit.report.run_files import FOLDER
 from ftlit.report.sections import SECTIONS
 
 PAGE = "report.html"
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # the page requests nothing
 Vector = Literal["pdf", "svg"]  # formats of plots beside PNG
 PNG, JPEG = "png", "jpg"
 
@@ -75,18 +74,9 @@ def page(run: RunData, pictures: Mapping[str, Mapping[str, bytes] | str], traini
             sections.append((name, section.title, f"<p>{escape(meaning)}</p>{body}"))
         if name == "confusion" and run.predictions:
             sections.append(("classes", "Scores per class", tables.classes(run)))
-    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in sections)
-    bodies = "".join(f'<section id="{key}"><h2>{escape(title)}</h2>{body}</section>' for key, title, body in sections)
-    title = escape(str(run.about.get("title", run.folder.name)))
-    state = f'<p class="warning">{escape(training)}</p>' if training else tables.scores(run)
-    style, script = (files("ftlit.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>ftlit: {title}</title><style>{style}</style></head>\n"
-        f"<body><header><h1>{title}</h1>{state}<nav>{links}</nav></header>\n<main>{bodies}</main>"
-        f"<script>{script}</script></body></html>\n"
-    )
+    title = str(run.about.get("title", run.folder.name))
+    top = f'<p class="warning">{escape(training)}</p>' if training else tables.scores(run)
+    return document(title, top, sections)
 
 
 def figures_of(run: RunData, formats: Sequence[str] = (PNG,)) -> Iterator[tuple[str, dict[str, bytes] | str]]:

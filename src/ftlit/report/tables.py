@@ -1,7 +1,7 @@
 """The tables and texts of a report as HTML; every text from outside is escaped."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from ftlit.errors import shorten
 from ftlit.formatting import size_in_words, three_digits
 from ftlit.report.contents import RunData
+from ftlit.report.document import table
 from ftlit.report.figures import MAX_MATRIX_CLASSES
 from ftlit.report.run_files import FOLDER, RUN, SUSPECTS, TEST
 from ftlit.report.scores import class_scores, most_confident_errors, reliability
@@ -34,7 +35,7 @@ def scores(run: RunData) -> str:
     note = "<p>The result is the linear probe: no epoch of training was clearly better on val.</p>" if keeps_baseline(result) else ""
     header = ["split", "accuracy", "macro F1", "loss", "95 % interval of accuracy", "calibration error (ECE)", "fitted on"]
     text = f'<p class="warning">{escape(interrupted)}</p>' if interrupted else ""
-    return text + (_table(header, rows) + note if rows else "")
+    return text + (table(header, rows) + note if rows else "")
 
 
 def _details(result: Mapping[str, Any], split: str) -> list[str]:
@@ -68,7 +69,7 @@ def _backbones(run: RunData) -> str:
     ]
     noun = run.noun
     heads = ["backbone (* chosen)", "held-out accuracy", f"training {noun}", f"{noun} per second", "weights"]
-    return f"<p>Backbones that were compared:</p>{_table(heads, rows, sortable=True)}"
+    return f"<p>Backbones that were compared:</p>{table(heads, rows, sortable=True)}"
 
 
 def data(run: RunData) -> str:
@@ -77,7 +78,7 @@ def data(run: RunData) -> str:
     names = list(counts)
     rows = [[name, *(f"{counts[split].get(name, 0):,}" for split in names)] for name in run.class_names[:MAX_ROWS]]
     more = len(run.class_names) - MAX_ROWS
-    return _table(["class", *names], rows, sortable=True) + (f"<p>and {more:,} more classes in {FOLDER}/{RUN}</p>" if more > 0 else "")
+    return table(["class", *names], rows, sortable=True) + (f"<p>and {more:,} more classes in {FOLDER}/{RUN}</p>" if more > 0 else "")
 
 
 def classes(run: RunData) -> str:
@@ -89,7 +90,7 @@ def classes(run: RunData) -> str:
         scores = sorted(scores, key=lambda score: score.f1)[:MAX_ROWS]
         note = f"<p>The {MAX_ROWS} classes with the lowest F1; {more:,} more in {FOLDER}/{TEST}.</p>"
     rows = [[s.name, f"{s.images:,}", f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}"] for s in scores]
-    return _table(["class", f"test {run.noun}", "precision", "recall", "F1"], rows, sortable=True) + note
+    return table(["class", f"test {run.noun}", "precision", "recall", "F1"], rows, sortable=True) + note
 
 
 def calibration(run: RunData) -> str:
@@ -134,7 +135,7 @@ def _pairs(run: RunData) -> Iterator[str]:
     names = run.class_names
     if wrong:
         rows = [[names[i], names[j], f"{n:,}", f"{100 * n / images[i]:.1f}"] for n, i, j in sorted(wrong, reverse=True)[:20]]
-        yield _table(["class", "predicted", "count", "% of the class"], rows, sortable=True)
+        yield table(["class", "predicted", "count", "% of the class"], rows, sortable=True)
     else:
         yield f"<p>All test {escape(run.noun)} of {escape(shorten(names))} are predicted correctly.</p>"
 
@@ -155,7 +156,7 @@ def mistakes(run: RunData) -> str:
             second = names[predictions.second[place]]
             rows[-1] += [f"{predictions.of_label[place]:.4f}", second, f"{predictions.of_second[place]:.4f}"]
     link = f'<p>The predictions of all test {escape(run.noun)}: <a href="{FOLDER}/{TEST}">{FOLDER}/{TEST}</a>.</p>'
-    return (f"<p>{MAPS}</p>" if run.maps else "") + _table(header, rows, sortable=True) + link
+    return (f"<p>{MAPS}</p>" if run.maps else "") + table(header, rows, sortable=True) + link
 
 
 def suspects(run: RunData) -> str:
@@ -168,11 +169,4 @@ def suspects(run: RunData) -> str:
     rows = [[row.item, row.label, row.suggested, f"{row.probability:.4f}", f"{row.suggested_probability:.4f}"] for row in run.suspects]
     header = ["item", "class", "suggested", "probability of the class", "of the suggested"]
     link = f'All are in <a href="{SUSPECTS}">{SUSPECTS}</a>.'
-    return f"<p>{escape(how)} {link}</p>" + _table(header, rows[:MAX_ERRORS], sortable=True)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, sortable: bool = False) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    attribute = ' class="sortable"' if sortable else ""
-    return f"<table{attribute}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<p>{escape(how)} {link}</p>" + table(header, rows[:MAX_ERRORS], sortable=True)

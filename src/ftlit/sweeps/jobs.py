@@ -14,6 +14,7 @@ from ftlit.run_folder import CROSS_VALIDATION, HELD_OUT_BY, RESULT, TRAINED, rea
 
 FILE = "job.json"  # in the folder of each job
 RUNNING = "did not end"
+STATUSES = {0: "finished", 130: "interrupted", None: RUNNING}  # 130 is that of Ctrl-C; all others: failed
 REMEDY = "remove the folder of this job, or run the sweep again"
 SEED = "seed"
 VAL, TEST, TEST_F1, SCORE = "val/accuracy", "test/accuracy", "test/f1", "score"
@@ -57,6 +58,11 @@ class Job:
     cut: str = field(default="", compare=False)
     backbone: str = field(default="", compare=False)
     format: int = field(default=FORMAT, compare=False)
+
+    @property
+    def status_in_words(self) -> str:
+        """How the job ended: finished, failed, interrupted, or `did not end`: it still runs, or was killed."""
+        return STATUSES.get(self.status, "failed")
 
     @property
     def values(self) -> dict[str, str]:

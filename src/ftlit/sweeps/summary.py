@@ -27,7 +27,7 @@ def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     for folder, job in jobs:
         metrics = (job.metrics.get(name) for name in names)
         overrides = " ".join(job.overrides)
-        about = job.number, harmless(overrides), job.advised, harmless(job.cut), job.status, harmless(job.reason)
+        about = job.number, harmless(overrides), job.advised, harmless(job.cut), job.status_in_words, harmless(job.reason)
         rows.append((*about, *metrics, job.score, job.seconds, folder.name))
     write_rows(path, rows)
 
