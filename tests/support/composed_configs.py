@@ -33,6 +33,7 @@ NEEDED = {
     ("data", "unlabelled"): ["data.root=photos"],
     ("data", "csv"): ["data.csv=photos.csv"],
     ("data", "text_csv"): ["data.csv=texts.csv"],
+    ("data", "hf"): ["data.path=photos"],
     ("backbone", "bert"): ["backbone.name=model"],
     ("data", "torchvision"): ["data.name=CIFAR10"],
     ("lr_scheduler", "any"): ["lr_scheduler.curve.scheduler._target_=torch.optim.lr_scheduler.ConstantLR"],

@@ -1,6 +1,7 @@
 """Every option of every data source changes the images, labels, splits or batches, or is refused. The options are those in conf/data."""
 
 import shutil
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ FIXED = {"batches": 2, "batch_size": 4, "num_workers": 0, "augment": "none"}  # 
 NEEDED = {  # values of each source
     "csv": {"csv": "few.csv"},
     "folder": {"root": "photos"},
+    "hf": {"path": "hf", "image_column": "image"},
     "text_csv": {"csv": "texts.csv"},
     "torchvision": {"name": "FakeData", "options": {"size": 40, "image_size": [3, 8, 8], "num_classes": 2}},
     "unlabelled": {"root": "photos"},
@@ -33,6 +35,9 @@ NEEDED = {  # values of each source
 OTHERS = {
     "augment": "photo",
     "batches": 3,
+    "config": "small",
+    "image_column": "other",
+    "path": "hf2",
     "batch_size": 3,
     "csv": "more.csv",
     "download": True,
@@ -74,6 +79,19 @@ def image(path: Path, *values: int) -> str:
     return str(path)
 
 
+def save_hf(root: Path, names: list[str]) -> None:
+    """Two data sets of Hugging Face with two columns of images and two of labels."""
+    import datasets
+
+    labels = datasets.ClassLabel(names=["fox", "hare"])
+    kinds = {"image": datasets.Image(), "other": datasets.Image(), "label": labels, "day": labels}
+    for folder, number in (("hf", 28), ("hf2", 27)):
+        images = {"image": [str(root / "photos" / name) for name in names], "other": [str(root / "days" / name) for name in names]}
+        columns = {**images, "label": [name[:3] != "fox" for name in names], "day": [i % 2 for i in range(28)]}
+        rows = {name: values[:number] for name, values in columns.items()}
+        datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).save_to_disk(root / folder)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Images in class folders, by day, one of them damaged, and of a data set of torchvision; csv files."""
@@ -89,6 +107,8 @@ def folder(tmp_path_factory):
     for split in ("train", "valid", "test"):
         for number, label in enumerate(("negative", "positive")):
             image(root / "sst2" / "rendered-sst2" / split / label / "0.png", number, len(split))
+    if find_spec("datasets"):
+        save_hf(root, names)
     header = ("path", "other", "label", "day", "part", "group", "text")
     rows = [
         (f"photos/{name}", f"days/{name}", f"{name[:3]}|x", "mon" if i % 4 else "tue", SPLITS[max(0, i % 4 - 1)], i // 3, f"a {i}")
@@ -153,6 +173,8 @@ def test_an_option_changes_what_the_data_give_or_is_refused(source, name, folder
     monkeypatch.chdir(folder)
     if source == "text_csv":
         pytest.importorskip("transformers")
+    if source == "hf":
+        pytest.importorskip("datasets")
     spec = request.getfixturevalue("text_spec") if source == "text_csv" else InputSpec(size=8)
     before = {**{key: value for key, value in FIXED.items() if key in options(source)}, **NEEDED.get(source, {})}
     if name == "split_from":
