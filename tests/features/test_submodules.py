@@ -174,3 +174,25 @@ def test_the_description_of_a_table_names_the_origin_of_the_weights(tmp_path):
     net.origin = WeightsOrigin("torchvision", "IMAGENET1K_V1")
     extract_features(net, DATA, "mid", cache=tmp_path)
     assert "torchvision IMAGENET1K_V1" in next(tmp_path.rglob("*.json")).read_text()
+
+
+def test_a_trainer_does_not_change_what_identifies_a_lightning_module_with_code_before_the_cut(tmp_path):
+    class Scaling(Owner):
+        def forward(self, x):
+            return self.encoder(x * 2)
+
+        def training_step(self, batch, batch_idx):
+            return self(batch[0]).sum() * 0
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.encoder.head.parameters(), lr=0.0)
+
+    net = Scaling(Net())
+    net.encoder.requires_grad_(False).eval().head.requires_grad_(True)
+    counter = Count(net.encoder.body)
+    extract_features(net, DataLoader(DATA, batch_size=6), "encoder.mid", cache=tmp_path)
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(net, DataLoader(DATA, batch_size=1))
+    assert net.trainer is trainer and counter.images == 6
+    extract_features(net, DataLoader(DATA, batch_size=6), "encoder.mid", cache=tmp_path)
+    assert net.trainer is trainer and counter.images == 6

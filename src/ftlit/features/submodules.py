@@ -199,12 +199,18 @@ def _begin_after(call: _Call, calls: Sequence[_Call]) -> set[nn.Module]:
 
 @contextmanager
 def _without(module: nn.Module, parts: set[nn.Module]) -> Iterator[None]:
-    """Context in which a module lacks these parts."""
+    """Context in which a module lacks these parts, and a LightningModule what it knows of its trainer."""
     places = [(parent, name, child) for parent in module.modules() for name, child in parent._modules.items() if child in parts]
+    lightning = next((cls for cls in type(module).__mro__ if cls.__name__ == "LightningModule"), nn.Module)
+    known = vars(lightning()).keys() - vars(nn.Module()).keys()
+    hidden = {name: value for name, value in vars(module).items() if name in known or name.startswith("_hparams")}
     try:
         for parent, name, _ in places:
             parent._modules[name] = None
+        for name in hidden:
+            del vars(module)[name]
         yield
     finally:
+        vars(module).update(hidden)
         for parent, name, child in places:
             parent._modules[name] = child
