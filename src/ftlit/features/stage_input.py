@@ -205,12 +205,17 @@ def layers_of_stages(module: nn.Module, schedule: Schedule | None, path: str, la
         module: the module.
         schedule: its patterns name parameters of the module.
         path: of the part.
-        layers: names below it; an empty one: the part itself.
+        layers: names below it.
     """
-    now = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    stages = [trained(module, stage.train, stage.policy) for stage in schedule.stages] if schedule else [now]
     paths = {layer: ".".join(filter(None, (path, layer))) for layer in layers}
-    return [{layer for layer, own in paths.items() if any(not own or covers(own, name) for name in names)} for names in stages]
+    stages = names_of_stages(module, schedule)
+    return [{layer for layer, own in paths.items() if any(covers(own, name) for name in names)} for names in stages]
+
+
+def names_of_stages(module: nn.Module, schedule: Schedule | None) -> list[set[str]]:
+    """Return the names of the parameters that train in each stage; without a schedule, in one stage, those that train now."""
+    now = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return [trained(module, stage.train, stage.policy) for stage in schedule.stages] if schedule else [now]
 
 
 def may_change(layer: nn.Module) -> bool:

@@ -63,6 +63,7 @@ class Submodules(nn.Module):
         own = {name: _checked(name, target, calls, len(images[:2])) for name, target in self._targets.items()}
         self._shapes = {name: (tuple(call.result.shape[1:]), 0) for name, call in own.items()}
         self._above = {name: _begin_after(call, calls) for name, call in own.items()}
+        self._calls = {name: (call, calls) for name, call in own.items()}
         with preserved_state(self.entry):
             once, again = (self.outputs(images[:2], names) for _ in range(2))
         for name in names:
@@ -90,6 +91,20 @@ class Submodules(nn.Module):
             for hook in hooks:
                 hook.remove()
         return found
+
+    def way_to(self, name: str) -> list[nn.Module]:
+        """The outermost modules that the images pass before a submodule, and this one at the end."""
+        call, calls = self._calls[name]
+        found: list[_Call] = []
+        for other in calls:
+            if other.end < call.begin and not (found and other.end < found[-1].end):
+                found.append(other)
+        return [*(other.module for other in found), call.module]
+
+    def parameters_below(self, name: str) -> list[nn.Parameter]:
+        """The parameters on which the features of a submodule may depend."""
+        with _without(self.entry, self._above[name]):
+            return list(self.entry.parameters())
 
     def digests(self) -> dict[str, str]:
         """Cut -> fingerprint of the module without the parts that are first called after it."""
@@ -126,20 +141,21 @@ def _common(paths: Sequence[str]) -> list[str]:
 
 def _entry(module: nn.Module, paths: Sequence[str], images: Tensor) -> tuple[nn.Module, list[_Call]]:
     """The innermost module on the way to the cuts that takes the images as they are, and the calls when it runs."""
+    failed = ""
     for path in paths:
         around = module.get_submodule(path)
         try:
             calls = _run(around, images)
         except NotImplementedError:  # a LightningModule without `forward`
             continue
-        except Exception as error:  # the code of a user fails in any way
-            raise UserError(
-                f"{path or type(module).__name__} cannot be run on images of shape {tuple(images.shape[1:])}: {one_line(error)}; give a "
-                "module, or the name of one, that takes the images of a batch, and nothing else"
-            ) from error
+        except Exception as error:  # the code of a user fails in any way; a `forward` may take more than images
+            failed = f"{path or type(module).__name__} cannot be run on images of shape {tuple(images.shape[1:])}: {one_line(error)}"
+            continue
         inner = {module.get_submodule(below) for below in paths}
         taking = [call.module for call in calls if call.module in inner and len(call.tensors) == 1 and call.tensors[0] is images]
         return taking[-1], [call for call in calls if call.begin >= next(c.begin for c in calls if c.module is taking[-1])]
+    if failed:
+        raise UserError(f"{failed}; give a module, or the name of one, that takes the images of a batch, and nothing else")
     raise UserError(f"{type(module).__name__} has no forward: name a submodule that takes the images")
 
 

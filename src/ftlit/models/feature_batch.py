@@ -1,6 +1,6 @@
 """A batch of features in place of a batch of images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ftlit.errors import UserError
 
 IN_PLACE_OF_IMAGES = (
-    "the batch holds stored features ({cut}) in place of images, and {what} is applied to it before it reaches the module that takes "
-    "features: let FeatureData(cut=...) name the module that gets the images first, and change images in the data set"
+    "the batch holds stored features ({cut}) in place of images, and {what} is applied to it; only modules may lie between the images and "
+    "{cut}: change images in the data set, or name another module in FeatureData(cut=...)"
 )
 
 
@@ -77,29 +77,40 @@ class FeatureBatch:
         raise AttributeError(IN_PLACE_OF_IMAGES.format(cut=self.__dict__.get("cut"), what=f".{name}"))
 
 
-def accept_features(module: nn.Module) -> None:
-    """Let a module return the values of a `FeatureBatch` as they are, until `release_features`. A `Backbone` takes features by itself."""
-    if not getattr(module, "takes_features", False) and "forward" not in vars(module):
-        vars(module)["forward"] = partial(_forward, module)
+def accept_features(way: Sequence[nn.Module]) -> None:
+    """Let the last of these modules return the values of a `FeatureBatch` that it gets, and those before it, which images pass before, pass
+    it on; until `release_features`. A `Backbone` takes features by itself.
+    """
+    for module in way:
+        if not getattr(module, "takes_features", False) and "forward" not in vars(module):
+            vars(module)["forward"] = partial(_return_values if module is way[-1] else _pass_on, module)
 
 
-def release_features(module: nn.Module) -> None:
+def release_features(way: Sequence[nn.Module]) -> None:
     """Undo `accept_features`."""
-    if getattr(vars(module).get("forward"), "func", None) is _forward:
+    for module in filter(_accepts, way):
         del vars(module)["forward"]
 
 
 @contextmanager
-def images_only(module: nn.Module) -> Iterator[None]:
-    """Context in which `accept_features` has no effect: fingerprints are those of the module as it was given."""
-    accepts = getattr(vars(module).get("forward"), "func", None) is _forward
-    release_features(module)
+def images_only(way: Sequence[nn.Module]) -> Iterator[None]:
+    """Context in which `accept_features` has no effect: fingerprints are those of the modules as they were given."""
+    accepting = any(map(_accepts, way))
+    release_features(way)
     try:
         yield
     finally:
-        if accepts:
-            accept_features(module)
+        if accepting:
+            accept_features(way)
 
 
-def _forward(module: nn.Module, images: Any, *args: Any, **kwargs: Any) -> Any:
+def _accepts(module: nn.Module) -> bool:
+    return getattr(vars(module).get("forward"), "func", None) in (_return_values, _pass_on)
+
+
+def _return_values(module: nn.Module, images: Any, *args: Any, **kwargs: Any) -> Any:
     return images.values if isinstance(images, FeatureBatch) else type(module).forward(module, images, *args, **kwargs)
+
+
+def _pass_on(module: nn.Module, images: Any, *args: Any, **kwargs: Any) -> Any:
+    return images if isinstance(images, FeatureBatch) else type(module).forward(module, images, *args, **kwargs)

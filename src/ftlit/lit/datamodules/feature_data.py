@@ -48,9 +48,9 @@ class FeatureData(WrapsImageData):
     """A data module that serves stored features instead of images wherever the frozen layers of a stage allow it.
 
     Batches are (`FeatureBatch`, targets); the module holds one `Backbone` and passes `batch[0]` to it. Of any other LightningDataModule the
-    batches keep their form, and the module passes the images, as they are, to a `Backbone` or to the module that `cut` names, which then
-    returns the features; the data sets are without augmentation, which is checked by reading some items twice; validation and test after
-    training read images; one process only.
+    batches keep their form, and the images go to a `Backbone`, or only through modules to the one that `cut` names, which then returns the
+    features. Its data sets are without augmentation, which is checked by reading some items twice; validation and test after training read
+    images; one process only.
 
     Before training, one pass over train and val stores what is not stored yet, at every cut that the schedule of `StagedFinetuning` needs
     (else at the top of the frozen layers). Each epoch, and validation and test afterwards, read those of their stage.

@@ -16,7 +16,7 @@ from ftlit.lit.datamodules.cache_options import check_store_options
 from ftlit.lit.datamodules.loader_plan import LoaderOptions, LoaderPlan
 from ftlit.lit.module_internals import overrides
 from ftlit.lit.trainer_internals import overfits_batches
-from ftlit.models.feature_batch import accept_features, release_features
+from ftlit.models.feature_batch import release_features
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -68,7 +68,7 @@ class LoaderFeatures(LightningDataModule):
     def teardown(self, stage: str) -> None:
         """Tear down the data module; the module takes images only again."""
         if self._plan:
-            release_features(self._plan.part)
+            release_features(self._plan.way)
         self.data.teardown(stage)
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,7 +109,6 @@ class LoaderFeatures(LightningDataModule):
         check_loader(loader, f"{name} of {type(self.data).__name__}")
         if self._plan is None:
             self._plan = LoaderPlan(self._options, self.trainer, loader)
-            accept_features(self._plan.part)
         return ServedLoader(loader, partial(self._plan.serve, split, name, loader))
 
 

@@ -12,15 +12,25 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ftlit.data.dataset import Split
-from ftlit.errors import UserError, shorten, unknown
+from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.features.batch_parts import BatchParts, batch_of, check_items, joined
 from ftlit.features.extract import Extracted, extract, source_of
 from ftlit.features.keys import stored_dtype
 from ftlit.features.spec import FeatureSpec
-from ftlit.features.stage_input import Specs, StageInput, layers_of_stages, may_change, plan_stage_inputs, specs_before_training, specs_of
+from ftlit.features.stage_input import (
+    Specs,
+    StageInput,
+    layers_of_stages,
+    may_change,
+    names_of_stages,
+    plan_stage_inputs,
+    specs_before_training,
+    specs_of,
+)
 from ftlit.features.store import Store
-from ftlit.features.submodules import OUTPUT, Submodules
+from ftlit.features.submodules import Submodules
 from ftlit.features.table import Rows
+from ftlit.finetuning.schedule import Schedule
 from ftlit.fingerprint import prefixes
 from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
@@ -28,9 +38,10 @@ from ftlit.lit.datamodules.stage_loader import stages_read
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.backbone import Backbone
-from ftlit.models.feature_batch import FeatureBatch, images_only
+from ftlit.models.feature_batch import FeatureBatch, accept_features, images_only
 from ftlit.models.heads import head_cuts
 from ftlit.seeding import kept_random_state
+from ftlit.zoo.timm_split.timm_trace import preserved_state
 
 BATCH = 64  # images of a pass, where the loader does not say
 
@@ -61,30 +72,56 @@ class LoaderPlan:
             raise UserError(f"FeatureData of {options.data_name} works in one process, not in {trainer.world_size}: give ImageData")
         self.options, self.trainer = options, trainer
         self.module = trainer.lightning_module
-        self.path, self.part = _part(self.module, options.cut)
+        self.path, part = _part(self.module, options.cut)
         self.staging = find_callback(trainer, StagedFinetuning)
         schedule = self.staging.schedule if self.staging else None
         images = BatchParts.of(next(iter(in_order(loader, workers=0)))).images
         self._shape = tuple(images.shape[1:])
-        self.source = source_of(self.part, [-1], images)
-        cuts = self.source.cuts if isinstance(self.source, Backbone) else ("",)
-        self.layers = layers_of_stages(self.module, schedule, self.path, cuts)
-        self.inputs = self._inputs(len(loader.dataset), images)  # type: ignore[arg-type]
+        self.source = part if isinstance(part, Backbone) else source_of(self.module, [self.path], images)
+        assert isinstance(self.source, Backbone | Submodules)
+        self.way = self.source.way_to(self.path) if isinstance(self.source, Submodules) else [part]
+        self.layers = self._layers(schedule)
+        self.inputs = self._inputs(len(loader.dataset))  # type: ignore[arg-type]
         self._check()
+        accept_features(self.way)
+        self._try(images[:2].to(self.trainer.strategy.root_device, self._dtype if images.is_floating_point() else None))
         self._rows: dict[tuple[str, FeatureSpec], tuple[str, Rows]] = {}
         self._others: dict[str, tuple[Any, Mapping[Any, Tensor | list[Any]]]] = {}
         self._form: Any = None
 
-    def _inputs(self, images: int, batch: Tensor) -> list[StageInput]:
+    def _layers(self, schedule: Schedule | None) -> list[set[str]]:
+        """The layers of a backbone, or else the submodule, that train in each stage."""
+        if isinstance(self.source, Backbone):
+            return layers_of_stages(self.module, schedule, self.path, self.source.cuts)
+        below = {id(parameter) for parameter in self.source.parameters_below(self.path)}
+        names = {name for name, parameter in self.module.named_parameters(remove_duplicate=False) if id(parameter) in below}
+        return [{self.path} if names & trained else set() for trained in names_of_stages(self.module, schedule)]
+
+    def _try(self, images: Tensor) -> None:
+        """Run the network on two images and on their features. Raises `UserError` where the results differ: images take other ways too."""
+        if not isinstance(self.source, Submodules) or self.way == [self.source.entry]:
+            return
+        entry = self.source.entry
+        with preserved_state(entry):
+            features = self.source.outputs(images, [self.path])
+            live = entry(images)
+            try:
+                served = entry(FeatureBatch(features))
+            except AttributeError as error:
+                raise UserError(one_line(error)) from error
+        if isinstance(live, Tensor) and not torch.allclose(live, served, rtol=1e-3, atol=1e-4):
+            raise UserError(f"the output of {self.path} alone does not decide what follows in {type(entry).__name__}: name another module")
+
+    def _inputs(self, images: int) -> list[StageInput]:
         if isinstance(self.source, Submodules):
             if self.options.pooled:
                 raise UserError(f"pooled=True stores vectors of a Backbone, and {self.path} is none: leave it out")
-            spec = FeatureSpec(OUTPUT, None)
+            spec = FeatureSpec(self.path, None)
             return [StageInput((), 0, f"because {self.path} trains") if names else StageInput((spec,), 0, "") for names in self.layers]
         specs = [specs_of(self.source, names, pooled=self.options.pooled, head_cuts=head_cuts(self.module)) for names in self.layers]
         dtype = stored_dtype(self.options.dtype, self._dtype)
         limits: dict[str, Any] = {"dtype": dtype, "max_bytes": self.options.max_gb * 1e9, "device": self.trainer.strategy.root_device.type}
-        return plan_stage_inputs(self.source, specs, dict.fromkeys(specs, images), input_shape=batch.shape[1:], **limits)
+        return plan_stage_inputs(self.source, specs, dict.fromkeys(specs, images), input_shape=self._shape, **limits)
 
     def _check(self) -> None:
         """Say which stages read images. Raises `UserError` where all do."""
@@ -100,7 +137,7 @@ class LoaderPlan:
             )
         for line in reading:
             self.module.print(line)
-        if self.staging is None and may_change(self.part):
+        if self.staging is None and any(map(may_change, self.way)):
             self.module.print(
                 f"note      {self.path} is frozen but in training mode; its features are those of evaluation mode (dropout off, "
                 "statistics of batch norms as they are)"
@@ -108,14 +145,13 @@ class LoaderPlan:
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.part.parameters(), torch.empty(0)).dtype
+        return next(self.source.parameters(), torch.empty(0)).dtype
 
     def serve(self, split: Split, name: str, loader: DataLoader[Any]) -> Any:
         """Return the function that makes batches of the features that this epoch reads; `None`: it reads images."""
         if self.staging is None:  # other code may have frozen or unfrozen layers since
-            cuts = self.source.cuts if isinstance(self.source, Backbone) else ("",)
-            self.layers = layers_of_stages(self.module, None, self.path, cuts)
-            self.inputs = self._inputs(len(loader.dataset), torch.empty(1, *self._shape))  # type: ignore[arg-type]
+            self.layers = self._layers(None)
+            self.inputs = self._inputs(len(loader.dataset))  # type: ignore[arg-type]
         stages = {0} if self.staging is None else stages_read(self.trainer, self.staging, split)
         specs = min((self.inputs[stage].specs for stage in stages), key=self._height)
         if not specs:
@@ -146,12 +182,12 @@ class LoaderPlan:
         return self.source.index(specs[-1].cut) if isinstance(self.source, Backbone) else 0
 
     def _digests(self) -> Mapping[str, str]:
-        with images_only(self.part):
+        with images_only(self.way):
             return self.source.digests() if isinstance(self.source, Submodules) else prefixes(dict(self.source.items()))
 
     @kept_random_state()
     def _extract(self, name: str, loader: DataLoader[Any], specs: Sequence[FeatureSpec]) -> Extracted:
-        images, cuts = len(loader.dataset), ", ".join(self.path if spec.cut == OUTPUT else spec.cut for spec in specs)  # type: ignore[arg-type]
+        images, cuts = len(loader.dataset), ", ".join(spec.cut for spec in specs)  # type: ignore[arg-type]
         itemsize = stored_dtype(self.options.dtype, self._dtype).itemsize
         shapes = [self.source.on_meta(self._shape)[spec.cut][0] for spec in specs if spec.pooling is None]
         size = images * itemsize * sum(torch.Size(shape).numel() for shape in shapes)
@@ -160,7 +196,7 @@ class LoaderPlan:
                 f"features at {cuts} need {size_in_words(size)}, more than max_gb={self.options.max_gb:g}: raise it, or name a higher cut"
             )
         with ExitStack() as stack:
-            stack.enter_context(images_only(self.part))
+            stack.enter_context(images_only(self.way))
             progress = progress_of_features(images, "images", cuts, shown=self.trainer.is_global_zero, processes=1)
             advance = stack.enter_context(progress)
 
