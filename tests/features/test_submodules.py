@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
+from transformers import ViTConfig, ViTModel
 
 from ftlit import UserError, WeightsOrigin, extract_features, load_backbone
 
@@ -54,9 +55,18 @@ def nets():
     yield timm.create_model("vit_tiny_patch16_224", img_size=32), "blocks.2", "fc_norm"
     yield Net(), "body.1", "mid"
     yield load_backbone("glyph"), "layer1", "layer4"
+    size = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "image_size": 32,
+        "patch_size": 16,
+    }
+    yield ViTModel(ViTConfig(**size), add_pooling_layer=False), "layers.0", "layernorm"
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_stored_features_equal_those_of_the_running_module_and_modes_stay(tmp_path, number):
     net, *cuts = list(nets())[number]
     net.train()

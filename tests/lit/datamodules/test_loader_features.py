@@ -1,6 +1,7 @@
 """Invariant 8 in the project of another: a LightningModule with a plain encoder and a data module of its own, with stored features."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchvision.models import resnet18
 
 from ftlit import FeatureData, InputSpec, Schedule, Stage, StagedFinetuning, UserError, WeightsOrigin, backbone_from, build_optimizer
+from ftlit.features.store import Store
+from ftlit.lit.datamodules.loader_plan import LoaderOptions, LoaderPlan
 
 IMAGES = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 3
@@ -337,3 +340,9 @@ def test_a_cut_around_which_images_find_another_way_is_one_line(tmp_path):
         UserError, match=r"stored features \(encoder.0.high\) in place of images, and add is applied to it; only modules may lie"
     ):
         fit(FeatureData(OwnData(), tmp_path, cut="encoder.0.high"), module)
+
+
+def test_several_processes_are_one_line(tmp_path):
+    options = LoaderOptions("OwnData", Store(tmp_path), "encoder", pooled=False, dtype=None, max_gb=1.0)
+    with pytest.raises(UserError, match=r"^FeatureData of OwnData works in one process, not in 2: give ImageData$"):
+        LoaderPlan(options, SimpleNamespace(world_size=2), OwnData().train_dataloader())
