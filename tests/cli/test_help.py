@@ -58,7 +58,7 @@ def test_every_option_of_every_group_is_shown():
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-@pytest.mark.parametrize("words", ["", "train", "advise", "predict", "report", "export", "cache", "cache prune"])
+@pytest.mark.parametrize("words", ["", "train", "advise", "predict", "report", "export", "demo", "cache", "cache prune"])
 def test_no_line_is_wider_than_the_terminal(words, columns):
     lines = help_of(*words.split(), columns=columns).splitlines()
     assert lines[0] and max(map(len, lines)) <= columns

@@ -13,7 +13,7 @@ from ftlit import __version__
 from ftlit.cli import search_current_folder
 from ftlit.cli.help_layout import paragraph, two_columns
 from ftlit.cli.output import robust_output
-from ftlit.cli.parsers import ACTIONS, cache_parser, embed_parser, export_parser, predict_parser, report_parser
+from ftlit.cli.parsers import ACTIONS, cache_parser, demo_parser, embed_parser, export_parser, predict_parser, report_parser
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
 from ftlit.installed import package_version
@@ -27,6 +27,7 @@ COMMAND_ROWS = (
     ("ftlit embed RUN_OR_BACKBONE PATH ... --out FILE", "write the features of images to a file"),
     ("ftlit report FOLDER", "write the report of a run again, or the table of a sweep"),
     ("ftlit export RUN --to FORMAT", "export the network of a run for use without ftlit"),
+    ("ftlit demo RUN", "show a page on which pictures are dropped and predicted"),
     ("ftlit cache list | verify | prune", "list, check or remove stored features"),
     ("ftlit --version", "versions of ftlit, Python, torch, torchvision, Lightning and Hydra"),
 )
@@ -153,6 +154,25 @@ def export(arguments: list[str]) -> None:
             sys.exit(1)
 
 
+def demo(arguments: list[str]) -> None:
+    """Serve a page on which pictures are dropped and predicted, until Ctrl-C."""
+    given = demo_parser().parse_args(arguments)
+    if not 0 <= given.port <= 65535:
+        raise UserError(f"--port {given.port}: give a whole number from 0 (any that is free) to 65535")
+    if given.trust:
+        search_current_folder()
+    from ftlit.demo.server import check_packages, serve  # here, so that --help stays fast
+    from ftlit.inference.load_network import load
+    from ftlit.recipes.run.stored_data import train_examples
+
+    check_packages()
+    network = load(given.run, trust=given.trust)
+    train, why = train_examples(Path(given.run).expanduser(), network)
+    if train is None:
+        print(f"ftlit: no training images are shown: {why}", file=sys.stderr)
+    serve(network, train, given.port)
+
+
 def _rows_by(devices: int) -> Callable[..., Any]:
     """The function that predicts: in this process, or in several that Lightning starts."""
     if devices < 1:
@@ -217,6 +237,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "embed": embed,
     "report": report,
     "export": export,
+    "demo": demo,
     "cache": cache,
 }
 

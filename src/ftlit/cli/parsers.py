@@ -1,4 +1,4 @@
-"""The arguments of `ftlit predict`, `embed`, `export`, `report` and `cache`, and their help."""
+"""The arguments of `ftlit predict`, `embed`, `export`, `demo`, `report` and `cache`, and their help."""
 
 import argparse
 import re
@@ -140,6 +140,20 @@ def export_parser() -> _Parser:
         help="only torch and onnx: the file takes images of 8 bits of any size, and resizes, crops and normalises them itself",
     )
     parser.add_argument("--half", action="store_true", help="store the weights in float16, in half the space; the file computes in float32")
+    _add_trust(parser)
+    return parser
+
+
+def demo_parser() -> _Parser:
+    """The arguments of `ftlit demo`."""
+    parser = _Parser(
+        "ftlit demo",
+        description="Serve a page on this machine (127.0.0.1): a picture is dropped, and its classes, its class map and the nearest "
+        "training images are shown.",
+        epilog="example: ftlit demo runs/mine",
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port of the page; 0: any that is free (default: %(default)s)")
     _add_trust(parser)
     return parser
 

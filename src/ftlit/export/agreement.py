@@ -46,8 +46,7 @@ def test_images(run: Path) -> list[Path]:
     """The test images of a run that are files, at most `MOST_PHOTOS`, evenly among all."""
     found = read_predictions(run) if run.is_dir() else None
     files = [path for path in map(Path, found.items if found else ()) if path.is_file()]
-    step = max(1, -(-len(files) // MOST_PHOTOS))
-    return files[::step]
+    return [files[place] for place in torch.linspace(0, len(files) - 1, min(len(files), MOST_PHOTOS)).long().tolist()]
 
 
 def compare(network: Network, logits: ImagesToLogitsFunction, images: Sequence[Path], least: float) -> Agreement:

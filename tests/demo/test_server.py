@@ -1,0 +1,134 @@
+"""The page of `ftlit demo` shows, for a picture that is dropped, classes, class map and nearest training images."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from urllib.request import Request, urlopen
+
+import pytest
+import torch
+from PIL import Image
+from run_folders import CLASSES, run_of
+
+from ftlit import UserError, load
+from ftlit.data.dataset import Examples
+from ftlit.data.images import read_image
+from ftlit.demo.answers import NEAREST, answer, train_pictures
+from ftlit.demo.server import application, check_packages, serve
+from ftlit.models.heads import MLPHead
+
+pytestmark = pytest.mark.e2e
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def picture(number):
+    generator = torch.Generator().manual_seed(number)
+    return Image.fromarray(torch.randint(256, (40, 50, 3), generator=generator, dtype=torch.uint8).numpy())
+
+
+def bytes_of(image):
+    image.save(written := io.BytesIO(), "PNG")
+    return written.getvalue()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return load(run_of(tmp_path_factory.mktemp("runs") / "mine", "glyph", {}))
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Nine training images, one of which cannot be read."""
+    folder = tmp_path_factory.mktemp("train")
+    for number in range(8):
+        picture(number).save(folder / f"{number}.png")
+    (folder / "8.png").write_text("no image")
+    return Examples(sorted(folder.iterdir()), [(number % 3,) for number in range(9)], read_image)
+
+
+def test_the_nearest_training_image_of_a_training_image_is_itself(network, train):
+    pictures = train_pictures(network, train)
+    assert list(pictures.places) == list(range(8))
+    for number in (0, 5):
+        found = answer(network, pictures, bytes_of(picture(number)))
+        assert len(found["nearest"]) == NEAREST and found["nearest"][0]["label"] == CLASSES[number % 3]
+        prediction = network(picture(number))
+        assert [name for name, _ in found["classes"]] == list(prediction.probabilities)
+        assert found["map"].startswith("data:image/png;base64,")
+
+
+def test_a_head_without_a_class_map_and_a_run_without_training_images_have_an_answer(tmp_path):
+    network = load(run_of(tmp_path / "mlp", "glyph", {}, MLPHead, hidden=[4]))
+    found = answer(network, None, bytes_of(picture(1)))
+    assert found["map"] is None and found["nearest"] == [] and len(found["classes"]) == 3
+    assert answer(network, None, b"no image") == {"error": "this file is not an image of a known format"}
+
+
+def test_a_missing_package_and_a_port_that_is_taken_are_one_line_errors(network, monkeypatch):
+    monkeypatch.setattr("ftlit.demo.server.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'ftlit demo needs starlette and uvicorn: pip install "ftlit\[demo\]"'):
+        check_packages()
+    pytest.importorskip("uvicorn")
+    with running(application(network, None)) as port, pytest.raises(UserError, match=f"port {port} cannot be used .* give another --port"):
+        serve(network, None, port)
+
+
+@contextmanager
+def running(app):
+    """Serve an application in a thread; its port."""
+    uvicorn = pytest.importorskip("uvicorn")
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_the_server_answers_its_own_page_only(network, train):
+    pytest.importorskip("starlette")
+    with running(application(network, train)) as port:
+        url = f"http://127.0.0.1:{port}"
+        page = urlopen(url).read().decode()
+        assert "Drop a picture here" in page and not re.search(r"https?://", page)
+        found = json.loads(urlopen(Request(f"{url}/predict", data=bytes_of(picture(2)))).read())
+        assert found["classes"] and found["nearest"]
+        with pytest.raises(OSError, match="400"):  # the name of another host: a page of that host would read the answer
+            urlopen(Request(url, headers={"Host": "example.com"}))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_in_a_browser_a_dropped_picture_shows_classes_map_and_nearest_images(network, train):
+    routing, responses = pytest.importorskip("starlette.routing"), pytest.importorskip("starlette.responses")
+    app = application(network, train)
+    drop = """<script>addEventListener("load", async () => {
+        const canvas = document.createElement("canvas"); canvas.width = 60; canvas.height = 40;
+        canvas.getContext("2d").fillRect(10, 10, 20, 20);
+        const blob = await new Promise(done => canvas.toBlob(done)), data = new DataTransfer();
+        data.items.add(new File([blob], "mine.png"));
+        document.getElementById("drop").dispatchEvent(new DragEvent("drop", {bubbles: true, dataTransfer: data}));
+        for (let i = 0; i < 400 && document.getElementById("answer").hidden; i++) await new Promise(done => setTimeout(done, 50));
+        await Promise.all([...document.images].map(image => image.decode().catch(() => 0)));
+        const found = {widths: [...document.images].map(image => image.naturalWidth),
+            rows: [...document.querySelectorAll("#classes tr")].map(row => row.cells[0].textContent),
+            labels: [...document.querySelectorAll("#nearest figcaption")].map(text => text.textContent)};
+        document.body.innerHTML = ""; document.body.append(JSON.stringify(found)); });</script>"""
+    with running(app) as port:
+        page = urlopen(f"http://127.0.0.1:{port}").read().decode()
+        app.router.routes.append(routing.Route("/try", lambda request: responses.HTMLResponse(page + drop)))
+        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000", "--dump-dom")
+        command = [CHROMIUM, *flags, f"http://127.0.0.1:{port}/try"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    found = json.loads(re.search(r"<body>(\{.*?\})</body>", shown, re.DOTALL)[1])
+    assert sorted(found["rows"]) == CLASSES and len(found["labels"]) == NEAREST and set(found["labels"]) <= set(CLASSES)
+    assert len(found["widths"]) == 2 + NEAREST and all(width >= 32 for width in found["widths"])
