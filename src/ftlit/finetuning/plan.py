@@ -70,7 +70,8 @@ class LayerRow:
         """The row as a line of text."""
         rates = " ".join(f"{rate:.1e}" for rate in self.rates) if self.first is not None else "-"
         norm = f"; batch norm {self.batchnorm_text}" if self.batchnorm else ""
-        return f"{self.layer}: {count(self.size, 'parameter')}; trains in stage {self.stages_text}; learning rate {rates}{norm}"
+        stages = "never trains" if self.stages_text == "never" else f"trains in stage {self.stages_text}"
+        return f"{self.layer}: {count(self.size, 'parameter')}; {stages}; learning rate {rates}{norm}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ftlit.finetuning.examine import examine
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.schedule import Schedule
 from ftlit.lit.trainer_internals import restart_early_stopping, steps_per_epoch, training_length
+from ftlit.models.backbone import Backbone
 
 
 def schedule_of(function: Callable[[nn.Module], Schedule], module: LightningModule) -> Schedule:
@@ -28,7 +29,9 @@ def print_plan(schedule: Schedule, trainer: Trainer, module: LightningModule) ->
         module.print(f"no plan is printed, because the module has {len(trainer.optimizers)} optimizers, and the plan shows one")
         return
     steps = trainer.estimated_stepping_batches
-    plan = examine(module, schedule, trainer.optimizers[0], processes=trainer.world_size, steps=int(steps) if steps < inf else None)
+    has_backbone = any(isinstance(part, Backbone) for part in module.modules())  # which FitProbeHead needs
+    length = int(steps) if steps < inf else None
+    plan = examine(module, schedule, trainer.optimizers[0], processes=trainer.world_size, steps=length, may_fit_head=has_backbone)
     module.print(plan.describe())
 
 
