@@ -105,13 +105,15 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
         compile_layers(backbone, head)
     recorder = Recorder(cfg.paths.run) if cfg.report or start else None  # the runs are compared by the predictions
     suspects = SuspectsFile(cfg.paths.run, probe_head) if probe_head and only_fits else None
-    scores = None if only_fits else ValScores()
+    scores = None if only_fits or cfg.final else ValScores()
     live = LiveReport(cfg.paths.run) if cfg.report and not only_fits else None
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, live, scores) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     keeps_best = any(isinstance(callback, Checkpoint) for callback in configured)  # else Lightning would add a checkpoint of its own
     average = build_average(cfg, trains=not only_fits)
-    trainer = build_trainer(cfg, callbacks=[*own, *configured, *average], logger=build_loggers(cfg.logger), enable_checkpointing=keeps_best)
+    none_held_out = {"limit_val_batches": 0, "limit_test_batches": 0, "num_sanity_val_steps": 0} if cfg.final else {}
+    callbacks = [*own, *configured, *average]
+    trainer = build_trainer(cfg, callbacks=callbacks, logger=build_loggers(cfg.logger), enable_checkpointing=keeps_best, **none_held_out)
     use_checked_checkpoints(trainer)
     check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
     check_wise(trainer, fits_head=probe_head is not None)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from math import nan
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -27,6 +28,7 @@ from ftlit.recipes.compare_start import StartPredictions, compare, predict_with_
 from ftlit.recipes.console.plan_rows import plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.console.run_facts import RunFacts
+from ftlit.recipes.final_run import check_final, end_final, plan_rows_of
 from ftlit.recipes.interrupted_run import left_after_interruption
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
@@ -46,13 +48,15 @@ from ftlit.run_folder import write_result
 
 def run(cfg: DictConfig) -> float:
     """Fine-tune by the config. Returns the best validation accuracy."""
-    return fit(cfg, build(cfg))
+    return fit(cfg, build(cfg, compares=not cfg.final))
 
 
 def fit(cfg: DictConfig, run: Run) -> float:
     """Print the plan, fit the baseline, train, evaluate the best checkpoint on val and test, print the results. A head that is only fitted
-    as a linear probe is refitted on train + val between the two. Returns the validation accuracy.
+    as a linear probe is refitted on train + val between the two. Returns the validation accuracy, NaN with
+    `final=true`, which has no val and no test.
     """
+    check_final(cfg, run.schedule, run.trainer)
     plan = plan_of(run)
     if plan.warnings and cfg.doctor == "strict":
         raise UserError(f"doctor=strict: {plan.warnings[0]}")
@@ -66,6 +70,9 @@ def fit(cfg: DictConfig, run: Run) -> float:
             before = _predict_with_start(cfg, run)
             baseline = _fit_baseline(cfg, run, known)
             run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from, weights_only=True)
+            if cfg.final:
+                end_final(cfg, run, time.perf_counter() - started)
+                return nan
             choice = choose_weights(run.trainer, run.model, run.data, Path(cfg.paths.run)) if run.trains else None
             seconds = time.perf_counter() - started
             results = _evaluate(cfg, run, baseline, known)
@@ -102,7 +109,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     artifacts.write_folder(cfg, run.data, resumed=run.resume_from is not None)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
     rows = plan_rows(cfg, run.model.backbone, run.data, plan, inputs, _facts(cfg, run, plan, inputs))
-    rows[1:1] = run.start.rows() if run.start else []
+    rows[1:1] = [*(run.start.rows() if run.start else []), *(plan_rows_of(run.data) if cfg.final else [])]
     rows += [("note", note) for note in notes]
     print_plan(cfg, rows, plan, resuming, trains=run.trains)
     if cfg.report:
@@ -140,7 +147,7 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
 def _predict_with_start(cfg: DictConfig, run: Run) -> StartPredictions | None:
     """What the run of `init_from` predicts for the test images, before training changes its backbone; in the first process."""
     with first_ahead("start", cfg.rank_timeout):
-        if run.start is None or not run.trainer.is_global_zero:
+        if run.start is None or cfg.final or not run.trainer.is_global_zero:
             return None
         return predict_with_start(run.start, run.data, str(run.trainer.precision), run.trainer.strategy.root_device)
 

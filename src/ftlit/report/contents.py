@@ -99,8 +99,8 @@ class RunData:
 
     Args:
         folder: of the run.
-        about: `run.json`: title, plan, warnings, layers, counts, noun of the examples; of an interrupted run what was
-            interrupted, and the metrics that are known.
+        about: `run.json`: title, plan, warnings, layers, counts, noun of the examples; `state` and
+            `metrics` of a run that was interrupted, or that has no test.
         class_names: class number -> name.
         metrics: rows of metrics.csv, numbers only.
         stages: in order.

@@ -25,7 +25,7 @@ MAX_ROWS = 500  # in the tables of classes; all are in the files of the report
 def scores(run: RunData) -> str:
     """Metrics of the run on val and test, and those of the linear probe before training."""
     metrics, result = ("accuracy", "f1", "loss"), run.result or run.about.get("metrics", {})
-    interrupted = "" if run.result else str(run.about.get("interrupted", ""))
+    state = str(run.about.get("state", ""))
     baseline = {f"{BASELINE}/{split}": f"{split}, linear probe before training" for split in ("val", "test")}
     splits = {"val": "val", "test": "test", **baseline}
     known = {split: name for split, name in splits.items() if all(f"{split}/{metric}" in result for metric in metrics)}
@@ -34,7 +34,7 @@ def scores(run: RunData) -> str:
     ]
     note = "<p>The result is the linear probe: no epoch of training was clearly better on val.</p>" if keeps_baseline(result) else ""
     header = ["split", "accuracy", "macro F1", "loss", "95 % interval of accuracy", "calibration error (ECE)", "fitted on"]
-    text = f'<p class="warning">{escape(interrupted)}</p>' if interrupted else ""
+    text = f'<p class="warning">{escape(state)}</p>' if state else ""
     return text + (table(header, rows) + note if rows else "")
 
 

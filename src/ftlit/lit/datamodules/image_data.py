@@ -15,6 +15,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.loading import default_workers
 from ftlit.data.pixels import Normalization, SplitView
 from ftlit.data.samplers import Batches, EvalOrder, TrainOrder
+from ftlit.data.splitting.one_split import all_in_train
 from ftlit.data.splitting.splits import draw_per_class, draw_share
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import Transform
@@ -213,6 +214,14 @@ class ImageData(ContinuesEpoch, NormalizesOnDevice):
         """Return the number of processes that share the images, and the rank of this one."""
         processes, rank = process_share(self.trainer)
         return {"processes": processes, "rank": rank}
+
+
+def with_all_in_train(data: ImageData) -> ImageData:
+    """The same data with the images of val and test in train."""
+    other = copy(data)
+    other.collection = all_in_train(data.collection)
+    other.all_images = other.collection if data.collection is data.all_images else all_in_train(data.all_images)
+    return other
 
 
 def images_only(data: Any, *, pooled: bool = False) -> Any:

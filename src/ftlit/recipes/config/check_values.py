@@ -22,6 +22,7 @@ CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "doctor": ("warn", "strict"),
     "checkpoint": ("auto", "full", "slim"),
     "report": (True, False),
+    "final": (True, False),
     "compile": ("auto", True, False),
     "resume": (True, False, "auto"),
     "sweep.resume": (True, False),
@@ -42,6 +43,8 @@ def check(cfg: DictConfig) -> None:
     """
     check_added(cfg)
     check_search()
+    if cfg.get("final") and cfg.recipe != "finetune":
+        raise UserError(f"final=true works with recipe=finetune only: leave recipe={cfg.recipe} or final=true out")
     for name, options in CHOICES.items():
         given = OmegaConf.select(cfg, name)
         if type(given) not in {type(option) for option in options} or given not in options:  # 1 is not true

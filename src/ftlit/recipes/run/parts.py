@@ -15,7 +15,7 @@ from ftlit.finetuning.freeze import Choice
 from ftlit.finetuning.presets import with_reinit
 from ftlit.finetuning.schedule import Schedule, with_batchnorm
 from ftlit.finetuning.train_entries import part_of, pattern_of
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.image_data import ImageData, with_all_in_train
 from ftlit.lit.datamodules.indexed_images import require_indexed_images
 from ftlit.models.backbone import Backbone
 from ftlit.models.lora import Lora, add_lora
@@ -71,7 +71,9 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     if isinstance(backbone.input_spec, InputSpec):
         backbone.input_spec = with_recorded_bands(cfg, backbone.input_spec)
     notes = resolve_hardware_settings(cfg, backbone)
-    data = build_data(cfg, backbone.input_spec, **kept_split(cfg, start.split if start else None))
+    data = build_data(cfg, backbone.input_spec, **kept_split(cfg, start.split if start and not cfg.get("final") else None))
+    if cfg.get("final"):
+        data = _all_in_train(data)
     if labelled:
         check_labelled(data)
         class_weights_of(cfg, data)
@@ -95,6 +97,15 @@ def _try_own_parts(cfg: DictConfig, backbone: Backbone, data: Any) -> None:
         if "head" in own:
             head = build_part("head", cfg.head, **head_arguments(cfg, backbone, schedule), num_classes=data.num_classes)
             check_head(backbone, head, data.num_classes)
+
+
+def _all_in_train(data: Any) -> ImageData:
+    """The data of `final=true`."""
+    if not isinstance(data, ImageData) or data.batch_overrides:
+        raise UserError(f"final=true joins the splits of images and texts, which {type(data).__name__} does not have: leave final=true out")
+    if data.per_class is not None:
+        raise UserError(f"final=true trains on all images, but data.per_class={data.per_class} leaves some out: leave one of the two out")
+    return with_all_in_train(data)
 
 
 def _photo_notes(cfg: DictConfig, data: ImageData) -> list[str]:

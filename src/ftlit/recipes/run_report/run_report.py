@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -92,15 +93,30 @@ def write_interrupted_report(
         tested: predictions on the test images; `None` where there are none.
         features: of test images, with `tested`.
     """
-    folder = Path(cfg.paths.run)
-    run_files.write_run(folder, {**run_files.read_run(folder), "interrupted": text, "metrics": dict(metrics)})
     if tested is None:
-        from ftlit.report.html import write_report  # here: matplotlib takes a second
+        return write_untested_report(cfg, text, metrics)
+    _write_state(cfg, text, metrics)
+    write_run_report(cfg, data, tested, features)
 
-        run_files.write_digests(folder)
-        print_line(f"report: {write_report(folder)}")
-    else:
-        write_run_report(cfg, data, tested, features)
+
+def write_untested_report(cfg: DictConfig, text: str, metrics: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Write `report.html` of a run without predictions on test images, and print its path.
+
+    Args:
+        cfg: of the run.
+        text: why there are none.
+        metrics: that are known.
+    """
+    from ftlit.report.html import write_report  # here: matplotlib takes a second
+
+    _write_state(cfg, text, metrics)
+    run_files.write_digests(Path(cfg.paths.run))
+    print_line(f"report: {write_report(cfg.paths.run)}")
+
+
+def _write_state(cfg: DictConfig, text: str, metrics: Mapping[str, float]) -> None:
+    folder = Path(cfg.paths.run)
+    run_files.write_run(folder, {**run_files.read_run(folder), "state": text, "metrics": dict(metrics)})
 
 
 def write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor], network: ReportedNetwork | None) -> None:
