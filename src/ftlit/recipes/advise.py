@@ -26,7 +26,7 @@ from ftlit.recipes.console.results_table import print_advice
 from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.hardware_settings import SHARDING
 from ftlit.recipes.run.launched import check_alone, first_ahead
-from ftlit.recipes.run.parts import RunParts, load_parts
+from ftlit.recipes.run.parts import RunParts, load_parts, try_own_parts
 from ftlit.recipes.run.resume import CONFIG, checkpoint_of, read_config
 from ftlit.recipes.run.time_estimates import costs_of, epochs_of, has_probe_head
 from ftlit.run_folder import ADVICE, read_advice, write_advice
@@ -110,6 +110,7 @@ def _measured(cfg: DictConfig) -> DictConfig:
     """Measure, write and print the advice. Returns the config that it leads to."""
     checkpoint_of(cfg)
     parts = load_parts(cfg)
+    try_own_parts(cfg, parts)
     measured, advice = advise_on(cfg, parts)
     advice, advised = fit_to_overrides(cfg, measured, advice)
     write(cfg, advice, parts, measured)

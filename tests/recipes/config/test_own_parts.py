@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from ftlit import Backbone, ImageData, InputSpec, Schedule, Stage
 from ftlit.data.sources.builtin import digits
 from ftlit.data.splitting.splits import SplitRule
+from ftlit.recipes.advise import resolve_auto
 from ftlit.recipes.build_run import build
 from ftlit.recipes.config import own_parts
 from ftlit.recipes.config.error_messages import as_user_error
@@ -226,3 +227,15 @@ def test_settings_of_the_chosen_option_that_a_part_does_not_name_are_left_out():
 def test_all_parts_of_the_users_own_make_a_run():
     run = built(f"backbone._target_={MINE}.backbone", f"schedule._target_={MINE}.schedule", "+backbone.width=6")
     assert run.model.backbone.num_features == 6 and [stage.train for stage in run.schedule.stages] == [("head",)]
+
+
+def test_a_head_that_does_not_fit_is_an_error_before_scenario_auto_measures(monkeypatch):
+    monkeypatch.setattr("ftlit.recipes.advise.advise_on", lambda cfg, parts: pytest.fail("features were measured"))
+
+    def resolved(*overrides):
+        cfg = compose("train", ["paths.run=somewhere", "trainer=cpu", *overrides], return_hydra_config=True)
+        with use_hydra_config(cfg):
+            resolve_auto(cfg)
+
+    assert "returned an int, but a head is" in refused(resolved, f"head._target_={MINE}.no_head")
+    assert "returned a list, but a schedule is" in refused(resolved, f"schedule._target_={MINE}.no_schedule")

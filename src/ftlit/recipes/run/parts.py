@@ -33,7 +33,6 @@ from ftlit.recipes.run.training_steps import steps_per_epoch
 from ftlit.recipes.start.start_run import StartRun, load_start
 from ftlit.zoo.weights.weight_files import INSTALL_PHOTOS, PHOTO_BACKBONE
 
-TRAINING = ("finetune", "lr_find")  # recipes that build a head and a schedule
 JUDGED_FILES = 16  # that decide whether the images are photos
 
 
@@ -82,21 +81,20 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
             backbone.input_spec = data.input_spec
         seen = [] if start else seen_notes(cfg.backbone.get("weights"), data, cfg.data.get("split_from"))
         data.notes += [*notes, *_photo_notes(cfg, data), *seen]
-    if start is None and cfg.recipe in TRAINING:
-        _try_own_parts(cfg, backbone, data)
     return RunParts(backbone, data, start)
 
 
-def _try_own_parts(cfg: DictConfig, backbone: Backbone, data: Any) -> None:
-    """Build a schedule and a head of the user's own once, so that their errors come before features are computed."""
+def try_own_parts(cfg: DictConfig, parts: RunParts) -> None:
+    """Build a schedule and a head of the user's own once, so that their errors come before features are measured. Raises `UserError`."""
     own = [name for name in ("schedule", "head") if is_own(name, cfg[name])]
-    if not own:
+    if not own or parts.start is not None:  # a run that begins from another one may take its head
         return
     with torch.random.fork_rng(devices=[]):
-        schedule = build_schedule(cfg, backbone)
+        schedule = build_schedule(cfg, parts.backbone)
         if "head" in own:
-            head = build_part("head", cfg.head, **head_arguments(cfg, backbone, schedule), num_classes=data.num_classes)
-            check_head(backbone, head, data.num_classes)
+            arguments = head_arguments(cfg, parts.backbone, schedule)
+            head = build_part("head", cfg.head, **arguments, num_classes=parts.data.num_classes)
+            check_head(parts.backbone, head, parts.data.num_classes)
 
 
 def _all_in_train(data: Any) -> ImageData:
