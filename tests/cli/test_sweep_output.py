@@ -11,9 +11,10 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from ftlit.cli import sweep_jobs, sweep_output, train
-from ftlit.cli.sweep_output import BEGAN, LOG, TOTAL, _time_left, begin_sweep, job_log, print_best, print_job
+from ftlit.cli.sweep_output import BEGAN, LOG, TOTAL, _time_left, begin_sweep, job_log, print_job, print_kept
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.recipes.config.overrides import COMMAND
 from ftlit.recipes.run.processes import JobExit
 from ftlit.sweeps.jobs import Job, wait_for_running
 
@@ -104,6 +105,7 @@ def test_a_sweep_whose_jobs_run_in_other_processes_is_interrupted_as_a_sweep(mon
 
     monkeypatch.setattr(train, "_train", interrupted)
     monkeypatch.setattr("sys.argv", ["train.py", "-m"])
+    monkeypatch.setenv(COMMAND, "null")  # so that it is removed afterwards
     for planned, text in (({}, "interrupted before a run began"), ({tmp_path: []}, "the sweep was interrupted")):
         monkeypatch.setattr(sweep_jobs, "SWEEPS", planned)
         with pytest.raises(SystemExit) as caught:
@@ -126,11 +128,41 @@ def test_a_search_ends_with_the_values_the_score_and_the_folder_of_its_best_job(
         assert [text for text in capsys.readouterr().out.splitlines() if text.startswith("best of")] == lines
 
 
-def test_a_search_without_a_finished_job_has_no_best_one(tmp_path, capsys):
+def test_a_search_without_a_finished_job_says_so_in_its_table_and_its_last_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "0").mkdir()
     Job(0, ("optimizer.lr=1",), status=2, reason="no").write(tmp_path / "0")
-    print_best(tmp_path, minimize=False)
-    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(sweep_jobs, "SWEEPS", {tmp_path: []})
+    monkeypatch.setattr(sweep_jobs, "SEARCHES", {tmp_path: False})
+    assert sweep_jobs.end_sweep() == 2
+    text = capsys.readouterr().out
+    assert "No job of this sweep has finished" in " ".join(text.split()) and "std" not in text and "job 0: no" in text
+    assert text.splitlines()[-1] == "the search has no finished job, so there is no best one"
+
+
+@pytest.mark.parametrize(
+    ("trained", "line"),
+    [
+        (
+            [(0.9, False), (0.9, False)],
+            "(val accuracy 0.9000): no epoch was clearly better on val, so this probe is the result of all 2 jobs",
+        ),
+        ([(0.9, False), (0.8, False)], "(val accuracy 0.8000 to 0.9000)"),
+        ([(0.9, False)], "the result of 1 job that trained"),
+        ([(0.9, False), (0.9, True)], None),
+        ([], None),
+    ],
+)
+def test_the_last_line_says_that_no_job_beat_the_linear_probe(trained, line, tmp_path, capsys):
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        Job(number, (f"x={number}",), status=0, reason="").write(tmp_path / str(number))
+        (tmp_path / str(number) / "result.json").write_text('{"val/accuracy": 0.99}')  # of a head that was only fitted
+    for number, (accuracy, better) in enumerate(trained):
+        result = {"val/accuracy": 1.0 if better else accuracy, "linear_probe/val/accuracy": accuracy, "trained/val/accuracy": 0.5}
+        (tmp_path / str(number) / "result.json").write_text(json.dumps(result))
+    print_kept(tmp_path)
+    text = capsys.readouterr().out
+    assert (text.startswith("no job beat the linear probe before training") and line in text) if line else text == ""
 
 
 @pytest.mark.parametrize(("launcher", "waits"), [("joblib", True), ("basic", False)])

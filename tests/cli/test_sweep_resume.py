@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import warm
 from hydra import compose
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from paths import ROOT
 
 from ftlit import UserError
@@ -59,6 +59,23 @@ def test_jobs_keep_their_numbers_whatever_option_gets_another_value(config, tmp_
 def test_jobs_that_never_began_fill_the_gaps(config, tmp_path):
     run(config, tmp_path, FIRST, [1, 3])
     assert in_order(config, FIRST) == FIRST
+
+
+def test_a_sweep_whose_jobs_are_all_done_launches_none_and_has_its_table(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep_jobs, "SWEEPS", {})
+    OmegaConf.update(config, "sweep.resume", True)
+    run(config, tmp_path, FIRST, [0, 1, 2])
+    assert sweep_jobs.plan_jobs(config, FIRST) == FIRST  # one is left
+    run(config, tmp_path, FIRST, [3], status=2)
+    assert sweep_jobs.plan_jobs(config, FIRST) == FIRST
+    run(config, tmp_path, FIRST, [3])
+    assert sweep_jobs.plan_jobs(config, FIRST) == []
+    grown = product([1, 2, 3], ["small_similar", "large_similar"])
+    assert len(sweep_jobs.plan_jobs(config, grown)) == 6
+    capsys.readouterr()
+    sweep_jobs.plan_jobs(config, FIRST)
+    assert sweep_jobs.end_sweep() == 0
+    assert "sweep.csv" in capsys.readouterr().out
 
 
 def test_an_option_that_had_its_default_may_get_several_values(config, tmp_path):

@@ -74,6 +74,9 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
     Args:
         config: of the sweep.
         jobs: the overrides of each.
+
+    Returns:
+        Those to launch; none where all are done, so that no launcher starts processes for them.
     """
     folder = Path(config.hydra.sweep.dir)
     try:
@@ -81,8 +84,10 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
     except UserError:
         del SWEEPS[folder]
         raise
-    planned = [Job(number, tuple(words)) for number, words in enumerate(SWEEPS[folder])]
-    sweep_output.begin_sweep(folder, len(planned), sweep_resume.count_done(config), [*varying(planned), SEED])
+    planned, done = [Job(number, tuple(words)) for number, words in enumerate(SWEEPS[folder])], sweep_resume.count_done(config)
+    if done == len(planned):
+        return []
+    sweep_output.begin_sweep(folder, len(planned), done, [*varying(planned), SEED])
     return SWEEPS[folder]
 
 
@@ -177,11 +182,12 @@ def end_sweep() -> int:
 
 
 def _end_sweep_in(folder: Path) -> set[int | None]:
-    """Print the table, the best job of a search, and the failed jobs of a sweep. Returns the statuses of these jobs."""
+    """Print the table, the best job of a search, whether no job beat the linear probe, and the failed jobs. Returns their statuses."""
     summary.report(folder)
     sweep_output.write_page(folder)
     if folder in SEARCHES:
         sweep_output.print_best(folder, minimize=SEARCHES[folder])
+    sweep_output.print_kept(folder)
     statuses = set()
     for path, job in jobs.failed(folder):
         how = {None: jobs.RUNNING, INTERRUPTED_STATUS: "was interrupted"}.get(job.status, f"failed with status {job.status}")

@@ -11,10 +11,12 @@ from pathlib import Path
 from ftlit.errors import one_line
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
+from ftlit.run_folder import BASELINE, keeps_baseline
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, jobs_of, read_job, varying
 from ftlit.sweeps.setting_results import RANKINGS
 
 LOG = "train.log"
+PROBE_VAL = f"{BASELINE}/{VAL}"
 TOTAL = "FTLIT_SWEEP_JOBS"  # in the environment, also of processes that run jobs: the number of jobs of the sweep
 BEGAN = "FTLIT_SWEEP_BEGAN"  # likewise: when it began, in seconds of the epoch, and how many jobs had finished before
 VARYING = "FTLIT_SWEEP_OPTIONS"  # likewise: the names of the options that differ between its jobs; unset: not known
@@ -115,7 +117,22 @@ def print_best(folder: Path, *, minimize: bool) -> None:
     names = varying([job for _, job in jobs])
     scored = [(job.score, job.number, job, path) for path, job in jobs if job.score is not None]
     if not scored:
+        print_line("the search has no finished job, so there is no best one")
         return
     score, _, job, path = min(scored, key=lambda pair: (pair[0] if minimize else -pair[0], pair[1]))
     values = [f"{name}={job.values[name]}" for name in names if name in job.values] or job.overrides
     print_line(f"best of {count(len(scored), 'finished job')}: {' '.join(values)}, score {score:.4g}, folder {path}")
+
+
+def print_kept(folder: Path) -> None:
+    """Print, in one line, that no job of a sweep beat the linear probe before training, where jobs train layers and none did."""
+    trained = [job.metrics for _, job in jobs_of(folder) if job.status == 0 and PROBE_VAL in job.metrics]
+    if not trained or not all(map(keeps_baseline, trained)):
+        return
+    accuracies = sorted({f"{metrics[PROBE_VAL]:.4f}" for metrics in trained})
+    found = " to ".join(dict.fromkeys((accuracies[0], accuracies[-1])))
+    number = f"{'all ' if len(trained) > 1 else ''}{count(len(trained), 'job')}"
+    print_line(
+        f"no job beat the linear probe before training (val accuracy {found}): no epoch was clearly better on val, so this probe is the "
+        f"result of {number} that trained layers; to test the trained networks, give callbacks.best=null"
+    )

@@ -6,6 +6,7 @@ from ftlit.run_folder import TRAINED, keeps_baseline
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, VAL, Job
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 
+NOTHING_NOTE = "No job of this sweep has finished: there are no results to compare."
 MARKED_NOTE = "* marks the best {by}."
 PROBE_NOTE = (
     "In {kept} of {all} jobs that train layers the result, and so the test accuracy, is that of the linear probe before training, because "
@@ -38,11 +39,13 @@ SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the net
 def caption_of(jobs: Sequence[Job]) -> str:
     """The caption of the table: what is marked, statistics, units."""
     results = SettingResults(jobs)
+    done = [job for setting in results.settings for job in setting.done]
+    if not done:
+        return NOTHING_NOTE
     by_val = results.by != SCORE
     notes = [MARKED_NOTE.format(by=RANKINGS[VAL if results.by == TRAINED else results.by])] if results.best else []
     notes += {CROSS_VALIDATED: [CROSSED_NOTE], HELD_OUT: [HELD_OUT_NOTE]}.get(results.by, [])
     notes += [BEST_OF_NOTE.format(number=results.probes_tried)] if results.probes_tried else []
-    done = [job for setting in results.settings for job in setting.done]
     if kept := sum(keeps_baseline(job.metrics) for job in done):
         notes.append(PROBE_NOTE.format(kept=kept, all=sum(TRAINED in job.metrics for job in done)))
     notes += [TEST_NOTE if by_val else RATE_NOTE if results.are_range_tests else SCORE_NOTE, STATISTICS_NOTE]

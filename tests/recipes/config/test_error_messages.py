@@ -178,6 +178,22 @@ def test_a_wrong_argument_is_a_user_error_and_a_fault_inside_the_target_is_not(c
     assert error is None or isinstance(cause, UserError) or str(error) == f"cannot build head: {' '.join(str(cause).split())}"
 
 
+@pytest.mark.parametrize(
+    ("cause", "words", "ending"),
+    [
+        ("f() got an unexpected keyword argument 'hight'", ["+head.hight=3"], ": leave head.hight out"),
+        ("f() got an unexpected keyword argument 'hight'", ["seed=1"], ": add the argument hight to the function of head._target_"),
+        ("f() missing 1 required positional argument: 'width'", [], ": give +head.width=..."),
+        ("f() missing 2 required keyword-only arguments: 'width' and 'depth'", [], ": give +head.width=..."),
+        ("unsupported operand", [], "unsupported operand"),
+    ],
+)
+def test_an_argument_that_a_target_refuses_or_lacks_is_named_as_an_option(cause, words, ending, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    error = raised(InstantiationException("Error in call to target 'f':\nE()\nfull_key: head"), TypeError(cause))
+    assert str(error).startswith(f"cannot build head: {cause}") and str(error).endswith(ending)
+
+
 def test_a_type_error_inside_ftlit_is_a_fault():
     try:
         first_match([("*", 1)], 5)  # a TypeError inside ftlit.patterns

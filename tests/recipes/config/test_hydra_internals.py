@@ -18,15 +18,19 @@ from paths import ROOT
 from split_sweep import sweep_jobs
 
 from ftlit.recipes.config import hydra_errors, hydra_internals
+from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_errors import (
+    FailedCall,
     added_again,
     failed_call,
     group_of_replacement,
     is_bad_group_value,
     missing_option,
+    option_of,
     rejected_name,
     run_folder_error,
     swept_value,
+    unknown_of_launcher,
 )
 from ftlit.recipes.config.hydra_internals import (
     add_task_override,
@@ -309,7 +313,37 @@ def test_a_sweep_runs_the_jobs_of_a_plan_in_its_order_with_numbers_from_0_in_bat
             sweeper = Plugins.instance().instantiate_sweeper(config=config, hydra_context=context, task_function=None)
             sweeper.launcher = Launcher()
             sweeper.sweep(["seed=1,2,3"])
+            with jobs_of_sweeps(lambda cfg, jobs: []):  # all are done: no launcher starts
+                done = Plugins.instance().instantiate_sweeper(config=config, hydra_context=context, task_function=None)
+                done.launcher = Launcher()
+                done.sweep(["seed=1,2,3"])
         job = compose_job(config, ["seed=3"])
     assert launched == [(0, [["seed=3"], ["seed=2"]]), (2, [["seed=1"]])]
     assert job.seed == 3 and job.hydra.overrides.task == ["seed=3"]
     assert Plugins.instantiate_sweeper.__module__ == "hydra.core.plugins"  # as before
+
+
+def test_submitit_names_an_option_that_a_launcher_does_not_have_and_those_that_it_has(tmp_path):
+    executor = pytest.importorskip("submitit").AutoExecutor(tmp_path, cluster="local")
+    with pytest.raises(NameError) as caught:
+        executor.update_parameters(local_timeout=3)
+    name, known = unknown_of_launcher(caught.value)
+    assert name == "timeout" and {"setup", "timeout_min", "cpus_per_task"} <= set(known)
+    text = str(as_user_error(caught.value))
+    assert text.startswith("no option of hydra.launcher 'timeout': did you mean 'timeout_min'? There are: ") and "\n" not in text
+    assert unknown_of_launcher(NameError("name 'x' is not defined")) is None
+
+
+def test_python_names_the_argument_that_a_function_refuses_or_lacks():
+    def target(in_features, width):
+        raise AssertionError
+
+    for arguments, words, text in (
+        ({"in_features": 1, "width": 2, "hight": 3}, ["+head.hight=3"], ": leave head.hight out"),
+        ({"in_features": 1, "width": 2, "hight": 3}, [], ": add the argument hight to the function of head._target_"),
+        ({"in_features": 1}, [], ": give +head.width=..."),
+    ):
+        with pytest.raises(TypeError) as caught:
+            target(**arguments)
+        assert option_of(FailedCall("head", caught.value, []), words) == text
+    assert option_of(FailedCall("head", ValueError("unexpected keyword argument 'a'"), []), []) == ""

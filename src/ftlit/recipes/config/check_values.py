@@ -12,6 +12,7 @@ from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
 from ftlit.lit.callbacks.best_checkpoint import mode_of
 from ftlit.lit.metrics import VAL_METRICS
+from ftlit.lit.stage_trigger import is_misspelt
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, instantiate, run_mode
 from ftlit.recipes.config.option_names import check_added
 from ftlit.recipes.config.overrides import SEARCH
@@ -69,7 +70,22 @@ def check_until(schedule: Schedule) -> None:
     """Raise `UserError` for a stage that waits for a metric that nothing logs."""
     for stage in schedule.stages:
         if stage.until is not None and stage.until.metric not in VAL_METRICS:
-            raise UserError(f"{unknown('metric', stage.until.metric, VAL_METRICS)} (for `until` of stage {stage.name!r})")
+            raise UserError(f"{unknown_metric(stage.until.metric)} (for `until` of stage {stage.name!r})")
+
+
+def unknown_metric(given: str) -> UserError:
+    """The error for a metric that is not logged. Another one is proposed only where this is a misspelling of it.
+
+    >>> print(unknown_metric("val/acuracy"))
+    no metric 'val/acuracy': did you mean 'val/accuracy'? There are: val/accuracy, val/f1, val/loss
+    >>> print(unknown_metric("val/top5"))
+    no metric 'val/top5': give one of val/accuracy, val/f1, val/loss, or add a callback (+callbacks.NAME._target_=...) that logs it
+    """
+    if is_misspelt(given, VAL_METRICS):
+        return unknown("metric", given, VAL_METRICS)
+    return UserError(
+        f"no metric {given!r}: give one of {', '.join(VAL_METRICS)}, or add a callback (+callbacks.NAME._target_=...) that logs it"
+    )
 
 
 def check_search() -> None:
@@ -124,7 +140,7 @@ def _check_monitors(callbacks: DictConfig, lr_scheduler: DictConfig) -> None:
         return
     for name, node in known.items():
         if (monitor := node.get("monitor")) is not None and monitor not in VAL_METRICS:
-            raise UserError(f"{name}.monitor: {unknown('metric', monitor, VAL_METRICS)}")
+            raise UserError(f"{name}.monitor: {unknown_metric(monitor)}")
     _check_mode(known.get("callbacks.best", DictConfig({})))
 
 

@@ -65,6 +65,8 @@ def as_user_error(error: BaseException) -> UserError | None:
             return UserError(OUT_OF_MEMORY)
         if type(cause).__module__.startswith("submitit."):  # SLURM refused a job, or ended it
             return UserError(f"hydra/launcher: {one_line(cause)[:MAX_CHARACTERS]}")
+        if of_launcher := hydra_errors.unknown_of_launcher(cause):
+            return unknown("option of hydra.launcher", *of_launcher)
         if isinstance(cause, MissingConfigException):
             return _wrong_option(cause)
         if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's
@@ -138,7 +140,7 @@ def _refused_arguments(call: hydra_errors.FailedCall, error: BaseException) -> U
         return UserError(f"{call.node}: {misconfigured}" if call.node else str(misconfigured))
     foreign = not any(name.startswith("ftlit.") for name in call.modules)
     if isinstance(call.cause, OSError | ImportError) or (isinstance(call.cause, TypeError | ValueError) and foreign):
-        return UserError(f"{prefix}{one_line(call.cause)}")
+        return UserError(f"{prefix}{one_line(call.cause)}{hydra_errors.option_of(call, sys.argv[1:])}")
     return None
 
 

@@ -4,6 +4,7 @@ Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from traceback import walk_tb
 
@@ -86,3 +87,23 @@ def failed_call(error: BaseException) -> FailedCall | None:
     modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(cause.__traceback__ if cause else None)]
     last = max((i for i, name in enumerate(modules) if name.startswith("hydra._internal.")), default=-1)
     return FailedCall(found[1] if found else "", cause, modules[last + 1 :])
+
+
+def unknown_of_launcher(error: BaseException) -> tuple[str, list[str]] | None:
+    """The option of a launcher that submitit does not have, and those that it has."""
+    found = re.match(r"Unknown argument '(\w+)' for executor '\w+' .*?Valid arguments: (.*)$", str(error), re.MULTILINE)
+    if not isinstance(error, NameError) or found is None:
+        return None
+    return found[1], [*found[2].split(", "), *re.findall(r"'(\w+)': <class", str(error))]
+
+
+def option_of(call: FailedCall, words: Sequence[str]) -> str:
+    """What to change in the words of a command line where a target, or a function in it, refused or lacks an argument; else empty."""
+    text = str(call.cause) if call.node and isinstance(call.cause, TypeError) else ""
+    if found := re.search(r"unexpected keyword argument '(\w+)'", text):
+        name = f"{call.node}.{found[1]}"
+        given = any(word.lstrip("+").startswith(f"{name}=") for word in words)
+        return f": leave {name} out" if given else f": add the argument {found[1]} to the function of {call.node}._target_"
+    if found := re.search(r"missing \d+ required .*?: '(\w+)'", text):
+        return f": give +{call.node}.{found[1]}=..."
+    return ""

@@ -171,7 +171,8 @@ def compose_again(overrides: Sequence[str], *, with_hydra: bool = False) -> Dict
 
 @contextmanager
 def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]]) -> Iterator[None]:
-    """Within a block, a sweep without a search runs the jobs that `plan` returns, in this order. The number of a job is its place.
+    """Within a block, a sweep without a search runs the jobs that `plan` returns, in this order, and no launcher for none. The number of a
+    job is its place.
 
     Args:
         plan: takes the config of the sweep and the overrides of each of its jobs, in Hydra's order.
@@ -185,7 +186,8 @@ def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]
 
             def split(overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:
                 (all_jobs,) = in_hydras_order(overrides, None)
-                return list(sweeper.split_overrides_to_chunks(plan(config, all_jobs), max_batch_size))
+                planned = plan(config, all_jobs)
+                return list(sweeper.split_overrides_to_chunks(planned, max_batch_size)) if planned else []
 
             sweeper.split_arguments = split
         return sweeper
