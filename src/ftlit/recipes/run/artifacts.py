@@ -11,6 +11,7 @@ from ftlit.formats import ENCODING, write_json
 from ftlit.formatting import shell_command
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.recipes.config.hydra_internals import hydra_config
 from ftlit.recipes.config.overrides import OF_ITS_FOLDER, repeated_words, typed_command
 from ftlit.recipes.run.resume import write_config
 from ftlit.recipes.run.split_file import store_split
@@ -32,7 +33,11 @@ def write_folder(cfg: DictConfig, data: Any, *, resumed: bool = False) -> None:
 
 
 def write_command(folder: Path) -> None:
-    """Write `command.json`: the command of this run, and the words with which `again=RUN` repeats it in a new folder."""
+    """Write `command.json`: the command of this run, and the words with which `again=RUN` repeats it in a new folder. Nothing where the
+    config was composed by another program.
+    """
+    if hydra_config() is None:
+        return
     words = [word for word in repeated_words() if not OF_ITS_FOLDER.match(word)]
     write_json(folder / COMMAND, {"command": shell_command([*typed_command(), *words]), "words": words})
 
