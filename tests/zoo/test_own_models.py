@@ -46,7 +46,11 @@ def test_networks_of_torchvision_and_timm_have_the_layers_of_their_loaders():
     torch.manual_seed(0)
     net = resnet18().train()
     backbone = backbone_from(net, input_spec=SPEC, origin=WeightsOrigin("custom", "mine"))
-    assert backbone.cuts == load_backbone("resnet18", weights=None).cuts and backbone.pretrained and net.training
+    assert (
+        backbone.cuts == load_backbone("resnet18", weights=None).cuts
+        and backbone.pretrained
+        and all(part.training for part in net.modules())
+    )
     check_cuts(backbone.eval(), IMAGES)
     assert torch.equal(net.eval().fc(backbone.pool(backbone(IMAGES))), net(IMAGES))
     of_timm = backbone_from(timm.create_model("vit_tiny_patch16_224", img_size=64), input_spec=SPEC)
@@ -77,6 +81,7 @@ def test_named_layers_give_what_the_network_gives_and_keep_the_names_of_its_weig
         (Net, ["low", "mid", "high"], "high runs 2 times for an image, so it is no layer: name a module that runs once"),
         (Net, ["low", "mid", "pair"], "pair takes (input2|others) besides its features, so it is no layer"),
         (Net, [], r"layers=\[\]: name at least one module"),
+        (Net, "low", r"layers='low' is one text: give a list, layers=\['low'\]"),
         (lambda: nn.Linear(3, 2), ["0"], "no module in Linear named '0'"),
         (lambda: nn.Sequential(nn.Linear(3, 2)), ["0"], r"Sequential cannot be run on images of shape \(3, 64, 64\): .*; give input_spec="),
     ],

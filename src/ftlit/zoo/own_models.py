@@ -25,7 +25,8 @@ def backbone_from(
 ) -> Backbone:
     """Turn a network into a backbone of named layers, which share its modules and weights. The classifier is left out.
 
-    Two random images pass the network and the layers one after the other; the features have to be equal after each layer.
+    Two random images pass the network and the layers one after the other; the features have to be equal after each layer. The network stays
+    as it is, with its modes.
 
     Args:
         model: a network of images.
@@ -35,10 +36,12 @@ def backbone_from(
         origin: of the weights, if they are pretrained: `WeightsOrigin("torchvision", "IMAGENET1K_V1")`, or `"custom"` with any name.
 
     Raises:
-        UserError: no such module; layers that are not a sequence; a network that does not take images of `input_spec`.
+        UserError: no such module; layers that do not follow each other; a network that does not take images of `input_spec`.
     """
     if isinstance(model, Backbone):
         return model
+    if isinstance(layers, str):
+        raise UserError(f"layers={layers!r} is one text: give a list, layers=[{layers!r}]")
     spec = input_spec or InputSpec()
     images = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(0))
     weights = next(model.parameters(), images)
@@ -155,12 +158,12 @@ def _checked(parts: NetworkParts, model: nn.Module, images: Tensor, spec: InputS
             handle.remove()
     backbone = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin)
     features = images.clone()
-    with preserved_state(backbone):
+    with preserved_state(backbone), preserved_state(parts.classifier):  # the mode of the classifier stays too
         for name, layer in backbone.items():
             features = layer(features)
             if layer in outputs and not _is_close(features, outputs[layer]):
                 raise UserError(f"the layers up to {name} do not give what {type(model).__name__} gives there: name others")
-        if not isinstance(parts.classifier, nn.Identity) and not _is_close(parts.classifier.eval()(features), logits):
+        if not isinstance(parts.classifier, nn.Identity) and not _is_close(parts.classifier(features), logits):
             raise UserError(f"the layers of {type(model).__name__} do not give its output: give layers=[...]")
     return backbone
 

@@ -34,3 +34,14 @@ def test_groups_of_some_splits_only_are_kept():
     part, without = Examples([0], [(0,)], str, None, ["g"]), Examples([1], [(0,)], str)
     found = all_in_train(Collection({"train": part, "val": without, "test": without}, ["a"]))
     assert found.splits["train"].groups == ["g", None, None]
+
+
+@pytest.mark.parametrize("shares", [False, True], ids=["val of its own", "val of train"])
+def test_images_of_several_data_sets_are_read_from_their_own(shares):
+    train, val, test = ([f"{split}{i}" for i in range(number)] for split, number in (("train", 4), ("val", 2), ("test", 3)))
+    read = train.__getitem__
+    parts = {"train": Examples([0, 2], [(0,)] * 2, read), "test": Examples(range(3), [(0,)] * 3, test.__getitem__)}
+    parts["val"] = Examples([1, 3], [(0,)] * 2, read) if shares else Examples(range(2), [(0,)] * 2, val.__getitem__)
+    found = all_in_train(Collection(parts, ["a"])).splits["train"]
+    assert [found.load(source) for source in found.sources] == ["train0", "train2", *(["train1", "train3"] if shares else val), *test]
+    assert len(set(found.sources)) == 7 and [found.load(source) for source in found.subset([6, 0]).sources] == ["test2", "train0"]

@@ -82,6 +82,18 @@ def test_a_resumed_run_gets_its_images_in_their_order_and_a_note_on_new_ones(tmp
     assert assemble({"train": images(range(40))}, ["a", "b"], rule).notes == []
 
 
+def test_a_resumed_run_reads_each_split_of_the_data_from_its_own_data_set(tmp_path):
+    shown = {split: [f"{split}{i}" for i in range(20)] for split in ("train", "test")}
+    contents = {"train": [np.array([i]) for i in range(20)], "test": [np.array([i]) for i in range(20, 40)]}
+    parts = {split: Examples(range(20), [(i % 2,) for i in range(20)], shown[split].__getitem__, contents[split]) for split in shown}
+    before = assemble(parts, ["a", "b"], SplitRule(FRACTIONS, 5))
+    write_split(tmp_path, before, {split: content_hashes(part) for split, part in before.splits.items()})
+    again = assemble(parts, ["a", "b"], SplitRule(FRACTIONS, 5, read_split(tmp_path, is_whole=True)))
+    for split in SPLITS:
+        old, new = (found.splits[split] for found in (before, again))
+        assert new.load is old.load and [new.load(source) for source in new.sources] == [old.load(source) for source in old.sources]
+
+
 def test_a_new_class_does_not_change_the_class_numbers_of_a_resumed_run(tmp_path):
     stored(tmp_path)
     labels = [(0,), *((1 + i % 2,) for i in range(40))]

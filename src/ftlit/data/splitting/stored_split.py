@@ -2,11 +2,12 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.file_paths import FilePaths, are_files
+from ftlit.data.splitting.gathered import gathered
 from ftlit.errors import UserError, shorten
 from ftlit.formats import read_json, reading, write_json
 from ftlit.formatting import count, printable, shown
@@ -153,17 +154,9 @@ class StoredSplit:
 
     def _examples(self, found: Collection, split: Split, places: Sequence[Any]) -> Examples:
         """Return the examples of a split, from their present places, with the class numbers of the run."""
-        train = found.splits["train"]
-        origins = [(found.splits[origin], place) for origin, place in places]
-        sources: Any = [examples.sources[place] for examples, place in origins]
-        contents: Any = None
-        if all(examples.contents is examples.sources for examples in found.splits.values()):
-            contents = sources = FilePaths.of((path.parent, path.name) for path in sources) if are_files(sources) else sources
-        elif train.contents is not None:
-            contents = [None if examples.contents is None else examples.contents[place] for examples, place in origins]
-        labels = [numbers for _, numbers, _ in self.images[split]]
-        groups = None if train.groups is None else [examples.groups[place] if examples.groups else None for examples, place in origins]
-        return Examples(sources, labels, train.load, contents, groups)
+        origins = list(found.splits)
+        examples = gathered([*found.splits.values()], [(origins.index(origin), place) for origin, place in places])
+        return replace(examples, labels=[numbers for _, numbers, _ in self.images[split]])
 
 
 def write_split(folder: str | Path, collection: Collection, hashes: Mapping[Split, Sequence[str]]) -> None:

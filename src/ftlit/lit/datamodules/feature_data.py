@@ -105,6 +105,8 @@ class FeatureData(WrapsImageData):
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._stage_inputs: list[StageInput] = []
 
+    __new__.__wrapped__ = __init__  # type: ignore[attr-defined]  # its signature, which configs are checked against
+
     def setup(self, stage: str) -> None:
         """Set up the image data module, and forget the last fit."""
         super().setup(stage)
