@@ -21,7 +21,10 @@ from ftlit.code_identity import _stable_names, identity, stable_name, versioned
 from ftlit.data.dataset import Split
 from ftlit.data.images import image_reader, read_image, to_rgb
 from ftlit.data.sources.builtin import _array_to_rgb, _load, digits, torchvision_dataset
+from ftlit.data.sources.hf_dataset import ReadHfImage
 from ftlit.data.sources.text_files import read_text
+from ftlit.data.sources.torch_items import ReadItem
+from ftlit.data.splitting.gathered import ReadFromSeveral
 from ftlit.data.splitting.splits import SplitRule
 from ftlit.data.tokens import TextSpec, TokenIds
 from ftlit.data.transforms import AUGMENTS, eval_transform, train_transform
@@ -146,6 +149,9 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "read_image": [lambda: of_view(image_reader(SPEC))],
     "read_image_in_range": [lambda: of_view(image_reader(DEEP))],
     "read_text": [lambda: of_view(read_text)],
+    "read_from_several": [lambda: of_view(ReadFromSeveral([partial(_load, [])], [0]))],
+    "read_hf_image": [lambda: of_view(ReadHfImage([], "image"))],
+    "read_item": [lambda: of_view(ReadItem([], "train"))],
     "read_torchvision_image": [lambda: of_view(partial(_load, []))],
     "relative_block": [lambda: of_layer(relative_block())],
     "renormalise": [lambda: of_layer(blocks.Renormalise())],

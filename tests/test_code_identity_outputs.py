@@ -1,5 +1,6 @@
 """The output of each version of a layer, transform or reader equals the recorded output."""
 
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from ftlit.data.bands import read_bands, to_bands
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image, read_image_in_range, to_rgb, to_rgb_in_range
 from ftlit.data.sources.builtin import _array_to_rgb, _load
+from ftlit.data.sources.hf_dataset import ReadHfImage
 from ftlit.data.sources.text_files import read_text
+from ftlit.data.sources.torch_items import ReadItem
+from ftlit.data.splitting.gathered import ReadFromSeveral
 from ftlit.features.extract import ImageViews
 from ftlit.features.stored_pixels import WholeImage
 from ftlit.models.backbone import Backbone, Layers
@@ -64,6 +68,11 @@ def read_draft(folder) -> Image.Image:
     """Return a JPEG that may be decoded at a reduced size."""
     Image.linear_gradient("L").resize((64, 48)).convert("RGB").save(folder / "picture.jpg")
     return read_image(folder / "picture.jpg", at_least=10)
+
+
+def encoded() -> bytes:
+    picture().save(file := BytesIO(), "png")
+    return file.getvalue()
 
 
 def rotated() -> Image.Image:
@@ -132,9 +141,12 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "pooled_head 1": (lambda _: output(PooledHead(3, 2, "max"), numbers(1, 3, 2, 2)), -1.35374),
     "read_bands 1": (read_saved_bands, 0.781154),
     "read_digit 1": (lambda _: pil_to_tensor(_array_to_rgb(numbers(3, 3).add(1).mul(100).byte().numpy())), 25.2143),
+    "read_from_several 1": (lambda _: pil_to_tensor(ReadFromSeveral([[].__getitem__, [picture()].__getitem__], [0, 5])(5)), -2.2091),
+    "read_hf_image 1": (lambda _: pil_to_tensor(ReadHfImage([{"image": {"bytes": encoded()}}], "image")(0)), -2.2091),
     "read_image 1": (lambda folder: pil_to_tensor(read_from_file(folder)), -2.2091),
     "read_image 1, at_least": (lambda folder: torch.tensor(read_draft(folder).size), 3.65107),
     "read_image_in_range 1": (lambda folder: pil_to_tensor(read_floats(folder)), -170.5517),
+    "read_item 1": (lambda _: pil_to_tensor(ReadItem([(picture("LA"), 0)], "train")(0)), -2.2091),
     "read_text 1": (lambda _: torch.tensor([*read_text("äb ").encode()]), -80.825),
     "read_torchvision_image 1": (lambda _: pil_to_tensor(_load([(picture("LA"), 0)], 0)), -2.2091),
     "relative_block 1": (lambda _: output(relative_block(), TOKENS, real_tokens(TOKENS)[:, None, None]), 0.800789),
