@@ -135,6 +135,13 @@ def test_no_optimizer_or_several_are_an_error(number, message):
         plan(model=model, optimizer=([build_optimizer(model, SGD) for _ in range(number)], []))
 
 
+def test_rates_are_those_before_the_first_factor_of_a_warm_up():
+    model = Net()
+    optimizer = build_optimizer(model, SGD, SCHEDULE.lr_scale)
+    torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01)
+    assert optimizer.param_groups[0]["lr"] < 0.01 and plan(model=model, optimizer=optimizer).rows == plan().rows
+
+
 def test_an_unknown_layer_is_an_error_with_the_closest_name():
     model = Net()
     with pytest.raises(UserError, match="no module of Net 'hihg': did you mean 'high'"):

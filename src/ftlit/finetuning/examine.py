@@ -47,7 +47,8 @@ def examine(
     Args:
         module: the module that is trained.
         schedule: its patterns name parameters of `module`.
-        optimizer: the optimizer before the first step (see `ftlit.build_optimizer`), or what `configure_optimizers` returns, with one.
+        optimizer: the optimizer before the first step (see `ftlit.build_optimizer`), or what `configure_optimizers` returns, with one;
+            rates are those before the factor of a scheduler.
         layers: names of modules; each becomes a row. Modules that they leave out are in `Plan.without_row`. `None`: the layers of each
             `Backbone`, and the children of the module and of the child with most of its parameters.
         batch_size: batch size of one process, if known.
@@ -76,7 +77,8 @@ def examine(
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if name := names.get(id(parameter)):
-                groups[name].append((group.get("name", "?"), float(group["lr"])))
+                rate = group.get("initial_lr", group["lr"])  # a scheduler has set it, and may have begun a warm-up
+                groups[name].append((group.get("name", "?"), float(rate)))
             else:
                 foreign = True
     rows = tuple(_row(module, layer, schedule.stages, chosen, groups) for layer in layers)
