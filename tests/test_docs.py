@@ -31,7 +31,7 @@ from ftlit.run_folder import COMMAND
 TRAINING = ("python train.py", "ftlit train", "ftlit advise")
 CONTINUED = "# continues the block above"
 OWN_TESTS = ("extending.md",)  # Python blocks that test_extending.py runs
-MAX_LINES = {"README.md": 250, "modules.md": 420}  # the latter lists every module
+MAX_LINES = {"README.md": 250, "modules.md": 420, "reference.md": 320}  # the latter lists every module
 
 
 @pytest.mark.e2e

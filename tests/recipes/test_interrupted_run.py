@@ -65,13 +65,26 @@ def page(folder):
     return (folder / "run/report.html").read_text()
 
 
-@pytest.mark.parametrize("words", [["scenario=small_similar"], LARGE], ids=["small", "large"])
-def test_while_the_fitted_head_is_validated(tmp_path, words):
-    printed = interrupted(tmp_path, *words, place="fit")
-    assert "best.ckpt is the fitted head (epoch 0); not evaluated on val and test" in printed
+def test_while_the_fitted_head_of_a_small_scenario_is_validated(tmp_path):
+    printed = interrupted(tmp_path, "scenario=small_similar", place="fit")
+    check_fitted(tmp_path, printed)
     assert "best.ckpt is the fitted head (epoch 0)" in page(tmp_path)
-    assert load(tmp_path / "run")(torch.rand(3, 32, 32)).label
-    assert "│ test" in run(tmp_path, *words) and "interrupted" not in page(tmp_path)
+    assert "│ test" in run(tmp_path, "scenario=small_similar") and "interrupted" not in page(tmp_path)
+
+
+def check_fitted(folder, printed):
+    assert "best.ckpt is the fitted head (epoch 0); not evaluated on val and test" in printed
+    assert load(folder / "run")(torch.rand(3, 32, 32)).label
+
+
+def test_before_training_best_ckpt_is_there_and_a_run_that_is_interrupted_twice_goes_on(tmp_path):
+    words = [*LARGE, "trainer.max_epochs=1", "report=false"]
+    check_fitted(tmp_path, interrupted(tmp_path, *words, place="fit"))
+    printed = interrupted(tmp_path, *words, place="start")
+    assert "interrupted before the first step: best.ckpt is the fitted head (epoch 0)\n" in printed
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
+    printed = run(tmp_path, *words)
+    assert "trained in" in printed and "│ test" in printed
 
 
 def test_in_the_first_epoch_the_fitted_head_is_the_result_and_its_scores_are_in_the_table(tmp_path):
@@ -83,17 +96,13 @@ def test_in_the_first_epoch_the_fitted_head_is_the_result_and_its_scores_are_in_
     assert best == probe
 
 
-def test_between_the_fit_and_training_best_ckpt_is_there_too_and_the_run_goes_on(tmp_path):
-    printed = interrupted(tmp_path, *LARGE, place="start")
-    assert "interrupted before the first step: best.ckpt is the fitted head (epoch 0)\n" in printed
-    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
-    assert "trained in" in run(tmp_path, *LARGE)
-
-
 def test_after_a_better_epoch_its_network_is_the_result_and_its_scores_on_val_are_in_the_table(tmp_path):
-    printed = interrupted(tmp_path, *LARGE, *BETTER, place="batch", calls=7)
+    printed = interrupted(tmp_path, *LARGE, *BETTER, "report=false", place="batch", calls=7)
     assert "best.ckpt is the network of epoch 0; not evaluated on test\n" in printed
     assert "│ val " in printed and "│ test " not in printed
+    best = (tmp_path / "run/checkpoints/best.ckpt").read_bytes()
+    printed = interrupted(tmp_path, *LARGE, *BETTER, "report=false", place="fit")  # while the resumed run fits the head again
+    assert "best.ckpt is" not in printed and (tmp_path / "run/checkpoints/best.ckpt").read_bytes() == best
 
 
 def test_before_the_head_is_fitted_there_is_nothing(tmp_path):

@@ -159,6 +159,8 @@ def _fit_baseline(cfg: DictConfig, run: Run, found: Results) -> Results | None:
     folder, last = Path(cfg.paths.run), find_callback(run.trainer, LastCheckpoint)
     if run.baseline is None or run.probe_head is None:
         return None
+    if run.resume_from is None and run.trainer.is_global_zero:  # a run that was interrupted before its first step left an earlier head
+        (folder / "checkpoints" / "best.ckpt").unlink(missing_ok=True)
     results = run.baseline.fit(folder, last.run if last else None, found)
     run.probe_head.given = run.baseline.start_for(run.model.head)
     number = sum(run.data.counts["val"].values())

@@ -82,6 +82,8 @@ def _known(cfg: DictConfig, run: Run, fitted: Run | Baseline | None, found: Resu
     """What is known of the best model so far, which is saved as `best.ckpt` if it is not yet; `None` where there is none."""
     best, callback = Path(cfg.paths.run, "checkpoints", "best.ckpt"), find_callback(run.trainer, BestCheckpoint)
     where = _where(run)
+    if run.resume_from and run.trains and not run.trainer.global_step:  # not restored yet: which epoch `best.ckpt` has is not known
+        return None
     if callback is not None and callback.best_epoch is not None and best.exists():
         metrics = _metrics_of(Path(cfg.paths.run, "metrics.csv"), callback.best_epoch)
         return KnownResult(f"the network of epoch {callback.best_epoch}", metrics, where, callback.best_epoch)
