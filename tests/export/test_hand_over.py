@@ -82,8 +82,33 @@ def test_the_program_predicts_as_the_run_does_in_a_process_without_ftlit(run, im
     assert label == sample["label"] and abs(probability - sample["probability"]) < PROBABILITY_TOLERANCE == sample["tolerance"]
     for (_, label, probability), prediction in zip(rows, load(run)(images), strict=True):
         assert label == prediction.label and abs(probability - prediction.probability) < PROBABILITY_TOLERANCE
-    assert len((tmp_path / "predict.py").read_text().split("\n")) <= 20
+    assert len((tmp_path / "predict.py").read_text().split("\n")) <= 35
     assert str(tmp_path / "predict.py") in usage and ("uint8 RGB (N, 3, H, W)" in usage) == preprocessing
+
+
+def test_the_program_takes_folders_and_goes_on_after_a_file_that_it_cannot_read(run, images, tmp_path):
+    export_run(run, "torch", tmp_path / "net.pt2")
+    photos = tmp_path / "photos" / "inner"
+    photos.mkdir(parents=True)
+    for image in images:
+        (photos / image.name).write_bytes(image.read_bytes())
+    (photos / "notes.txt").write_text("no image")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(images[1].read_bytes()[:100])
+
+    def program(*words):
+        done = subprocess.run([sys.executable, str(tmp_path / "predict.py"), *map(str, words)], capture_output=True, text=True)
+        return done.returncode, [line.split("\t")[0] for line in done.stdout.splitlines()], done.stderr
+
+    names = [str(photos / image.name) for image in images]
+    assert program(photos.parent) == (0, names, "")
+    status, rows, error = program(broken, tmp_path / "gone.png", photos.parent)
+    assert status == 1 and rows == names
+    assert [line.split(" cannot be read: ")[0] for line in error.splitlines()] == [str(broken), str(tmp_path / "gone.png")]
+    for words in ((), (tmp_path / "empty",)):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        status, rows, error = program(*words)
+        assert status and not rows and error.startswith("usage: python predict.py IMAGE_OR_FOLDER ...") and len(error.splitlines()) == 1
 
 
 def test_the_card_has_data_accuracy_calibration_input_and_licence(run, tmp_path):

@@ -22,18 +22,34 @@ def predict_script(network: Network, export_format: ExportFormat, file: Path, va
     read = _read_bands(spec) if spec.takes_bands else [*_read_picture(spec), *_prepare(spec, variant)]
     if not export_format.normalises:
         read += [f"images = (images - np.float32({[*spec.mean]})[:, None, None]) / np.float32({[*spec.std]})[:, None, None]"]
+    suffixes = '{".npy"}' if spec.takes_bands else "Image.registered_extensions()"
     packages = " ".join(dict.fromkeys(name.partition(".")[0] for name in (*export_format.packages, "numpy", "pillow")))
     lines = [
-        f'"""python predict.py image.png ...  prints the class of each image (pip install {packages}). Written by ftlit export."""',
+        f'"""python predict.py IMAGE_OR_FOLDER ...  prints the class of each image (pip install {packages}). Written by ftlit export."""',
         "import pathlib, sys",
         f"import numpy as np, {', '.join(export_format.packages)}",
         f"from PIL import Image{'' if spec.takes_bands else ', ImageOps'}",
         "",
         "here = pathlib.Path(__file__).parent",
         'labels = (here / "labels.txt").read_text("utf-8").split("\\n")',
+        f"suffixes = {suffixes}",
+        "paths = []",
+        "for path in map(pathlib.Path, sys.argv[1:]):",
+        '    found = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in suffixes) if path.is_dir() else [path]',
+        "    paths += found",
+        "if not paths:",
+        '    sys.exit("usage: python predict.py IMAGE_OR_FOLDER ...  (no image is given, or the folder has none)")',
         export_format.loading(network, file, f"here / {file.name!r}"),
-        "for path in sys.argv[1:]:",
-        *(f"    {line}" for line in (*read, f"logits = {export_format.run}[0]", *_print(network))),
+        "failed = False",
+        "for path in paths:",
+        "    try:",
+        *(f"        {line}" for line in read),
+        "    except Exception as error:",
+        "        failed = True",
+        '        print(f"{path} cannot be read:", *str(error).split(), file=sys.stderr)',
+        "        continue",
+        *(f"    {line}" for line in (f"logits = {export_format.run}[0]", *_print(network))),
+        "sys.exit(failed)",
     ]
     return "\n".join(lines) + "\n"
 
