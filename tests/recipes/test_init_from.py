@@ -90,6 +90,13 @@ def test_both_runs_are_compared_on_the_same_test_images(monday, fitted):
     assert found["test/accuracy"] - found["init_from/test/accuracy"] == pytest.approx(found["init_from/test/difference"])
     low, high = paired_interval(len(right[1] - right[0]), len(right[0] - right[1]), len(files))
     assert (found["init_from/test/difference_low"], found["init_from/test/difference_high"]) == pytest.approx((low, high))
+    known = [path for path in files if path.parent.name != "digit9"]
+    better, worse = (len((right[a] - right[b]) & set(known)) for a, b in ((1, 0), (0, 1)))
+    assert found["init_from/known/images"] == len(known) < len(files)
+    assert found["init_from/known/difference"] == pytest.approx((better - worse) / len(known))
+    low, high = paired_interval(better, worse, len(known))
+    assert (found["init_from/known/difference_low"], found["init_from/known/difference_high"]) == pytest.approx((low, high))
+    assert f"│ test, on the {len(known)} images of its classes" in fitted
     assert "│ test: monday" in fitted and "│ new - old" in fitted and f"on the same {len(files)} test images" in fitted
 
 

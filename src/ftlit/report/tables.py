@@ -15,6 +15,7 @@ from ftlit.report.figures import MAX_MATRIX_CLASSES
 from ftlit.report.run_files import FOLDER, RUN, SUSPECTS, TEST
 from ftlit.report.scores import class_scores, most_confident_errors, reliability
 from ftlit.report.scores import confusion as confused
+from ftlit.report.start_rows import start_rows
 from ftlit.run_folder import BASELINE, keeps_baseline
 
 MAX_ERRORS = 20  # in the tables of errors and of possibly wrong labels
@@ -23,7 +24,7 @@ MAX_ROWS = 500  # in the tables of classes; all are in the files of the report
 
 
 def scores(run: RunData) -> str:
-    """Metrics of the run on val and test, and those of the linear probe before training."""
+    """Metrics of the run on val and test, those of the linear probe before training, and the run of `init_from` beside it."""
     metrics, result = ("accuracy", "f1", "loss"), run.result or run.about.get("metrics", {})
     state = str(run.about.get("state", ""))
     baseline = {f"{BASELINE}/{split}": f"{split}, linear probe before training" for split in ("val", "test")}
@@ -32,6 +33,7 @@ def scores(run: RunData) -> str:
     rows = [
         [name, *(f"{result[f'{split}/{metric}']:.4f}" for metric in metrics), *_details(result, split)] for split, name in known.items()
     ]
+    rows += [[name, accuracy, "-", "-", interval, "-", "-"] for name, accuracy, interval in start_rows(result, run.noun)]
     note = "<p>The result is the linear probe: no epoch of training was clearly better on val.</p>" if keeps_baseline(result) else ""
     header = ["split", "accuracy", "macro F1", "loss", "95 % interval of accuracy", "calibration error (ECE)", "fitted on"]
     text = f'<p class="warning">{escape(state)}</p>' if state else ""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ftlit.formatting import count
-from ftlit.intervals import accuracy_interval, paired_interval
+from ftlit.intervals import paired_interval
+from ftlit.report.start_rows import KNOWN, RUN, TEST, start_rows
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,15 @@ class StartComparison:
     left_out: int
     noun: str = "images"
 
-    @property
-    def difference(self) -> tuple[float, float, float]:
-        """Accuracy of the new run minus that of the earlier one, and its 95 % interval."""
-        pairs = list(zip(self.before, self.now, strict=True))
-        better, worse = pairs.count((False, True)), pairs.count((True, False))
-        return (better - worse) / len(pairs), *paired_interval(better, worse, len(pairs))
-
-    def record(self) -> dict[str, float]:
-        """Entries of `result.json`."""
-        difference, low, high = self.difference
-        values = {"accuracy": _share(self.before), "difference": difference, "difference_low": low, "difference_high": high}
-        return {f"init_from/test/{name}": value for name, value in {**values, "images": len(self.before)}.items()}
+    def record(self) -> dict[str, float | str]:
+        """Entries of `result.json`, see `ftlit.report.start_rows`: of all images, and of those of known classes where there are others."""
+        known = [pair for pair, is_known in zip(zip(self.before, self.now, strict=True), self.known, strict=True) if is_known]
+        of_known = _compared(KNOWN, known) if 0 < len(known) < len(self.known) else {}
+        return {RUN: self.name, **_compared(TEST, list(zip(self.before, self.now, strict=True))), **of_known}
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Name, accuracy and 95 % interval, in words: of the earlier run, and the difference."""
-        difference, low, high = self.difference
-        bounds = "{:.3f} to {:.3f}".format(*accuracy_interval(_share(self.before), len(self.before)))
-        return [
-            (f"test: {self.name}", f"{_share(self.before):.4f}", bounds),
-            ("new - old", f"{difference:+.4f}", f"{low:+.3f} to {high:+.3f}"),
-        ]
+        """Name, accuracy and 95 % interval, in words: of the earlier run, and the differences."""
+        return start_rows(self.record(), self.noun)
 
     def describe(self) -> str:
         """What the rows are about, in words."""
@@ -60,6 +49,15 @@ class StartComparison:
             before, now = ([right for right, known in zip(own, self.known, strict=True) if known] for own in (self.before, self.now))
             text += f"; on the {number} of its classes {_share(before):.4f} -> {_share(now):.4f}" if number < len(self.known) else ""
         return text
+
+
+def _compared(prefix: str, pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+    """The accuracy of the earlier run, the paired difference with its 95 % interval, and the number of images."""
+    better, worse = pairs.count((False, True)), pairs.count((True, False))
+    low, high = paired_interval(better, worse, len(pairs))
+    values = {"accuracy": _share([before for before, _ in pairs]), "difference": (better - worse) / len(pairs)}
+    values |= {"difference_low": low, "difference_high": high, "images": len(pairs)}
+    return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
 def _share(right: Sequence[bool]) -> float:

@@ -1,0 +1,40 @@
+"""The rows of a run with `init_from` in the table of results: the earlier run on the same test images, and the paired differences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ftlit.intervals import accuracy_interval
+
+RUN = "init_from/run"  # in `result.json`: the name of the earlier run
+TEST, KNOWN = "init_from/test", "init_from/known"  # before the entries of all compared images, and of those of classes that it knows
+
+
+def start_rows(result: Mapping[str, Any], noun: str = "images") -> list[tuple[str, str, str]]:
+    """Name, accuracy and 95 % interval of each row; empty for a run that is compared with none.
+
+    Args:
+        result: `result.json`.
+        noun: plural, for the examples.
+    """
+    if f"{TEST}/images" not in result:
+        return []
+    name = result.get(RUN, "earlier run")  # earlier versions did not write it
+    rows = [_accuracy(f"test: {name}", result[f"{TEST}/accuracy"], result[f"{TEST}/images"]), _difference("new - old", result, TEST)]
+    if f"{KNOWN}/images" in result:
+        images = result[f"{KNOWN}/images"]
+        accuracy = result[f"{KNOWN}/accuracy"] + result[f"{KNOWN}/difference"]
+        rows += [
+            _accuracy(f"test, on the {images} {noun} of its classes", accuracy, images),
+            _difference("new - old, on these", result, KNOWN),
+        ]
+    return rows
+
+
+def _accuracy(name: str, accuracy: float, images: int) -> tuple[str, str, str]:
+    low, high = accuracy_interval(accuracy, images)
+    return name, f"{accuracy:.4f}", f"{low:.3f} to {high:.3f}"
+
+
+def _difference(name: str, result: Mapping[str, Any], prefix: str) -> tuple[str, str, str]:
+    difference, low, high = (result[f"{prefix}/difference{end}"] for end in ("", "_low", "_high"))
+    return name, f"{difference:+.4f}", f"{low:+.3f} to {high:+.3f}"
