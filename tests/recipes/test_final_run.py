@@ -12,6 +12,7 @@ from digit_folders import write_digits
 from paths import ROOT
 
 from ftlit import load
+from ftlit.recipes.run.stored_data import train_examples
 
 pytestmark = pytest.mark.e2e
 
@@ -38,15 +39,19 @@ def run(folder, *words, code=0):
     return done.stderr.splitlines()[-1] if code else done.stdout
 
 
-def test_a_head_is_fitted_on_all_images_and_there_are_no_scores(folder):
+def test_a_head_is_fitted_on_all_images_and_there_are_no_scores(folder, monkeypatch):
     printed = run(folder, "scenario=small_similar", "hydra.run.dir=small")
     assert "train 60; val 0; test 0 images of 3 classes" in printed and "fitted" in printed
+    assert "asked: " not in printed and "val has no example" not in printed  # of splits that the run does not have
     assert "final=true: trained on all 60 images (train + val + test); no scores" in printed
     found = json.loads((folder / "small/result.json").read_text())
     assert found["images"] == 60 and not any("accuracy" in name for name in found)
     splits = json.loads((folder / "small/split.json").read_text())["splits"]
     assert [len(splits[name]["hashes"]) for name in ("train", "val", "test")] == [60, 0, 0]
     assert "no scores" in (folder / "small/report.html").read_text()
+    monkeypatch.chdir(folder)
+    train, _ = train_examples(folder / "small", load(folder / "small"))  # which ftlit demo shows
+    assert len(train) == 60
     assert load(folder / "small")(torch.rand(3, 32, 32)).label.startswith("digit")
     assert "trained on all 60 images" in run(folder, "scenario=small_similar", "hydra.run.dir=small", "resume=true")
 
@@ -58,6 +63,17 @@ def test_layers_train_to_the_end_and_the_last_weights_are_the_best_checkpoint(fo
     assert best.keys() == last.keys() and all(torch.equal(best[name], last[name]) for name in best)
     again = run(folder, "init_from=large", *LARGE, "hydra.run.dir=again")
     assert "the network of large, its head too; classes: 3 known" in again
+
+
+def test_the_linear_probe_is_fitted_again_where_it_was_the_result_and_options_of_the_data_that_are_not_taken_are_named(folder):
+    measured = [*(word for word in LARGE if word != "report=false"), "optimizer.lr=1e-9", "data.batch_size=4", "probe.l2=[0.5]"]
+    run(folder, *measured, "final=false", "hydra.run.dir=measured")
+    printed = run(folder, "init_from=measured", "report=false", "hydra.run.dir=refitted").replace("\n", " ")
+    line = printed[printed.index("init_from=measured: ") :]
+    assert "its result was the linear probe, so the linear probe is fitted; not taken: data.batch_size=4, data.augment=none" in line
+    assert "probe.l2=[0.5]" in line and "epoch 0" not in printed and "fitted" in printed
+    kept, again = (torch.load(folder / f"{name}/checkpoints/best.ckpt", weights_only=True) for name in ("measured", "refitted"))
+    assert kept["ftlit"]["head"] == again["ftlit"]["head"]  # the same network: it reads the same layers
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ class Collection:
         multilabel: whether an image has any number of labels rather than one.
         notes: warnings about the data, one sentence each, printed before training.
         split_off: the splits that were made from train, because the data had none.
+        split_notes: those of `notes` that are about the splits.
     """
 
     splits: Mapping[Split, Examples]
@@ -67,6 +68,7 @@ class Collection:
     multilabel: bool = False
     notes: list[str] = field(default_factory=list)
     split_off: Sequence[Split] = ()
+    split_notes: Sequence[str] = ()
 
     @property
     def counts(self) -> dict[Split, dict[str, int]]:

@@ -20,9 +20,12 @@ from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.resume import CONFIG, StoredConfig, checkpoint_of, read_config
 from ftlit.recipes.start.start_run import check_built_in, copy_of, copy_start
+from ftlit.run_folder import keeps_baseline, read_result
 
 OWN = ("backbone", "head")  # groups that must be those of the run
 RECIPE = ("schedule", "optimizer", "lr_scheduler", "average", "loss")  # groups that are those of the run without scenario=...
+PROBE_SCENARIO = "scenario=small_similar"  # fits a linear probe as the baseline of a large scenario does
+DATA_OPTIONS = ("data.batch_size", "data.per_class", "data.augment")  # that change the result; those of the run are named, not taken
 EPOCHS = "trainer.max_epochs"
 BATCHNORM = "batchnorm"
 LINEAR = ("linear", "linear_probe")  # heads that can take each other's rows
@@ -67,10 +70,13 @@ def resolve_start(cfg: DictConfig) -> DictConfig:
             check_built_in(copy, cfg.init_from)
     stored = read_config(copy)
     assert stored is not None
-    words = _words_of(stored, cfg)
+    fits_probe = _fits_probe(cfg, copy)
+    words, not_taken = _words_of(stored, cfg, fits_probe=fits_probe)
     if rank_before_trainer() == 0:
         taken = ", ".join([*(f"{group}={stored.chosen.get(group)}" for group in OWN), "the input", *_others(words)])
-        print_line(f"init_from={cfg.init_from}: taken from that run: {taken}")
+        probe = "; its result was the linear probe, so the linear probe is fitted" if fits_probe else ""
+        left = f"; not taken: {', '.join(not_taken)}" if not_taken else ""
+        print_line(f"init_from={cfg.init_from}: taken from that run: {taken}{probe}{left}")
     set_task_overrides(overrides := [*words, *task_overrides()])
     return adopt(compose_again(overrides, with_hydra=True))
 
@@ -79,8 +85,19 @@ def _others(words: Sequence[str]) -> list[str]:
     return [word for word in words if word.lstrip("+").partition("=")[0].partition(".")[0] not in OWN]
 
 
-def _words_of(stored: StoredConfig, cfg: DictConfig) -> list[str]:
-    """The words that give this config the settings of a run.
+def _fits_probe(cfg: DictConfig, copy: Path) -> bool:
+    """Whether the network that was measured is a linear probe, and `final=true` fits it again instead of training layers."""
+    result = read_result(copy) if cfg.get("final") and not given("scenario") and not _is_choice("schedule") else None
+    return isinstance(result, dict) and keeps_baseline(result)
+
+
+def _words_of(stored: StoredConfig, cfg: DictConfig, *, fits_probe: bool) -> tuple[list[str], list[str]]:
+    """The words that give this config the settings of a run, and those of options of the data that are not taken.
+
+    Args:
+        stored: config of the run.
+        cfg: of this one.
+        fits_probe: whether the recipe is that of the linear probe of the run.
 
     Raises:
         UserError: the command line gives another backbone or head.
@@ -88,6 +105,8 @@ def _words_of(stored: StoredConfig, cfg: DictConfig) -> list[str]:
     chosen, with_recipe = stored.chosen, not given("scenario")
     words = [f"scenario={chosen['scenario']}"] if with_recipe and chosen.get("scenario") else []
     groups = (*OWN, *(RECIPE if with_recipe else ()))
+    if fits_probe:
+        words, groups = [PROBE_SCENARIO], (*OWN, "probe")
     found = _options(words)
     for group in groups:
         option = chosen.get(group)
@@ -102,7 +121,7 @@ def _words_of(stored: StoredConfig, cfg: DictConfig) -> list[str]:
     now, before = (_leaves(OmegaConf.to_container(settings)) for settings in (resolved_settings(composed), stored.settings))
     is_affine = before.get(BATCHNORM) == AFFINE  # so is the network: it has no batch norms any more
     names = [*(group for group in groups if not _is_choice(group) or chosen.get(group) == found.get(group) or group == "backbone")]
-    names += [*([EPOCHS] if with_recipe else ()), *([BATCHNORM] if with_recipe or is_affine else ())]
+    names += [*([EPOCHS] if with_recipe and not fits_probe else ()), *([BATCHNORM] if with_recipe or is_affine else ())]
     for name, value in before.items():
         if not any(name == own or name.startswith(f"{own}.") for own in names) or name not in now or now[name] == value:
             continue
@@ -117,7 +136,8 @@ def _words_of(stored: StoredConfig, cfg: DictConfig) -> list[str]:
             )
     if reinit := [word for word in given("backbone.reinit") if not word.endswith("=[]")]:
         raise UserError(f"init_from={cfg.init_from} takes the weights of that run, so no layer begins at random: leave {reinit[0]} out")
-    return words
+    differing = (name for name in DATA_OPTIONS if name in now and before.get(name, now[name]) != now[name] and not given(name))
+    return words, [f"{name}={text_of(before[name])}" for name in differing]
 
 
 def _options(words: Sequence[str]) -> Mapping[str, Any]:

@@ -45,8 +45,9 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
     rule = replace(rule, hashes=once(rule.hashes))
     if rule.stored is not None and rule.stored.is_whole:
         restored = rule.stored.restored(Collection(found, class_names, multilabel), rule.hashes)
-        restored.notes.extend([*_class_notes(restored), *duplicate_notes(restored.splits, rule.hashes)])
-        return restored
+        about_splits = _class_notes(restored)
+        restored.notes.extend([*about_splits, *duplicate_notes(restored.splits, rule.hashes)])
+        return replace(restored, split_notes=about_splits)
     if len(class_names) < 2 and not multilabel:
         raise UserError(f"the data have only {len(class_names)} class ({shorten(class_names)}): give at least two classes")
     missing = {split: rule.fractions[split] for split in ORDER if split not in found}
@@ -54,8 +55,10 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
         raise UserError("data.split_from has no effect, because the data have val and test already: leave data.split_from out")
     splits, notes = ({split: found[split] for split in SPLITS}, []) if not missing else _with_missing(found, missing, rule, class_names)
     collection = Collection(splits, class_names, multilabel, notes, list(missing))
-    notes += [*_class_notes(collection), *_group_notes(splits), *duplicate_notes(splits, rule.hashes)]
-    return collection
+    notes += [*_class_notes(collection), *_group_notes(splits)]
+    about_splits = list(notes)
+    notes += duplicate_notes(splits, rule.hashes)
+    return replace(collection, split_notes=about_splits)
 
 
 def _too_few(empty: Sequence[Split], examples: int, different: int, classes: int, *, grouped: bool, stored: bool) -> UserError:

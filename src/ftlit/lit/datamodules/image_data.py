@@ -217,8 +217,9 @@ class ImageData(ContinuesEpoch, NormalizesOnDevice):
 
 
 def with_all_in_train(data: ImageData) -> ImageData:
-    """The same data with the images of val and test in train."""
+    """The same data with the images of val and test in train, without notes on its splits."""
     other = copy(data)
+    other.notes = [note for note in data.notes if note not in data.all_images.split_notes]
     other.collection = all_in_train(data.collection)
     other.all_images = other.collection if data.collection is data.all_images else all_in_train(data.all_images)
     return other

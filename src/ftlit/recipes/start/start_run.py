@@ -20,13 +20,13 @@ from ftlit.inference.network import Network
 from ftlit.inference.record import KEY, read_record
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
-from ftlit.run_folder import DATA
+from ftlit.run_folder import DATA, RESULT
 from ftlit.tensor_files import load_checkpoint
 
 FOLDER = "init_from"  # in the folder of a run: the copy
 CONFIG = "config.yaml"
 BEST = "checkpoints/best.ckpt"
-FILES = (BEST, "class_names.json", SPLIT, DATA, CONFIG)  # the config last: with it the copy is complete
+FILES = (BEST, "class_names.json", SPLIT, DATA, RESULT, CONFIG)  # the config last: with it the copy is complete
 NEEDED = (BEST, CONFIG)
 
 
