@@ -206,3 +206,9 @@ def test_a_trainer_does_not_change_what_identifies_a_lightning_module_with_code_
     assert net.trainer is trainer and counter.images == 6
     extract_features(net, DataLoader(DATA, batch_size=6), "encoder.mid", cache=tmp_path)
     assert net.trainer is trainer and counter.images == 6
+
+
+def test_batches_of_which_only_some_have_targets_are_one_line(tmp_path):
+    images = torch.rand(4, 3, 8, 8)
+    with pytest.raises(UserError, match=r"^the batches differ in what they hold beside the images: give all of them targets, or none$"):
+        extract_features(nn.Conv2d(3, 2, 3), [(images, torch.arange(4)), (images,)], cache=tmp_path)

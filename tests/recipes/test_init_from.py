@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +13,14 @@ import warm
 from digit_folders import write_digits
 from paths import ROOT, python_path
 
-from ftlit import load
+from ftlit import UserError, load
 from ftlit.intervals import paired_interval
+from ftlit.recipes.start.start_run import copy_start
 
 pytestmark = pytest.mark.e2e
 
 TRAIN = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "data.num_workers=0", "report=false", "data=folder", "data.augment=none"]
-LARGE = ["scenario=large_similar", "trainer.max_epochs=1", "callbacks.last.every_n_steps=1", "data.batch_size=64"]
+LARGE = ["scenario=large_similar", "trainer.max_epochs=1", "callbacks.last.every_n_steps=1", "data.batch_size=32"]
 BETTER = ["callbacks.best.monitor=val/loss", "probe.l2=[100]"]  # a penalty that leaves a high loss, so that training lowers it
 SENDER = """
 import os, signal
@@ -51,10 +54,10 @@ def split(folder):
 
 @pytest.fixture(scope="module")
 def monday(tmp_path_factory):
-    """A folder with runs on 450 images of 9 classes, whose layers were trained; and with 50 more images, of which 14 are of a new class."""
+    """A folder with a run on 225 images of 9 classes, whose layers were trained; and 50 more images, 14 of them of a new class."""
     folder = tmp_path_factory.mktemp("days")
-    write_digits(folder / "photos", dict.fromkeys(range(9), 50))
-    write_digits(folder / "more", dict.fromkeys(range(9), 54) | {9: 14})
+    write_digits(folder / "photos", dict.fromkeys(range(9), 25))
+    write_digits(folder / "more", dict.fromkeys(range(9), 29) | {9: 14})
     run(folder, "data.root=photos", *LARGE, *BETTER, "hydra.run.dir=monday")
     return folder
 
@@ -67,7 +70,7 @@ def fitted(monday):
 
 def test_the_split_is_kept_and_new_images_are_added_by_their_hash(monday, fitted):
     before, now = split(monday / "monday"), split(monday / "fitted")
-    assert len(before) == 450 and len(now) == 500 and all(now[image] == name for image, name in before.items())
+    assert len(before) == 225 and len(now) == 275 and all(now[image] == name for image, name in before.items())
     assert {now[image] for image in now.keys() - before.keys()} == {"train", "val", "test"}
     assert "classes: 9 known, 1 new (digit9)" in fitted
 
@@ -140,13 +143,25 @@ def test_at_a_learning_rate_of_zero_the_run_predicts_as_before(monday, tmp_path)
         (["backbone.cut=layer3"], "where backbone.cut is null, but it is layer3 here: leave backbone.cut out"),
         (["head=mlp"], "takes the head of that run, head=linear_probe, but head=mlp is given: leave head=... out"),
         (["recipe=probe"], "init_from works with recipe=finetune only"),
-        (["init_from=."], "init_from=. has no result of its own: give one of the runs in it, "),
-        (["init_from=photos"], "init_from=photos has no checkpoints/best.ckpt: give the folder of a run that has a result"),
-        (["init_from=nothing"], "init_from=nothing does not exist: give the folder of a run"),
-        (["init_from=monday/config.yaml"], "init_from=monday/config.yaml is a file: give the folder of a run"),
     ],
 )
 def test_contradictions_are_one_line(monday, words, message):
     given = {word.partition("=")[0]: word for word in ["init_from=monday", "data.root=photos", "hydra.run.dir=refused", *words]}
     assert message in run(monday, *given.values(), code=2)
     assert not (monday / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (".", "init_from=. has no result of its own: give one of the runs in it, "),
+        ("photos", "init_from=photos has no checkpoints/best.ckpt: give the folder of a run that has a result"),
+        ("nothing", "init_from=nothing does not exist: give the folder of a run"),
+        ("monday/config.yaml", "init_from=monday/config.yaml is a file: give the folder of a run"),
+    ],
+)
+def test_a_folder_without_a_result_is_one_line(monday, monkeypatch, tmp_path, run, message):
+    monkeypatch.chdir(monday)
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        copy_start(Path(run), tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

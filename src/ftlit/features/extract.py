@@ -167,8 +167,9 @@ def extract(
     batches = iter(batches)
     first = next(batches)
     weights = next(network.parameters(), torch.empty(0))
+    form = BatchParts.of(first)
     with context():
-        size = BatchParts.of(first).images.shape[1:]
+        size = form.images.shape[1:]
         keys = feature_keys(network, specs, view=VALUES, size=size, dtype=stored_dtype(dtype, weights.dtype))
     tables = {spec: store.table(key) for spec, key in keys.items()}
     hashes: list[ImageHashes] = []
@@ -177,6 +178,8 @@ def extract(
     def hashed() -> Iterator[tuple[ImageHashes, Tensor]]:
         for batch in chain([first], batches):
             own = BatchParts.of(batch)
+            if own.others.keys() != form.others.keys():
+                raise UserError("the batches differ in what they hold beside the images: give all of them targets, or none")
             hashes.append(np.array([of_tensor(image) for image in own.images], HASH_DTYPE))
             parts.append(replace(own, images=own.images[:0]))
             yield hashes[-1], _on_device(own.images, network)
