@@ -121,7 +121,10 @@ def test_texts_are_named_by_their_numbers_in_npz_and_a_long_one_does_not_make_th
             ("set", "backbone.cut=stem", "set", "--out", "x.npz"),
             "'set' is the folder of a run, which has its backbone already: leave backbone.cut=stem out",
         ),
-        (("glyph", "backbone.cut=stem", "--out", "x.npz"), "backbone.cut=stem: also give images, or folders of images"),
+        (
+            ("glyph", "backbone.cut=stem", "--out", "x.npz"),
+            "no images are given, only backbone.cut=stem: give images, or folders of images, too",
+        ),
         (("glyph", "backbone.weight=x", "set", "--out", "x.npz"), "did you mean 'backbone.weights'?"),
         (("glyph", "set", "--out", "x.npz", "--cut", "layer9"), "no layer 'layer9'"),
         (("glyph", "set", "--out", "x.npz", "--pooling", "mean"), "no pooling 'mean'"),

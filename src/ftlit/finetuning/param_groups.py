@@ -82,8 +82,8 @@ def lost_ratios(optimizer: Optimizer, tolerance: float = REL_TOLERANCE) -> str:
         return ""
     given = shorten(f"{group['name']!r} (factor {group['lr_scale']:.2g}) {rate:.2g}" for group, rate in rates)
     return (
-        f"a scheduler gave the parameter groups other learning rates than their factors ask for: {given}; use ftlit.Rates, or give the "
-        "scheduler a list with one learning rate per parameter group"
+        f"a scheduler has overwritten the learning rates, so that they no longer follow the factors of the parameter groups: {given}; use "
+        "ftlit.Rates, or give the scheduler a list with one learning rate per parameter group"
     )
 
 

@@ -37,7 +37,8 @@ def _entries(given: object) -> Iterable[Entry]:
     pairs: list[Any] = list(given.items()) if isinstance(given, Mapping) else [given]
     for pair in pairs:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise UserError(f"train contains {pair!r}: give the name of a layer, or {{layer: {'|'.join(PARTS)}}}")
+            parts = f"parts such as {{head: bias}} ({', '.join(PARTS)})"
+            raise UserError(f"`train` of a stage holds {pair!r}, which is no layer: give names such as head, or {parts}")
         if pair[1] not in PARTS:
             raise unknown(f"part of {pair[0]!r} in `train`", pair[1], PARTS)
     return [pattern if part == "all" else (pattern, part) for pattern, part in pairs]

@@ -89,7 +89,7 @@ def test_photos_are_no_images_of_four_bands(tmp_path):
 def test_values_of_8_bits_and_others_are_not_mixed(tmp_path):
     for name, dtype in (("a", np.uint8), ("b", np.float32)):
         np.save(tmp_path / f"{name}.npy", np.zeros((5, 5, 4), dtype))
-    with pytest.raises(UserError, match=r"a.npy has values of 8 bits, which are divided by 255, but .*b.npy has others"):
+    with pytest.raises(UserError, match=r"a.npy is of uint8, whose values are divided by 255, but .*b.npy is of another type"):
         band_headers([tmp_path / "a.npy", tmp_path / "b.npy"], channels=4)
 
 

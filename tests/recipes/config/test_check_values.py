@@ -41,7 +41,7 @@ def hydra():
         ("sweep.resume=trie", "sweep.resume=trie: give true or false"),
         ("seed=-1", "seed=-1: give a whole number from 0 to 4294967295"),
         ("callbacks.best.monitor=val/acc", "callbacks.best.monitor: no metric 'val/acc': did you mean 'val/accuracy'?"),
-        ("~lr_scheduler.curve", "lr_scheduler has no curve: do not remove it with ~lr_scheduler.curve, or choose another scheduler"),
+        ("~lr_scheduler.curve", "lr_scheduler has no curve, which it needs: leave ~lr_scheduler.curve out, or choose another scheduler"),
         ("+trainer.logger=false", "give logger=csv or logger=tensorboard"),
         ("+trainer.callbacks=[]", "give +callbacks.NAME._target_=..."),
         ("+trainer.fast_dev_run=true", "give debug=fast"),

@@ -49,8 +49,8 @@ def band_headers(paths: Sequence[Path], *, channels: int, decode: bool = False) 
         headers.append(ImageHeader(fault))
     if len(first_of) > 1:
         raise UserError(
-            f"{shown(first_of[True])} has values of 8 bits, which are divided by 255, but {shown(first_of[False])} has others, which are "
-            "taken as they are: give all files in one of the two"
+            f"{shown(first_of[True])} is of uint8, whose values are divided by 255, but {shown(first_of[False])} is of another type, whose "
+            "values are taken as they are: save all files as uint8, or none"
         )
     return headers
 

@@ -158,8 +158,8 @@ def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
         instantiate(lr_scheduler)(trial, steps=1000, epochs=1000)
     except TypeError as error:  # a value that the command line deleted
         if "curve" not in lr_scheduler:
-            remedy = "do not remove it with ~lr_scheduler.curve, or choose another scheduler, such as lr_scheduler=cosine"
-            raise UserError(f"lr_scheduler has no curve: {remedy}") from error
+            remedy = "leave ~lr_scheduler.curve out, or choose another scheduler, such as lr_scheduler=cosine"
+            raise UserError(f"lr_scheduler has no curve, which it needs: {remedy}") from error
         raise UserError(f"lr_scheduler: {one_line(error)}; to choose another one, give lr_scheduler=cosine") from error
 
 

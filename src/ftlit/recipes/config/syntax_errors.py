@@ -52,4 +52,7 @@ def bad_group_value(words: Sequence[str]) -> UserError:
             if re.fullmatch(NO_NAME, value, re.IGNORECASE) and (options := hydra_internals.group_options(group)):
                 names = shorten(option for option in options if not option.startswith("_"))
                 return UserError(f"{word}: give the name of an option of {group} ({names}), or ~{group} to remove the group")
-    return UserError("a config group has a value that is not the name of an option: give group=option, or ~group to remove the group")
+    return UserError(
+        "one of the words GROUP=VALUE, such as data=... or lr_scheduler=..., has a number, list or mapping in place of a name: give a name, "
+        "such as head=linear, or ~head to remove the group"
+    )
