@@ -212,3 +212,14 @@ def test_batches_of_which_only_some_have_targets_are_one_line(tmp_path):
     images = torch.rand(4, 3, 8, 8)
     with pytest.raises(UserError, match=r"^the batches differ in what they hold beside the images: give all of them targets, or none$"):
         extract_features(nn.Conv2d(3, 2, 3), [(images, torch.arange(4)), (images,)], cache=tmp_path)
+
+
+def test_the_output_of_a_network_is_not_mistaken_for_that_of_a_module_named_so(tmp_path):
+    torch.manual_seed(0)
+    net, images = nn.Sequential(), torch.rand(2, 3, 8, 8)
+    net.add_module("output", nn.Conv2d(3, 2, 3))
+    net.add_module("larger", nn.Upsample(scale_factor=2.0))
+    with pytest.raises(UserError, match=r"^cuts=-1: Sequential has a module named 'output', like the features: give cuts='output'"):
+        extract_features(net, [images], cache=tmp_path)
+    found = extract_features(nn.Sequential(net), [images], cache=tmp_path, pooled=False)
+    assert torch.equal(found["output"].read([0, 1]), net(images).detach())
