@@ -142,6 +142,12 @@ def test_rates_are_those_before_the_first_factor_of_a_warm_up():
     assert optimizer.param_groups[0]["lr"] < 0.01 and plan(model=model, optimizer=optimizer).rows == plan().rows
 
 
+def test_layers_listed_top_first_give_the_same_plan():
+    model, top_down = Net(), Schedule([Stage(["head"]), Stage(["head", "high"], epoch=1)])
+    optimizer = build_optimizer(model, SGD)
+    assert examine(model, top_down, optimizer, LAYERS[::-1]) == examine(model, top_down, optimizer, LAYERS)
+
+
 def test_an_unknown_layer_is_an_error_with_the_closest_name():
     model = Net()
     with pytest.raises(UserError, match="no module of Net 'hihg': did you mean 'high'"):

@@ -90,12 +90,39 @@ def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line
         ({"head": "fcc"}, r"no module of Plain, 'fcc': did you mean 'fc'"),
         ({"evry": 2}, "no argument of top_down 'evry': did you mean 'every'"),
         ({"backbone": "top"}, "3 parameters of Plain are neither in the backbone 'top' nor in the head 'fc'"),
-        ({"layers": ["token", "steam", "top"]}, "steam: Plain has no parameters of this name"),
+        ({"layers": ["token", "steam", "top"]}, "no parameters .* 'steam': did you mean 'stem'"),
+        ({"layers": ["token", "top"]}, "2 parameters of the backbone '' are in none of layers='token', 'top': add stem, or give globs"),
+        ({"layers": [["token", "stem"], ["top"]]}, r"one glob, such as 'features.\[0-3\]'.*every=2"),
+        ({"layers": "stem"}, "layers='stem': give a list"),
     ],
 )
 def test_a_wrong_name_is_one_line(wrong, line):
     with pytest.raises(UserError, match=line):
         schedules.top_down(Plain(), **{"backbone": "", "head": "fc", **wrong})
+
+
+def test_layers_are_unfrozen_from_the_top_in_whichever_order_they_are_given():
+    module, where = MODULES["within"][0], {"backbone": "net", "head": "net.fc"}
+    lowest_first = schedules.top_down(module, **where)
+    for layers in (["top", "stem", "token"], ["stem", "top", "token"], ["to[p]", "token", "stem"]):
+        own = schedules.top_down(module, **where, layers=layers)
+        assert [select(module, stage.entries) for stage in own.stages] == [select(module, stage.entries) for stage in lowest_first.stages]
+    assert schedules.layer_lrs(module, **where, layers=["top", "stem", "token"]) == schedules.layer_lrs(module, **where)
+
+
+def test_a_layer_named_from_the_module_is_one_line():
+    with pytest.raises(UserError, match=r"'encoder\.2' is named from the module: name it below the backbone 'encoder', as '2'"):
+        schedules.top_down(MODULES["beside"][0], backbone="encoder", head="classifier", layers=["0", "encoder.2"])
+
+
+def test_a_single_child_is_taken_apart():
+    network = nn.Sequential()
+    network.add_module("features", MODULES["beside"][0].encoder)
+    assert schedules.layers_of(Wrapped(network), "encoder", "classifier") == ["features.0", "features.2"]
+    assert schedules.layers_of(Wrapped(nn.Sequential(nn.Linear(3, 3))), "encoder", "classifier") == ["0"]
+    network.add_module("fc", nn.Linear(3, 2))
+    assert schedules.layers_of(network, "", "fc") == ["features.0", "features.2"]
+    assert len(schedules.top_down(Wrapped(network.features), backbone="encoder", head="classifier").stages) == 3
 
 
 def test_without_a_module_it_is_a_function_of_the_module():

@@ -9,12 +9,12 @@ from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.optim import Optimizer
 
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import shorten, unknown
+from ftlit.errors import shorten
 from ftlit.finetuning.freeze import batchnorm_policies, trained
 from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
 from ftlit.finetuning.param_groups import optimizer_of
-from ftlit.finetuning.plan import LayerRow, Plan, default_layers
+from ftlit.finetuning.plan import LayerRow, Plan, default_layers, lowest_first
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import part_of, pattern_of
@@ -49,8 +49,8 @@ def examine(
         schedule: its patterns name parameters of `module`.
         optimizer: the optimizer before the first step (see `ftlit.build_optimizer`), or what `configure_optimizers` returns, with one;
             rates are those before the factor of a scheduler.
-        layers: names of modules; each becomes a row. Modules that they leave out are in `Plan.without_row`. `None`: the layers of each
-            `Backbone`, and the children of the module and of the child with most of its parameters.
+        layers: names of modules, lowest first or top first; each becomes a row. Modules that they leave out are in `Plan.without_row`.
+            `None`: the layers of each `Backbone`, and the children of the module and of the child with most of its parameters.
         batch_size: batch size of one process, if known.
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
@@ -63,8 +63,7 @@ def examine(
         UserError: a pattern that covers nothing, a layer that the module lacks, no optimizer or several, a stage that training with
             `max_epochs` never reaches.
     """
-    layers = default_layers(module) if layers is None else layers
-    check_layers(module, layers)
+    layers = default_layers(module) if layers is None else lowest_first(module, layers)
     if max_epochs is not None:
         per_epoch = None if steps is None else ceil(steps / max(max_epochs, 1))
         schedule.check_reached(max_epochs, -1 if steps is None else steps, per_epoch)
@@ -104,14 +103,6 @@ def examine(
         tuple(sorted({float(group["weight_decay"]) for group in optimizer.param_groups if "weight_decay" in group})),
         tuple(not_covered(layers, sizes)),
     )
-
-
-def check_layers(module: nn.Module, layers: Iterable[str]) -> None:
-    """Raise `UserError` for a layer that is no module in `module`."""
-    names = [name for name, _ in module.named_modules()]
-    for layer in layers:
-        if layer not in names:
-            raise unknown(f"module of {type(module).__name__}", layer, names[1:])
 
 
 def _line(stage: Stage, chosen: set[str], sizes: Mapping[str, int]) -> str:

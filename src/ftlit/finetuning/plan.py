@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from ftlit.errors import unknown
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 
@@ -123,6 +124,18 @@ def default_layers(module: nn.Module) -> list[str]:
             below = []
         found += [f"{name}.{inner}" for inner in below] if below else [name] if sizes[name] else []
     return found
+
+
+def lowest_first(module: nn.Module, layers: Sequence[str]) -> Sequence[str]:
+    """The layers, from the end where they are listed top first: against the order in which the module registers them.
+
+    Raises `UserError` for a layer that is no module in `module`.
+    """
+    places = {name: place for place, (name, _) in enumerate(module.named_modules())}
+    if wrong := next((layer for layer in layers if layer not in places), None):
+        raise unknown(f"module of {type(module).__name__}", wrong, [name for name in places if name])
+    given = [places[layer] for layer in layers]
+    return layers[::-1] if given == sorted(given, reverse=True) else layers
 
 
 def _runs(values: Sequence[T]) -> Iterable[tuple[T, str]]:

@@ -16,12 +16,12 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import pattern_of, with_pattern
 from ftlit.models.backbone import Backbone
-from ftlit.patterns import covers
+from ftlit.patterns import covers, not_covered
 
 
 def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head") -> list[str]:
     """The names of the layers of a backbone in a module, lowest first: those of a `Backbone`, else its parameters and children as they were
-    registered, without the head and without those that have no parameters.
+    registered, without the head and without those that have no parameters. A single child with children is taken apart in its place.
 
     Args:
         module: holds backbone and head, each anywhere below it.
@@ -35,12 +35,19 @@ def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head")
     for path in (backbone, head):
         if path not in parts:
             raise unknown(f"module of {type(module).__name__},", path, [name for name in parts if name])
-    part = parts[backbone]
+    return _layers_in(parts[backbone], head if not backbone else head.removeprefix(f"{backbone}."))
+
+
+def _layers_in(part: nn.Module, head: str) -> list[str]:
     if isinstance(part, Backbone):
         return list(part.layers_with_parameters)
     names = [name for name, _ in part.named_parameters(recurse=False)]
     names += [name for name, child in part.named_children() if any(True for _ in child.parameters())]
-    return [name for name in names if not covers(_path(backbone, name), head)]
+    names = [name for name in names if not covers(name, head)]
+    child = dict(part.named_children()).get(names[0]) if len(names) == 1 else None
+    if child is None or not any(True for inner in child.children() for _ in inner.parameters()):
+        return names
+    return [_path(names[0], name) for name in _layers_in(child, "")]
 
 
 def layer_lrs(
@@ -59,7 +66,8 @@ def layer_lrs(
         module: see `layers_of`.
         backbone: see `layers_of`.
         head: see `layers_of`.
-        layers: names of the layers below `backbone`, lowest first; `None`: see `layers_of`.
+        layers: names of the layers below `backbone`, or globs over them; in any order: layers registered later are higher. `None`: see
+            `layers_of`.
         scale: ratio of the top layer's rate to the head's.
         decay: ratio of a layer's rate to that of the layer above it.
 
@@ -108,7 +116,8 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
         module: see `layers_of`; `None`: return a function of the module, which `StagedFinetuning` calls with its module.
         backbone: see `layers_of`.
         head: see `layers_of`.
-        layers: names of the layers below `backbone`, lowest first; `None`: see `layers_of`.
+        layers: names of the layers below `backbone`, or globs over them; in any order: layers registered later are higher. `None`: see
+            `layers_of`.
         batchnorm: of all stages, see `Stage`; `frozen_stats` suits a pretrained network that is no `Backbone`.
         options: those of the option `schedule={preset.__name__}` of the command line.
 
@@ -129,19 +138,45 @@ lora = _for_any_module(presets.lora)
 
 
 def _checked(module: nn.Module, backbone: str, head: str, layers: Sequence[str] | None) -> list[str]:
-    """The layers. Raises `UserError` where they and the head do not have all parameters of the module."""
+    """The layers, lowest first. Raises `UserError` where they and the head do not have all parameters of the module."""
     found = layers_of(module, backbone, head)
-    layers = found if layers is None else list(layers)
     names = [name for name, _ in module.named_parameters()]
-    wanted = [head, *(_path(backbone, layer) for layer in layers)]
-    if unused := [path for path in wanted if not any(covers(path, name) for name in names)]:
-        raise UserError(f"{shorten(unused)}: {type(module).__name__} has no parameters of this name; it has {shorten(names, most=4)}")
+    if not any(covers(head, name) for name in names):
+        raise UserError(f"the head {head!r} of {type(module).__name__} has no parameters: name another")
+    given = found if layers is None else _sorted(module, backbone, head, layers, found)
+    wanted = [head, *(_path(backbone, layer) for layer in given)]
     if others := [name for name in names if not any(covers(path, name) for path in wanted)]:
+        if layers is not None and all(not backbone or covers(backbone, name) for name in others):
+            left = [name.removeprefix(f"{backbone}.") for name in not_covered(wanted, names)]
+            raise UserError(
+                f"{len(others)} parameters of the backbone {backbone!r} are in none of layers={shorten(map(repr, given), most=4)}: "
+                f"add {shorten(left, most=4)}, or give globs such as 'features.*' that cover all"
+            )
         raise UserError(
             f"{len(others)} parameters of {type(module).__name__} are neither in the backbone {backbone!r} nor in the head {head!r}: "
             f"{shorten(others, most=4)}; give backbone and head that hold all, or a Schedule with stages of your own"
         )
-    return layers
+    return given
+
+
+def _sorted(module: nn.Module, backbone: str, head: str, layers: Sequence[str], found: Sequence[str]) -> list[str]:
+    """The given layers in the order in which the module registers their parameters. Raises `UserError` for one without parameters."""
+    if isinstance(layers, str) or not all(isinstance(layer, str) for layer in layers):
+        raise UserError(
+            f"layers={layers!r}: give a list of names; one glob, such as 'features.[0-3]', makes one layer of several modules that are "
+            "unfrozen together, and top_down(every=2) gives each layer two epochs"
+        )
+    names = [name for name, _ in module.named_parameters() if not covers(head, name)]
+    first: dict[str, int] = {}
+    for layer in layers:
+        covered = [place for place, name in enumerate(names) if covers(_path(backbone, layer), name)]
+        if not covered:
+            below = layer.removeprefix(f"{backbone}.") if backbone else layer
+            if below != layer and any(covers(layer, name) for name in names):
+                raise UserError(f"layer {layer!r} is named from the module: name it below the backbone {backbone!r}, as {below!r}")
+            raise unknown(f"parameters in the backbone {backbone!r} of a layer", layer, found)
+        first[layer] = covered[0]
+    return sorted(first, key=first.__getitem__)
 
 
 def _renamed(pattern: str, backbone: str, head: str) -> str:
