@@ -148,6 +148,18 @@ def test_layers_listed_top_first_give_the_same_plan():
     assert examine(model, top_down, optimizer, LAYERS[::-1]) == examine(model, top_down, optimizer, LAYERS)
 
 
+@pytest.mark.parametrize("glob", [False, True])
+def test_rows_are_the_modules_that_stages_and_groups_name_so_that_a_gap_is_reported(glob):
+    net = nn.ModuleDict({"encoder": nn.Sequential(nn.Sequential(*(nn.Linear(2, 2) for _ in range(4)))), "head": nn.Linear(2, 2)})
+    named = ["encoder.0.[13]"] if glob else ["encoder.0.3", "encoder.0.1"]
+    schedule, rates = Schedule([Stage(["head", *named])]), [("head", 1.0), *((name, 0.5) for name in named), ("*", 0.1)]
+    found = examine(net, schedule, build_optimizer(net, SGD, rates))
+    assert [row.layer for row in found.rows] == ["encoder.0.0", "encoder.0.1", "encoder.0.2", "encoder.0.3", "head"]
+    assert all(len(row.rates) == 1 for row in found.rows) and found.warnings[0].startswith("no stage trains encoder.0.2, although")
+    grouped = examine(net, Schedule([Stage(["*"])]), build_optimizer(net, SGD, rates, decay_all=False))
+    assert [row.layer for row in grouped.rows] == [row.layer for row in found.rows]
+
+
 def test_an_unknown_layer_is_an_error_with_the_closest_name():
     model = Net()
     with pytest.raises(UserError, match="no module of Net 'hihg': did you mean 'high'"):

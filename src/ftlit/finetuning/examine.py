@@ -13,7 +13,7 @@ from ftlit.errors import shorten
 from ftlit.finetuning.freeze import batchnorm_policies, trained
 from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
-from ftlit.finetuning.param_groups import optimizer_of
+from ftlit.finetuning.param_groups import NO_DECAY, optimizer_of
 from ftlit.finetuning.plan import LayerRow, Plan, default_layers, lowest_first
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
@@ -50,7 +50,8 @@ def examine(
         optimizer: the optimizer before the first step (see `ftlit.build_optimizer`), or what `configure_optimizers` returns, with one;
             rates are those before the factor of a scheduler.
         layers: names of modules, lowest first or top first; each becomes a row. Modules that they leave out are in `Plan.without_row`.
-            `None`: the layers of each `Backbone`, and the children of the module and of the child with most of its parameters.
+            `None`: the layers of each `Backbone`, and the children of the module and of the child with most of its parameters; and the
+            modules within these that stages and optimizer groups name, with those beside them.
         batch_size: batch size of one process, if known.
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
@@ -63,11 +64,13 @@ def examine(
         UserError: a pattern that covers nothing, a layer that the module lacks, no optimizer or several, a stage that training with
             `max_epochs` never reaches.
     """
-    layers = default_layers(module) if layers is None else lowest_first(module, layers)
     if max_epochs is not None:
         per_epoch = None if steps is None else ceil(steps / max(max_epochs, 1))
         schedule.check_reached(max_epochs, -1 if steps is None else steps, per_epoch)
     optimizer = optimizer_of(optimizer)
+    named = [pattern_of(entry) for stage in schedule.stages for entry in stage.entries]
+    named += [str(group.get("name", "*")).removesuffix(NO_DECAY) for group in optimizer.param_groups]
+    layers = default_layers(module, named) if layers is None else lowest_first(module, layers)
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     chosen = [trained(module, stage.train, stage.policy) & sizes.keys() for stage in schedule.stages]
     names = {id(p): name for name, p in module.named_parameters()}

@@ -1,7 +1,8 @@
 """The plan of a run: what trains when, in which parameter group, at which rate, as numbers and as text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from torch import nn
 from ftlit.errors import unknown
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
+from ftlit.patterns import prefixes
 
 T = TypeVar("T")
 MAX_NAMES = 4  # of modules without a row, in the text of a plan
@@ -112,8 +114,30 @@ class Plan:
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
 
-def default_layers(module: nn.Module) -> list[str]:
-    """The layers of a module in its plan, as they are registered; see `examine`."""
+def default_layers(module: nn.Module, patterns: Iterable[str] = ()) -> list[str]:
+    """The layers of a module in its plan, as they are registered; see `examine`. Where a pattern names a module within a layer, the modules
+    beside it are rows too, so that a missing one is seen.
+    """
+    # a pattern such as `*.bias` names no module
+    globs = [pattern for pattern in dict.fromkeys(patterns) if not pattern.startswith("*")]
+    named: set[str] = set()
+    for name, _ in module.named_modules():  # a module comes before those within it; `encoder.*` names the outermost ones
+        for pattern in globs:
+            if name == pattern or (fnmatchcase(name, pattern) and not any(fnmatchcase(above, pattern) for above in prefixes(name)[:-1])):
+                named.add(name)
+    above = {prefix for name in named for prefix in prefixes(name)[:-1]}
+    return [row for layer in _largest_apart(module) for row in _rows_in(module.get_submodule(layer), layer, above)]
+
+
+def _rows_in(part: nn.Module, name: str, above: Collection[str]) -> list[str]:
+    """The module, or, where others in it are named, its children with parameters."""
+    if name not in above:
+        return [name]
+    children = [(f"{name}.{inner}", child) for inner, child in part.named_children() if any(True for _ in child.parameters())]
+    return [row for path, child in children for row in _rows_in(child, path, above)]
+
+
+def _largest_apart(module: nn.Module) -> list[str]:
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in module.named_children()}
     found = []
     for name, child in module.named_children():
