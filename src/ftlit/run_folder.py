@@ -1,12 +1,13 @@
 """The files of a run's folder that several parts of the program read, and the names by which such a folder is recognised."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, closest
 from ftlit.formats import DamagedFile, JsonObject, read_json, write_json
-from ftlit.formatting import shell_word
+from ftlit.formatting import shell_word, shown
 
 DATA = "data.json"
 RUN = "run"  # the key of the digest that identifies a run, in data.json and in the state of a checkpoint
@@ -41,6 +42,15 @@ FIGURES = frozenset({"lr_find.png", "pretrain.png", "probe.png", "sweep.png"})
 def is_run_folder(folder: Path) -> bool:
     """Whether a folder holds a run of this program, by the text of its files. Files that cannot be read do not count."""
     return any(_holds(folder / name, text) for name, text in SIGNS.items())
+
+
+def meant_run(path: Path) -> str:
+    """The end of an error for a path that does not exist: the run beside it with the closest name; empty where there is none."""
+    with suppress(OSError):
+        near = closest(path.name, [folder.name for folder in path.parent.iterdir() if folder.is_dir()])
+        if near and is_run_folder(path.parent / near):
+            return f"; did you mean {shown(path.parent / near)}?"
+    return ""
 
 
 def _holds(path: Path, text: bytes) -> bool:

@@ -8,6 +8,9 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
@@ -18,9 +21,11 @@ from run_folders import CLASSES, run_of
 from ftlit import UserError, load
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image
+from ftlit.demo.about import with_about
 from ftlit.demo.answers import NEAREST, answer, train_pictures
 from ftlit.demo.server import application, check_packages, serve
 from ftlit.models.heads import MLPHead
+from ftlit.run_folder import write_result
 
 pytestmark = pytest.mark.e2e
 
@@ -75,8 +80,11 @@ def test_a_missing_package_and_a_port_that_is_taken_are_one_line_errors(network,
     with pytest.raises(UserError, match=r'ftlit demo needs starlette and uvicorn: pip install "ftlit\[demo\]"'):
         check_packages()
     pytest.importorskip("uvicorn")
-    with running(application(network, None)) as port, pytest.raises(UserError, match=f"port {port} cannot be used .* give another --port"):
-        serve(network, None, port)
+    with (
+        running(application(network, None, "run")) as port,
+        pytest.raises(UserError, match=f"port {port} cannot be used .* give another --port"),
+    ):
+        serve(network, None, "run", port)
 
 
 @contextmanager
@@ -97,7 +105,7 @@ def running(app):
 
 def test_the_server_answers_its_own_page_only(network, train):
     pytest.importorskip("starlette")
-    with running(application(network, train)) as port:
+    with running(application(network, train, "run")) as port:
         url = f"http://127.0.0.1:{port}"
         page = urlopen(url).read().decode()
         assert "Drop a picture here" in page and not re.search(r"https?://", page)
@@ -107,10 +115,21 @@ def test_the_server_answers_its_own_page_only(network, train):
             urlopen(Request(url, headers={"Host": "example.com"}))
 
 
+def test_the_page_states_data_network_classes_and_accuracy(network, train, tmp_path):
+    page = files("ftlit.demo").joinpath("demo.html").read_text()
+    shown = with_about(page, tmp_path / "monday", network, None)
+    assert "<title>monday: glyph</title>" in shown and "<h1>monday: glyph</h1>" in shown and "ftlit demo</" not in shown
+    assert "Classes: ants, bees, wasps. One of these classes is always named" in shown and "test images is not known." in shown
+    write_result(tmp_path, {"test/accuracy": 0.9, "test/accuracy_low": 0.744, "test/accuracy_high": 0.965})
+    photos = replace(train, contents=[Path("/data/photos/ants/1.png"), Path("/data/photos/bees/2.png")])
+    shown = with_about(page, tmp_path, network, photos)
+    assert "<h1>photos: glyph</h1>" in shown and "Accuracy on test images: 0.9000 (95 % interval 0.744 to 0.965)." in shown
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_in_a_browser_a_dropped_picture_shows_classes_map_and_nearest_images(network, train):
     routing, responses = pytest.importorskip("starlette.routing"), pytest.importorskip("starlette.responses")
-    app = application(network, train)
+    app = application(network, train, "run")
     drop = """<script>addEventListener("load", async () => {
         const canvas = document.createElement("canvas"); canvas.width = 60; canvas.height = 40;
         canvas.getContext("2d").fillRect(10, 10, 20, 20);

@@ -131,6 +131,20 @@ def test_the_card_has_data_accuracy_calibration_input_and_licence(run, tmp_path)
     assert "| accuracy | not measured |" in (tmp_path / "README.md").read_text()
 
 
+def test_the_card_of_a_final_run_has_the_accuracy_of_the_earlier_network_only_and_a_refit_is_marked(tmp_path):
+    run = run_of(tmp_path / "run", "glyph", {})
+    measured = {"test/accuracy": 0.9, "test/accuracy_low": 0.744, "test/accuracy_high": 0.965, "val/accuracy": 0.95}
+    write_result(run, {**measured, "test/fitted_on": "train + val"})
+    export_run(run, "torch", tmp_path / "net.pt2")
+    assert "; val (before the refit on train + val) 0.9500 |" in (tmp_path / "README.md").read_text()
+    (run / "init_from").mkdir()
+    write_result(run / "init_from", measured)
+    write_result(run, {"fitted_on": "train + val + test", "images": 140, "init_from/run": "runs/monday"})
+    export_run(run, "torch", tmp_path / "net.pt2")
+    card = (tmp_path / "README.md").read_text()
+    assert "so there never were test images; of the earlier network, runs/monday: test 0.9000 (95 % interval 0.744 to 0.965) |" in card
+
+
 def test_files_of_a_user_are_not_replaced_and_those_of_an_export_are(run, tmp_path):
     export_run(run, "torch", tmp_path / "net.pt2")
     export_run(run, "torch", tmp_path / "other.pt2")

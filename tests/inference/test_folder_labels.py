@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -11,9 +12,14 @@ from PIL import Image
 from test_predict import CLASSES, command, save_run
 
 from ftlit import load_backbone
+from ftlit.data.dataset import Collection, Examples
+from ftlit.data.images import read_image
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.splitting.duplicates import content_hashes
+from ftlit.data.splitting.stored_split import write_split
 from ftlit.inference.folder_labels import describe_errors, labels_by_folder
 from ftlit.inference.network_inputs import NamedInputs
+from ftlit.run_folder import write_result
 
 ALWAYS = CLASSES[2]  # the class that the network of these tests gives any image
 
@@ -77,3 +83,20 @@ def test_errors_come_with_the_worst_class_first_and_many_are_cut_short():
     text = describe_errors(images, Counter({f"{i}": 1 for i in range(20)} | {"39": 5}), "images")
     assert "errors: 39 5 of 10, 0 1 of 10, " in text and text.endswith("... (21 in all)")
     assert describe_errors(images, Counter(), "images").endswith("on 400 images with their folders as labels; no errors")
+
+
+def test_a_note_counts_the_images_that_the_run_was_trained_on(run, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    photos = save_images(tmp_path / "photos", f"{ALWAYS}/a.png", f"{ALWAYS}/b.png", f"{ALWAYS}/c.png")
+    for number, name in enumerate("abc"):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(photos / ALWAYS / f"{name}.png")
+    images = {name: Examples([path := photos / ALWAYS / f"{name}.png"], [(2,)], read_image, [path]) for name in "abc"}
+    splits = dict(zip(("train", "val", "test"), images.values(), strict=True))
+    write_split(folder, Collection(splits, CLASSES), {split: content_hashes(own) for split, own in splits.items()})
+    for fitted, number in (("train", 1), ("train + val", 2)):
+        write_result(folder, {"test/fitted_on": fitted})
+        err = command(monkeypatch, capsys, "predict", folder, photos)[2].splitlines()
+        assert err[1].startswith(f"ftlit: note: {number} of 3 images were trained on: ")
+    (photos / ALWAYS / "a.png").unlink()
+    (photos / ALWAYS / "b.png").unlink()
+    assert "trained on" not in command(monkeypatch, capsys, "predict", folder, photos)[2]

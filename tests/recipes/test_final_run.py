@@ -53,6 +53,11 @@ def test_a_head_is_fitted_on_all_images_and_there_are_no_scores(folder, monkeypa
     train, _ = train_examples(folder / "small", load(folder / "small"))  # which ftlit demo shows
     assert len(train) == 60
     assert load(folder / "small")(torch.rand(3, 32, 32)).label.startswith("digit")
+    (folder / "flat").mkdir()
+    for path in sorted(path for split in ("train", "test") for path in (folder / "photos" / split).iterdir()):
+        shutil.copytree(path, folder / "flat" / path.name, dirs_exist_ok=True)
+    error = run(folder, "init_from=small", "data.root=flat", "final=false", "hydra.run.dir=after", code=2)
+    assert "because all examples of the run small were in train (final=true), and they stay there: add new examples, or" in error
     assert "trained on all 60 images" in run(folder, "scenario=small_similar", "hydra.run.dir=small", "resume=true")
 
 

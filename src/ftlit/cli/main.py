@@ -170,7 +170,7 @@ def demo(arguments: list[str]) -> None:
     train, why = train_examples(Path(given.run).expanduser(), network)
     if train is None:
         print(f"ftlit: no training images are shown: {why}", file=sys.stderr)
-    serve(network, train, given.port)
+    serve(network, train, given.run, given.port)
 
 
 def _rows_by(devices: int) -> Callable[..., Any]:

@@ -3,9 +3,11 @@
 import sys
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ftlit.data.dataset import Examples
+from ftlit.demo.about import with_about
 from ftlit.demo.answers import answer, train_pictures
 from ftlit.errors import UserError
 from ftlit.formatting import count
@@ -22,12 +24,13 @@ def check_packages() -> None:
         raise UserError(f'ftlit demo needs {" and ".join(missing)}: pip install "ftlit[demo]"')
 
 
-def application(network: Network, train: Examples | None) -> Any:
+def application(network: Network, train: Examples | None, run: str | Path) -> Any:
     """The web application, an ASGI callable.
 
     Args:
         network: of images.
         train: training images of the run; `None`: the page shows none.
+        run: its folder, or a checkpoint.
     """
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -38,7 +41,7 @@ def application(network: Network, train: Examples | None) -> Any:
     from starlette.routing import Route
 
     pictures = None if train is None else train_pictures(network, train)
-    page = files("ftlit.demo").joinpath("demo.html").read_text(encoding="utf-8")
+    page = with_about(files("ftlit.demo").joinpath("demo.html").read_text(encoding="utf-8"), run, network, train)
 
     async def show(request: Request) -> HTMLResponse:
         return HTMLResponse(page)
@@ -56,12 +59,13 @@ def application(network: Network, train: Examples | None) -> Any:
     return Starlette(routes=routes, middleware=[hosts])
 
 
-def serve(network: Network, train: Examples | None, port: int) -> None:
+def serve(network: Network, train: Examples | None, run: str | Path, port: int) -> None:
     """Serve the page until Ctrl-C.
 
     Args:
         network: of images.
         train: see `application`.
+        run: see `application`.
         port: 0 for any that is free.
 
     Raises:
@@ -80,6 +84,6 @@ def serve(network: Network, train: Examples | None, port: int) -> None:
             raise UserError(f"port {port} cannot be used ({error.strerror}): give another --port, or 0 for any that is free") from error
         if train is not None:
             print(f"ftlit: reading {count(len(train), 'training image')}", file=sys.stderr)
-        app = application(network, train)
+        app = application(network, train, run)
         print(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])

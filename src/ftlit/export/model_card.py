@@ -10,6 +10,7 @@ from ftlit.formats import JsonObject, read_json
 from ftlit.formatting import printable
 from ftlit.inference.network import Network
 from ftlit.report.run_files import read_run
+from ftlit.report.start_rows import RUN as START
 from ftlit.run_folder import DATA, read_result
 
 UNKNOWN = "not known"
@@ -51,17 +52,25 @@ class CardFacts:
         images: split -> number of images.
         metrics: of `result.json`.
         weights: origin of the weights that training began with.
+        earlier: metrics of the run of `init_from`; empty where there is none.
     """
 
     images: dict[str, int] = field(default_factory=dict)
     metrics: JsonObject = field(default_factory=dict)
     weights: str = UNKNOWN
+    earlier: JsonObject = field(default_factory=dict)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run was trained on all images, with `final=true`."""
+        return "fitted_on" in self.metrics
 
 
 def facts_of(folder: Path) -> CardFacts:
     """The facts of a run; what is missing or damaged counts as not recorded."""
     images: dict[str, int] = {}
     metrics: JsonObject = {}
+    earlier: JsonObject = {}
     weights = UNKNOWN
     with suppress(UserError):
         images = {split: part["images"] for split, part in read_json(folder / DATA)["splits"].items()}
@@ -69,10 +78,13 @@ def facts_of(folder: Path) -> CardFacts:
         found = read_result(folder)
         metrics = found if isinstance(found, dict) else {}
     with suppress(UserError):
+        found = read_result(folder / "init_from")
+        earlier = found if isinstance(found, dict) else {}
+    with suppress(UserError):
         rows = dict(read_run(folder)["plan"])
         origin = rows.get("backbone", "").rpartition("weights: ")[2].splitlines()[0]
         weights = f"file {Path(origin).name}" if origin.startswith("file ") else origin  # without the folders of this machine
-    return CardFacts(images, metrics, weights or UNKNOWN)
+    return CardFacts(images, metrics, weights or UNKNOWN, earlier)
 
 
 def model_card(network: Network, facts: CardFacts, *, file: str, images: str, sample: str, packages: str, agreement: str | None) -> str:
@@ -95,7 +107,7 @@ def model_card(network: Network, facts: CardFacts, *, file: str, images: str, sa
         ("file", file),
         ("network", _network(network)),
         ("data", "; ".join(f"{split} {number:,}" for split, number in facts.images.items()) + " images" if facts.images else UNKNOWN),
-        ("accuracy", "; ".join(_accuracy(facts)) or "not measured"),
+        ("accuracy", "; ".join(_final(facts) if facts.is_final else _accuracy(facts.metrics, facts.images)) or "not measured"),
         ("calibration", _calibration(network, facts)),
         ("input", images),
         *((("agreement", agreement),) if agreement else ()),
@@ -138,14 +150,24 @@ def _network(network: Network) -> str:
     return f"{name} up to {network.backbone.cuts[-1]}, {type(network.head).__name__}, {size:,} parameters"
 
 
-def _accuracy(facts: CardFacts) -> Iterator[str]:
-    for split in ("test", "val"):
-        accuracy, low, high = (facts.metrics.get(f"{split}/accuracy{end}") for end in ("", "_low", "_high"))
+def _accuracy(metrics: JsonObject, images: dict[str, int]) -> Iterator[str]:
+    """The accuracy on test and val; that on val is of the head before it was refitted, where it was."""
+    refitted = " (before the refit on train + val)" if metrics.get("test/fitted_on") == "train + val" else ""
+    for split, when in (("test", ""), ("val", refitted)):
+        accuracy, low, high = (metrics.get(f"{split}/accuracy{end}") for end in ("", "_low", "_high"))
         if accuracy is None:
             continue
-        number = f" on {facts.images[split]:,} images" if split in facts.images else ""
+        number = f" on {images[split]:,} images" if split in images else ""
         interval = f" (95 % interval {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
-        yield f"{split} {accuracy:.4f}{interval}{number}"
+        yield f"{split}{when} {accuracy:.4f}{interval}{number}"
+
+
+def _final(facts: CardFacts) -> Iterator[str]:
+    """That there never were test images, and the accuracy of the run of `init_from`, which had some."""
+    yield "not measured: this network was trained on all images (final=true), so there never were test images"
+    if "test/accuracy" in facts.earlier:
+        test = next(_accuracy(facts.earlier, {}))
+        yield f"of the earlier network, {printable(str(facts.metrics.get(START, 'of init_from')))}: {test}"
 
 
 def _calibration(network: Network, facts: CardFacts) -> str:

@@ -2,11 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from ftlit.errors import shorten
+from ftlit.data.splitting.duplicates import content_hash
+from ftlit.data.splitting.stored_split import read_split
+from ftlit.errors import UserError, shorten
 from ftlit.formatting import printable
 from ftlit.inference.network_inputs import NamedInputs
 from ftlit.intervals import accuracy_interval
+from ftlit.run_folder import read_result
 
 
 def labels_by_folder(inputs: NamedInputs, class_names: Sequence[str]) -> tuple[Iterable[str] | None, list[str]]:
@@ -28,6 +33,32 @@ def labels_by_folder(inputs: NamedInputs, class_names: Sequence[str]) -> tuple[I
         note = f"no accuracy, because sub-folders are no classes of the run ({classes}): {shorten(others)}"
         return None, [f"{note}; rename them, or move them elsewhere"]
     return (None if found - known else (name for name in inputs.folders() if name is not None)), []
+
+
+def trained_on(inputs: NamedInputs, run: str | Path) -> str | None:
+    """How many of the images a run was trained on, by the hashes of its split; `None` for none, or where they are not known.
+
+    Args:
+        inputs: images.
+        run: folder of the run, or a checkpoint.
+    """
+    folder = Path(run).expanduser()
+    hashes: set[str] = set()
+    with suppress(UserError):
+        result = read_result(folder)
+        fitted = result.get("test/fitted_on", "train") if isinstance(result, dict) else "train"
+        stored = read_split(folder)
+        hashes = {image for image, split in stored.split_of.items() if split in str(fitted).split(" + ")}
+    number = sum(_hash(path) in hashes for _, path in inputs) if hashes else 0
+    noun = "image was" if len(inputs) == 1 else "images were"
+    return f"{number:,} of {len(inputs):,} {noun} trained on: the accuracy on new images is likely lower" if number else None
+
+
+def _hash(path: str) -> str | None:
+    try:
+        return content_hash(Path(path))
+    except (OSError, UserError):
+        return None
 
 
 def describe_errors(images: Counter[str], errors: Counter[str], noun: str) -> str:

@@ -20,7 +20,7 @@ from ftlit.inference.record import KEY, build_backbone, build_head, read_record,
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.lora import merge_lora
-from ftlit.run_folder import RUN, RUN_STATE, identity_of
+from ftlit.run_folder import RUN, RUN_STATE, identity_of, meant_run
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 
@@ -39,7 +39,7 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
     path = Path(run).expanduser()
     file = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"there is no file or folder {path}")
+        raise UserError(f"there is no file or folder {path}{meant_run(path)}")
     if not file.is_file():
         others = [other for other in sorted(path.glob("checkpoints/*.ckpt")) if other.is_file()] if path.is_dir() else []
         advice = f"give {shown(others[0])}" if others else "give a checkpoint, or the folder of a run that finished an epoch"

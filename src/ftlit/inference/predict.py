@@ -15,7 +15,7 @@ from ftlit.data.images import BadImage
 from ftlit.data.loading import default_workers
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
-from ftlit.inference.folder_labels import describe_errors, labels_by_folder
+from ftlit.inference.folder_labels import describe_errors, labels_by_folder, trained_on
 from ftlit.inference.load_network import load
 from ftlit.inference.network import NOT_FINITE, Network
 from ftlit.inference.network_inputs import NamedInput, NamedInputs, pixels_of
@@ -97,7 +97,8 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     failed = writer.write(found)
     noun = network.backbone.input_spec.noun
     if writer.images:
-        notes = [describe_errors(writer.images, writer.errors, noun)]
+        known = trained_on(examples, run)
+        notes = [describe_errors(writer.images, writer.errors, noun), *([] if known is None else [f"note: {known}"])]
     for line in notes:
         print(f"ftlit: {line}", file=sys.stderr)
     if writer.unlike:

@@ -17,6 +17,7 @@ from ftlit.recipes.config.overrides import given
 from ftlit.recipes.run.artifacts import images_of
 from ftlit.recipes.run.trainer import describe_fit
 from ftlit.recipes.run_report.run_report import write_untested_report
+from ftlit.report.start_rows import RUN as START
 from ftlit.run_folder import write_result
 
 SPLITS = "train + val + test"
@@ -65,7 +66,8 @@ def end_final(cfg: DictConfig, run: Run, seconds: float) -> None:
     images = images_of(run.data)
     number, noun = (len(images.collection.splits["train"]), images.input_spec.noun) if images else (0, "examples")
     text = f"final=true: trained on all {number:,} {noun} ({SPLITS}); no scores, because none are left out"
-    write_result(cfg.paths.run, {"fitted_on": SPLITS, "images": number})
+    earlier = {START: run.start.run.name} if run.start else {}
+    write_result(cfg.paths.run, {"fitted_on": SPLITS, "images": number, **earlier})
     notes = describe_fit(run.trainer, seconds, trains=run.trains)[:1]
     print_line(f"{text}; {'; '.join(notes)}; best and last checkpoint, config.yaml: {cfg.paths.run}")
     if cfg.report:

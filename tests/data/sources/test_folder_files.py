@@ -110,6 +110,16 @@ def test_a_structure_that_may_mean_several_things_is_one_line(tmp_path, folders,
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_empty_class_folders_and_a_folder_of_one_class_are_named_in_the_error(tmp_path):
+    for name in ("fox", "hare"):
+        (tmp_path / "empty" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"the folders in .*empty \(fox, hare\) are empty: put the images of each class into its folder"):
+        list_folder(tmp_path / "empty")
+    tree(tmp_path / "photos", "fox", "hare")
+    with pytest.raises(UserError, match=f"no class folders: make one folder per class; did you mean data.root={tmp_path / 'photos'}"):
+        list_folder(tmp_path / "photos" / "fox")
+
+
 def test_a_given_layout_names_classes_splits_and_groups(tmp_path):
     days = tree(tmp_path / "days", "mon/fox", "mon/hare", "tue/fox", "tue/hare")
     assert found(days, layout="group/class") == {("train", label, day) for label in ("fox", "hare") for day in ("mon", "tue")}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,8 +188,21 @@ def _check_classes(folder: Folder, above: Layout) -> None:
 def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
     if not folder.filled:
         files = len(list(folder.all_names()))
+        if folder.folders and not files:
+            names = shorten((shown(inner.name) for inner in folder.folders), most=5)
+            raise UserError(f"the folders in {shown(folder.path)} ({names}) are empty: put the images of each class into its folder")
         itself = f", or give data.layout=class if {shown(folder.name)} is itself a class" if above else ""
-        raise UserError(f"{shown(folder.path)} has {count(files, 'file')} and no class folders: make one folder per class{itself}")
+        beside = "" if above or not _is_class_folder(folder) else f"; did you mean data.root={shown(folder.path.absolute().parent)}?"
+        raise UserError(f"{shown(folder.path)} has {count(files, 'file')} and no class folders: make one folder per class{itself}{beside}")
+
+
+def _is_class_folder(folder: Folder) -> bool:
+    """Whether a folder and one beside it hold images, as the folders of classes do."""
+    path = folder.path.absolute()
+    with suppress(OSError):
+        others = [other for other in path.parent.iterdir() if other.is_dir() and other.name != path.name and other.name[0] != "."]
+        return bool(folder.images) and any(folder.is_image(file.name) for other in others for file in other.iterdir())
+    return False
 
 
 def _shared_names(folders: Sequence[Folder]) -> list[str]:

@@ -91,6 +91,11 @@ def _with_missing(
     known = {} if rule.stored is None else rule.stored.known(units, hashes)
     parts = split_by_hash(units, train.labels, missing, rule.seed, known)
     if empty := [split for split in SPLITS if split in parts.places and not parts.places[split]]:
+        if rule.stored is not None and not (rule.stored.images["val"] or rule.stored.images["test"]):
+            raise UserError(
+                f"nothing is left for {' and '.join(empty)}, because all examples of the run {shown(rule.stored.folder)} were in train "
+                "(final=true), and they stay there: add new examples, or give final=true to train on all of them again"
+            )
         raise _too_few(
             empty, len(train), len(set(units)), len(class_names), grouped=train.groups is not None, stored=rule.stored is not None
         )

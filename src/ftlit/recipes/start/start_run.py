@@ -20,7 +20,7 @@ from ftlit.inference.network import Network
 from ftlit.inference.record import KEY, read_record
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
-from ftlit.run_folder import DATA, RESULT
+from ftlit.run_folder import DATA, RESULT, meant_run
 from ftlit.tensor_files import load_checkpoint
 
 FOLDER = "init_from"  # in the folder of a run: the copy
@@ -74,7 +74,7 @@ def copy_start(run: Path, to: Path) -> None:
     """
     if not run.is_dir():
         what = "is a file" if run.is_file() else "does not exist"
-        raise UserError(f"init_from={shown(run)} {what}: give the folder of a run")
+        raise UserError(f"init_from={shown(run)} {what}: give the folder of a run{meant_run(run)}")
     if not (run / BEST).is_file() and (jobs := [job for job in sorted(run.iterdir(), key=_number) if (job / BEST).is_file()]):
         raise UserError(f"init_from={shown(run)} has no result of its own: give one of the runs in it, {shorten(map(shown, jobs), most=8)}")
     for name in NEEDED:
