@@ -100,3 +100,10 @@ def test_a_note_counts_the_images_that_the_run_was_trained_on(run, tmp_path, mon
     (photos / ALWAYS / "a.png").unlink()
     (photos / ALWAYS / "b.png").unlink()
     assert "trained on" not in command(monkeypatch, capsys, "predict", folder, photos)[2]
+
+
+def test_a_mistyped_run_is_answered_with_the_run_beside_it(run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run, tmp_path / "second")
+    (tmp_path / "second" / "config.yaml").write_text("head: {_target_: ftlit.models.heads.LinearHead}")
+    code, _, err = command(monkeypatch, capsys, "predict", tmp_path / "secnd", tmp_path)
+    assert code == 2 and err == f"ftlit: there is no file or folder {tmp_path / 'secnd'}; did you mean {tmp_path / 'second'}?\n"

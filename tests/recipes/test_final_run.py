@@ -77,6 +77,7 @@ def test_the_linear_probe_is_fitted_again_where_it_was_the_result_and_options_of
     line = printed[printed.index("init_from=measured: ") :]
     assert "its result was the linear probe, so the linear probe is fitted; not taken: data.batch_size=4, data.augment=none" in line
     assert "probe.l2=[0.5]" in line and "epoch 0" not in printed and "fitted" in printed
+    assert json.loads((folder / "refitted/result.json").read_text())["init_from/run"] == "measured"  # for the model card
     kept, again = (torch.load(folder / f"{name}/checkpoints/best.ckpt", weights_only=True) for name in ("measured", "refitted"))
     assert kept["ftlit"]["head"] == again["ftlit"]["head"]  # the same network: it reads the same layers
 
