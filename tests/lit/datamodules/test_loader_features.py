@@ -15,6 +15,7 @@ from torchvision.models import resnet18
 
 from ftlit import FeatureData, InputSpec, Schedule, Stage, StagedFinetuning, UserError, WeightsOrigin, backbone_from, build_optimizer
 from ftlit.features.store import Store
+from ftlit.lit.datamodules.image_sources import digits_data
 from ftlit.lit.datamodules.loader_plan import LoaderOptions, LoaderPlan
 
 IMAGES = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -149,7 +150,8 @@ def test_mode_of_the_encoder_stays_and_its_statistics_too(tmp_path, capsys):
     before = module.encoder[1].running_mean.clone()
     fit(FeatureData(OwnData(), tmp_path, cut="encoder"), module)
     assert torch.equal(module.encoder[1].running_mean, before) and module.encoder[2].training
-    assert "encoder is frozen but in training mode; its features are those of evaluation mode" in capsys.readouterr().out
+    assert "encoder is frozen but in training mode; its features are those of evaluation mode" in (out := capsys.readouterr().out)
+    assert "module.encoder.eval()\n" in out
 
 
 class Augmented(Numbered):
@@ -240,9 +242,16 @@ def test_what_cannot_be_held_is_one_line(tmp_path, data, module, options, messag
     assert "\n" not in str(raised.value)
 
 
+def test_an_unknown_argument_is_one_line(tmp_path):
+    for data in (OwnData(), digits_data(InputSpec(size=8))):
+        with pytest.raises(UserError, match=r"^no argument of FeatureData for this data 'cuts': did you mean 'cut'"):
+            FeatureData(data, tmp_path, cuts="encoder")
+
+
 def test_data_that_are_no_data_module_or_change_batches_on_the_device_are_one_line(tmp_path):
     with pytest.raises(
-        UserError, match=r"^FeatureData needs a LightningDataModule, not DataLoader; of loaders: LightningDataModule.from_datasets$"
+        UserError,
+        match=r"^FeatureData needs a LightningDataModule, not DataLoader: wrap loaders in one, .* ftlit\.extract_features",
     ):
         FeatureData(DataLoader(Numbered()), tmp_path)
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from ftlit.data.dataset import SPLITS, Split
-from ftlit.errors import UserError
+from ftlit.errors import UserError, unknown
 from ftlit.features.keys import stored_dtype
 from ftlit.features.pixel_plan import PixelChoice, with_pixels
 from ftlit.features.spec import FeatureSpec
@@ -75,7 +76,13 @@ class FeatureData(WrapsImageData):
 
     def __new__(cls, data: Any = None, *args: Any, **options: Any) -> Any:
         """Data modules of another kind are served by `LoaderFeatures`."""
-        return super().__new__(cls) if data is None or isinstance(data, ImageData) else LoaderFeatures(data, *args, **options)
+        kind = cls if data is None or isinstance(data, ImageData) else LoaderFeatures
+        _, *accepted = signature(kind.__init__).parameters.values()
+        names = [parameter.name for parameter in accepted]
+        wrong = next((name for name in options if name not in names), None)
+        if wrong and all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in accepted):  # of a subclass
+            raise unknown("argument of FeatureData for this data", wrong, names)
+        return super().__new__(cls) if kind is cls else LoaderFeatures(data, *args, **options)
 
     def __init__(
         self,

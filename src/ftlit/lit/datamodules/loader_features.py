@@ -41,7 +41,8 @@ class LoaderFeatures(LightningDataModule):
         super().__init__()
         if not isinstance(data, LightningDataModule):
             raise UserError(
-                f"FeatureData needs a LightningDataModule, not {type(data).__name__}; of loaders: LightningDataModule.from_datasets"
+                f"FeatureData needs a LightningDataModule, not {type(data).__name__}: wrap loaders in one, or "
+                "compute features without a trainer, with ftlit.extract_features(module, loader, cut)"
             )
         name = type(data).__name__
         if changed := [hook for hook in TRANSFER_HOOKS if overrides(data, LightningDataModule, hook)]:

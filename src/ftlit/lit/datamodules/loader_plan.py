@@ -140,7 +140,7 @@ class LoaderPlan:
         if self.staging is None and any(map(may_change, self.way)):
             self.module.print(
                 f"note      {self.path} is frozen but in training mode; its features are those of evaluation mode (dropout off, "
-                "statistics of batch norms as they are)"
+                f"statistics of batch norms as they are); to train without FeatureData alike, call module.{self.path}.eval()"
             )
 
     @property
