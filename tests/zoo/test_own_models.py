@@ -5,7 +5,7 @@ import timm
 import torch
 from invariant_1 import check_cuts
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import efficientnet_b0, mobilenet_v3_small, resnet18, squeezenet1_1, vgg11
 from transformers import ViTConfig, ViTModel
 
 from ftlit import InputSpec, UserError, WeightsOrigin, backbone_from, load_backbone
@@ -14,6 +14,26 @@ SPEC = InputSpec(size=64)
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 RESNET = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool"]
 VIT = ["embeddings", "layers.0", "layers.1", "layernorm"]
+
+
+@pytest.mark.parametrize("build", [squeezenet1_1, mobilenet_v3_small, efficientnet_b0, vgg11])
+def test_a_network_of_torchvision_without_classifier_has_the_layers_below_it(build):
+    network = build().eval()
+    network.classifier = nn.Identity()
+    backbone = backbone_from(network, input_spec=SPEC).eval()
+    features = IMAGES
+    with torch.no_grad():
+        for _, layer in backbone.items():
+            features = layer(features)
+        assert len(backbone.cuts) > 4 and torch.allclose(features, network.features(IMAGES), atol=1e-5)
+
+
+@pytest.mark.parametrize("build", [squeezenet1_1, mobilenet_v3_small])
+def test_a_replaced_classifier_is_one_line_that_names_layers(build):
+    network = build()
+    network.classifier = nn.AdaptiveAvgPool2d(1)
+    with pytest.raises(UserError, match=r"give layers=\[\.\.\.\], .* such as 'features'"):
+        backbone_from(network, input_spec=SPEC)
 
 
 class Net(nn.Module):

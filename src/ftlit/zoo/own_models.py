@@ -49,7 +49,14 @@ def backbone_from(
     if layers is not None:
         return _checked(_from_names(model, layers, images), model, images, spec, origin)
     if type(model) in torchvision_layers.FAMILIES:
-        parts = torchvision_layers.take_apart(model)
+        try:
+            parts = torchvision_layers.take_apart(model)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # the user has replaced parts of it
+            names = _sequence(_calls(model, images), images, 0)
+            raise UserError(
+                f"{type(model).__name__} has not the parts that torchvision gives it (a classifier or another part was replaced): give "
+                f"layers=[...], names of modules that run one after the other, such as {shorten(map(repr, names))}"
+            ) from error
     elif hasattr(model, "forward_features") and hasattr(model, "pretrained_cfg"):
         parts, _ = timm_layers.take_apart(model, spec.size, in_chans=spec.channels)  # checks the output itself
         parts = replace(parts, classifier=nn.Identity())

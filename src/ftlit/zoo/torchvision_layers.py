@@ -41,8 +41,10 @@ def _with_fully_connected(model: Any, convs: list[list[nn.Module]]) -> NetworkPa
 
     These are the 4,096-D CNN features of Razavian et al. 2014 (section 2) and of the CS231n notes.
     """
-    fc6, fc7, last = _split(model.classifier, after=(nn.ReLU,))
     layers = {f"conv{i}": sequential(**_by_short_name(group)) for i, group in enumerate(convs, 1)}
+    if _has_no_classifier(model):
+        return NetworkParts(layers, nn.Identity())
+    fc6, fc7, last = _split(model.classifier, after=(nn.ReLU,))
     layers["fc6"] = sequential(avgpool=model.avgpool, flatten=nn.Flatten(1), **_by_short_name(fc6))
     layers["fc7"] = sequential(**_by_short_name(fc7))
     return NetworkParts(layers, sequential(**_by_short_name(last)))
@@ -88,6 +90,8 @@ def _squeezenet(model: Any) -> NetworkParts:
     layers = {"conv1": sequential(**_by_short_name(conv1))} | {
         f"fire{i}": sequential(**_by_short_name(group)) for i, group in enumerate(fires, 2)
     }
+    if _has_no_classifier(model):
+        return NetworkParts(layers, nn.Identity())
     return NetworkParts(layers, sequential(**_by_short_name(model.classifier), flatten=nn.Flatten(1)))
 
 
@@ -100,11 +104,20 @@ def _features(model: Any) -> dict[str, nn.Module]:
     return {f"features.{i}": module for i, module in enumerate(model.features)}
 
 
+def _has_no_classifier(model: Any) -> bool:
+    """Whether the user has replaced the classifier by an `Identity`: the layers then end below it."""
+    return isinstance(model.classifier, nn.Identity)
+
+
 def _features_and_linear(model: Any) -> NetworkParts:
+    if _has_no_classifier(model):
+        return NetworkParts(_features(model), nn.Identity())
     return NetworkParts(_features(model), pooled_sequential(**_by_short_name(model.classifier)))
 
 
 def _mobilenet_v3(model: Any) -> NetworkParts:
+    if _has_no_classifier(model):
+        return NetworkParts(_features(model), nn.Identity())
     linear, activation, dropout, last = model.classifier
     fc = pooled_sequential(linear=linear, activation=activation)
     return NetworkParts({**_features(model), "fc": fc}, sequential(dropout=dropout, linear=last))
