@@ -29,7 +29,7 @@ def paired_interval(better: int, worse: int, number: int) -> tuple[float, float]
         number: of all images.
 
     >>> print("{:.3f} to {:.3f}".format(*paired_interval(8, 2, 100)))
-    -0.006 to 0.124
+    -0.004 to 0.122
     """
     size, difference, changed = number + 2, better - worse, better + worse + 1
     half = Z_95 * sqrt(changed - difference**2 / size)

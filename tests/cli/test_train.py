@@ -86,10 +86,13 @@ def broken(in_features, num_classes):
 """
 
 
-def test_an_error_in_the_users_code_shows_its_traceback(tmp_path):
+@pytest.mark.parametrize("full", ["", "1"])
+def test_an_error_in_the_users_code_names_its_line_and_shows_the_traceback_on_request(tmp_path, full):
     (tmp_path / "faulty.py").write_text(FAULTY)
-    result = train(tmp_path, "head._target_=faulty.broken", *FAST, PYTHONPATH=python_path(tmp_path))
-    assert result.returncode == 1 and "KeyError: 'missing'" in result.stderr and "Traceback" in result.stderr
+    environment = {"HYDRA_FULL_ERROR": full} if full else {}
+    result = train(tmp_path, "head._target_=faulty.broken", *FAST, PYTHONPATH=python_path(tmp_path), **environment)
+    assert result.returncode != 0 and "KeyError: 'missing'" in result.stderr and "faulty.py" in result.stderr
+    assert ("Traceback" in result.stderr) == bool(full)
 
 
 def test_hydra_full_error_shows_the_traceback_of_a_user_error(tmp_path):

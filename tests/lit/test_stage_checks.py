@@ -121,7 +121,7 @@ def test_a_scheduler_that_sets_one_rate_for_all_groups_is_an_error(scheduled):
 
     error = pytest.raises(
         UserError,
-        match=r"than their factors ask for: 'head\*' \(factor 1\) 0.004, '\*' \(factor 0.1\) 0.004; use ftlit.Rates",
+        match=r"no longer follow the factors of the parameter groups: 'head\*' \(factor 1\) 0.004, '\*' \(factor 0.1\) 0.004; use ftlit.Rates",
     )
     with error if scheduled == "one rate" else nullcontext():
         fit(1, schedule=schedule, model=Scheduled())
@@ -172,7 +172,7 @@ def test_a_scheduler_that_changes_the_ratios_during_training_is_a_warning_once(l
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(4, schedule=HEAD_AND_REST, model=WithScheduler(build))
-    found = [str(warning.message) for warning in caught if "than their factors ask for" in str(warning.message)]
+    found = [str(warning.message) for warning in caught if "no longer follow the factors of the parameter groups" in str(warning.message)]
     assert len(found) == (last < 1)
 
 

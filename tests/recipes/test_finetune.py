@@ -12,8 +12,8 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from ftlit.errors import UserError
 from ftlit.recipes.build_run import build, check_sharded
 from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
-from ftlit.recipes.finetune import _judged
 from ftlit.recipes.run.processes import remove_empty_folder
+from ftlit.recipes.run_result import judged_on
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
@@ -49,7 +49,7 @@ def test_the_folder_of_a_run_is_removed_only_if_this_program_made_it_and_it_is_e
 def test_only_accuracies_on_all_images_have_an_interval(limit, tmp_path):
     words = (f"trainer.limit_val_batches={limit}", f"trainer.limit_test_batches={limit}", f"paths.cache={tmp_path}")
     with fresh_hydra():
-        images, _ = _judged(build(composed("data.per_class=3", "trainer=cpu", *words)))
+        images, _ = judged_on(build(composed("data.per_class=3", "trainer=cpu", *words)))
     assert bool(images) == (limit == "1.0")
 
 

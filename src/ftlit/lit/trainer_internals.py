@@ -11,6 +11,7 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 | `rank_zero_only.rank` | `rank_before_trainer` | an attribute of a function, from the environment |
 | `fit_loop.setup_data` | `steps_per_epoch` | with `max_steps` alone the number of batches is not known before the loop asks for it |
 | `batch_progress`, `epoch_progress` of loops | `completed_batches`, `epoch_position` | how far the epoch is, in all hooks |
+| `fit_loop.done` | `has_ended` | whether an interruption came in training or after it |
 | `fit_loop.epoch_loop.max_steps` | `end_before_first_step` | `fit` shall set up everything and then train nothing |
 | `distributed_sampler_kwargs` | `process_share` | which processes share the images is known to the strategy only |
 | `_active_loop._combined_loader` | `running_loader` | `val_dataloaders` may be those of an earlier fit |
@@ -117,6 +118,11 @@ def epoch_position(trainer: Trainer) -> dict[str, int]:
     """The current epoch, and how many of its batches are complete: none where the epoch before has ended and it has not begun."""
     progress: Any = trainer.fit_loop.epoch_progress.current
     return {"epoch": trainer.current_epoch, "batch": completed_batches(trainer) if progress.started > progress.completed else 0}
+
+
+def has_ended(trainer: Trainer) -> bool:
+    """Whether training has reached its last epoch or step."""
+    return bool(trainer.fit_loop.done)
 
 
 def end_before_first_step(trainer: Trainer) -> None:

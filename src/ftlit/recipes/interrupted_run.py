@@ -11,7 +11,7 @@ from ftlit.errors import one_line
 from ftlit.files import write_atomically
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.metrics_file import complete_rows
-from ftlit.lit.trainer_internals import find_callback
+from ftlit.lit.trainer_internals import find_callback, has_ended
 from ftlit.printing import print_line
 from ftlit.recipes.baseline import Baseline, Results, checkpoint_in
 from ftlit.recipes.build_run import Run
@@ -108,7 +108,7 @@ def _where(run: Run) -> str:
         return "while the fitted head was evaluated"
     if not run.trainer.global_step:
         return "before the first step"
-    if run.trainer.fit_loop.done:
+    if has_ended(run.trainer):
         return "while the result was evaluated"
     return f"in epoch {run.trainer.current_epoch} of {run.trainer.max_epochs}, after {run.trainer.global_step} steps"
 
