@@ -121,7 +121,7 @@ def test_a_scheduler_that_sets_one_rate_for_all_groups_is_an_error(scheduled):
 
     error = pytest.raises(
         UserError,
-        match=r"no longer follow the factors of the parameter groups: 'head\*' \(factor 1\) 0.004, '\*' \(factor 0.1\) 0.004; use ftlit.Rates",
+        match=r"factors of the parameter groups: 'head\*' \(factor 1\) 0.004, '\*' \(factor 0.1\) 0.004; use ftlit.Rates",
     )
     with error if scheduled == "one rate" else nullcontext():
         fit(1, schedule=schedule, model=Scheduled())
