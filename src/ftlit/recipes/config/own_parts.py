@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from traceback import extract_tb
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ftlit.data.input_spec import InputSpec
@@ -168,11 +168,10 @@ def _is_chosen(name: str) -> bool:
 def _built_or_read(cfg: DictConfig, **passed: Any) -> Any:
     """What a function of the user's own returns; of torch Datasets what was read, kept for the next call with the same arguments."""
     target, source = resolve_name(cfg.data._target_), f"data._target_={cfg.data._target_}"
-    node = cfg.data.copy()
-    with open_dict(node):
-        for name in [str(name) for name in node if str(name) in SHARED and not takes(target, str(name))]:
-            del node[name]
-    key = target, OmegaConf.to_yaml(node, resolve=True)
+    values: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    # not a copy: Hydra 1.4 reads values that were removed from a copy in the config that it was made from
+    node = OmegaConf.create({name: value for name, value in values.items() if name not in SHARED or takes(target, name)})
+    key = target, OmegaConf.to_yaml(node)
     if not passed and key in _last_read:
         return _last_read[key]
     made = build_part("data", node, **passed)
