@@ -51,3 +51,11 @@ def test_an_error_is_printed_once_and_training_goes_on(tmp_path, capsys):
 def test_other_processes_write_nothing(tmp_path):
     callback = LiveReport(tmp_path, lambda *_: 1 / 0, lambda: 1e6)
     callback.on_train_epoch_start(SimpleNamespace(is_global_zero=False), None)
+
+
+@pytest.mark.parametrize("limit", [-1, None])
+def test_a_run_that_is_limited_by_steps_names_no_number_of_epochs(tmp_path, limit):
+    written = []
+    callback = LiveReport(tmp_path, lambda folder, text: written.append(text), lambda: 1e6)
+    callback.on_train_epoch_start(SimpleNamespace(is_global_zero=True, current_epoch=3, max_epochs=limit), None)
+    assert written == ["This run is training: 3 epochs have ended. Reload the page for later ones."]

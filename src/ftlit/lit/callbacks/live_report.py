@@ -37,11 +37,10 @@ class LiveReport(Callback):
         started = self.clock()
         if not trainer.is_global_zero or started < self._next:
             return
-        done = trainer.current_epoch
+        limit = f" of {trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""  # -1: limited by steps
+        ended = f"{trainer.current_epoch}{limit} epochs have ended"
         try:
-            self.write(
-                self.folder, f"This run is training: {done} of {trainer.max_epochs} epochs have ended. Reload the page for later ones."
-            )
+            self.write(self.folder, f"This run is training: {ended}. Reload the page for later ones.")
             self._next = self.clock() + (self.clock() - started) / SHARE
         except Exception as error:  # a full disk, a bug of ours: training is not affected
             print_line(f"note: no report until training ends: {one_line(error)}")
