@@ -30,7 +30,7 @@ class StageRecord:
     bytes: int = 0
 
 
-OPTIONAL = ("uncalibrated", "of_label", "second", "of_second")  # arrays of `Predictions` that may be `None`
+OPTIONAL = ("uncalibrated", "of_label", "second", "of_second")  # fields of `Predictions`
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Predictions:
     of_label: Array | None = None
     second: Array | None = None
     of_second: Array | None = None
+
+    @property
+    def optional(self) -> dict[str, Array]:
+        """The arrays that are known, of those that may be `None`, by name."""
+        return {name: values for name in OPTIONAL if (values := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ftlit.report import tables
 from ftlit.report.contents import RunData
 from ftlit.report.document import document
 from ftlit.report.load import read
+from ftlit.report.picture_grids import jpeg_of
 from ftlit.report.run_files import FOLDER
 from ftlit.report.sections import SECTIONS
 
@@ -93,8 +94,7 @@ def figures_of(run: RunData, formats: Sequence[str] = (PNG,)) -> Iterator[tuple[
 
 def _files(figure: Figure | Image, formats: Sequence[str]) -> dict[str, bytes]:
     if isinstance(figure, Image):
-        figure.save(stream := io.BytesIO(), "jpeg", quality=90)
-        return {JPEG: stream.getvalue()}
+        return {JPEG: jpeg_of(figure)}
     found = {}
     for kind in formats:
         figure.savefig(stream := io.BytesIO(), dpi=110, format=kind)

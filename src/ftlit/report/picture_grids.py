@@ -1,5 +1,6 @@
 """The figures of a report that show images: training images, errors, and possibly mislabelled examples. Without matplotlib's import."""
 
+import io
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,6 +56,12 @@ def grid(pictures: Pictures | None, columns: int = 6) -> Image.Image | None:
         shown = Image.fromarray(np.ascontiguousarray(image)).resize((wide, high), Image.Resampling.NEAREST)
         whole.paste(shown, (left, top + header))
     return whole
+
+
+def jpeg_of(drawn: Image.Image) -> bytes:
+    """The file of a grid: JPEG, because photos as PNG make a page of megabytes."""
+    drawn.save(stream := io.BytesIO(), "jpeg", quality=90)
+    return stream.getvalue()
 
 
 def overlaid(images: Array, maps: Array) -> Array:

@@ -97,12 +97,11 @@ def _test_row(predictions: Predictions, place: int, class_names: Sequence[str]) 
     texts = map(harmless, (predictions.items[place][:MAX_ITEM_LENGTH], *names))
     numbers = [" ".join(map(str, own)) for own in labels]
     row = dict(zip(TEST_COLUMNS, (*texts, f"{predictions.probability[place]:.4f}", *numbers), strict=True))
-    for name, column in OPTIONAL_COLUMNS.items():
-        values = getattr(predictions, name)
-        if values is not None and name == "second":
-            row |= {"second": harmless(class_names[values[place]]), column: str(values[place])}
-        elif values is not None:
-            row[column] = f"{values[place]:.4f}"
+    for name, values in predictions.optional.items():
+        if name == "second":
+            row |= {"second": harmless(class_names[values[place]]), OPTIONAL_COLUMNS[name]: str(values[place])}
+        else:
+            row[OPTIONAL_COLUMNS[name]] = f"{values[place]:.4f}"
     return row
 
 

@@ -49,8 +49,11 @@ def test_an_error_is_printed_once_and_training_goes_on(tmp_path, capsys):
 
 
 def test_other_processes_write_nothing(tmp_path):
-    callback = LiveReport(tmp_path, lambda *_: 1 / 0, lambda: 1e6)
-    callback.on_train_epoch_start(SimpleNamespace(is_global_zero=False), None)
+    written = []
+    callback = LiveReport(tmp_path, lambda *given: written.append(given), lambda: 1e6)
+    for first in (False, True):
+        callback.on_train_epoch_start(SimpleNamespace(is_global_zero=first, current_epoch=1, max_epochs=2), None)
+        assert len(written) == first
 
 
 @pytest.mark.parametrize("limit", [-1, None])

@@ -20,7 +20,7 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import datamodule_of, find_callback
-from ftlit.report.contents import OPTIONAL, Predictions, StageRecord
+from ftlit.report.contents import Predictions, StageRecord
 from ftlit.report.run_files import write_stages
 
 MOST_FEATURES = 1000  # test images whose features are kept
@@ -162,17 +162,12 @@ def join_batches(batches: Sequence[BatchRecord]) -> tuple[Predictions, dict[str,
     label_of = {place: label[0] if label else -1 for place, label in zip(places, labels, strict=True)}
     kept_labels = [label_of[place] for batch in batches for place in batch.kept]
     features = {"features": torch.cat([batch.features for batch in batches]), "labels": torch.tensor(kept_labels)}
-    names = ["probability", *_optional(batches[0].predictions)]
+    names = ["probability", *batches[0].predictions.optional]
     return Predictions(items, labels, predicted, **{name: np.array(own) for name, own in zip(names, values, strict=True)}), features
 
 
 def _columns(predictions: Predictions) -> tuple[Iterable[Any], ...]:
-    optional = [getattr(predictions, name) for name in _optional(predictions)]
-    return predictions.items, predictions.labels, predictions.predicted, predictions.probability, *optional
-
-
-def _optional(predictions: Predictions) -> list[str]:
-    return [name for name in OPTIONAL if getattr(predictions, name) is not None]
+    return predictions.items, predictions.labels, predictions.predicted, predictions.probability, *predictions.optional.values()
 
 
 def predictions_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Predictions:

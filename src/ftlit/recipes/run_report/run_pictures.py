@@ -1,6 +1,5 @@
 """The images in the report of a run: training images, errors with what spoke for them, possibly mislabelled examples."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from ftlit.probes.nearest import TrainVectors
 from ftlit.recipes.run.artifacts import images_of
 from ftlit.report import run_files
 from ftlit.report.contents import NEAREST, Pictures, Predictions, SuspectRow
-from ftlit.report.picture_grids import grid, overlaid
+from ftlit.report.picture_grids import grid, jpeg_of, overlaid
 from ftlit.report.scores import most_confident_errors
 from ftlit.seeding import derived_seed, kept_random_state
 
@@ -73,8 +72,7 @@ def write_samples(cfg: DictConfig, data: Any) -> None:
     shown = _shown(images.input_spec, _transformed(train, places, images.transforms["train"], cfg.seed))
     run_files.write_pictures(folder, "samples", {"images": shown}, captions)
     if drawn := grid(Pictures(shown.permute(0, 2, 3, 1).numpy(), captions)):
-        drawn.save(stream := io.BytesIO(), "jpeg", quality=90)
-        write_atomically(folder / run_files.FOLDER / "samples.jpg", stream.getvalue())
+        write_atomically(folder / run_files.FOLDER / "samples.jpg", jpeg_of(drawn))
 
 
 def write_images(cfg: DictConfig, data: Any, tested: Predictions, network: ReportedNetwork | None) -> None:
