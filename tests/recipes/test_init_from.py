@@ -99,7 +99,7 @@ def test_both_runs_are_compared_on_the_same_test_images(monday, fitted):
     assert found["init_from/known/difference"] == pytest.approx((better - worse) / len(known))
     low, high = paired_interval(better, worse, len(known))
     assert (found["init_from/known/difference_low"], found["init_from/known/difference_high"]) == pytest.approx((low, high))
-    assert f"│ test, on the {len(known)} images of its classes" in fitted
+    assert f"│ test, on the {len(known)} images of the old classes" in fitted
     assert "│ test: monday" in fitted and "│ new - old" in fitted and f"on the same {len(files)} test images" in fitted
 
 

@@ -104,7 +104,7 @@ def run_recipe(cfg: DictConfig) -> float:
         raise unknown("recipe", cfg.recipe, RECIPES)
     check_early(cfg)
     resume.decide(cfg)
-    _print_loading()
+    _print_loading(cfg)
     with job_state(), _with_start(cfg) as cfg, _with_backbone(cfg) as cfg, _with_scenario(cfg) as cfg:
         return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
 
@@ -128,13 +128,14 @@ def _with_scenario(cfg: DictConfig) -> AbstractContextManager[DictConfig]:
     return import_module(RECIPES["advise"]).advice_of_run(cfg) if cfg.recipe in ADVISED else nullcontext(cfg)
 
 
-def _print_loading() -> None:
+def _print_loading(cfg: DictConfig) -> None:
     """Print what is being loaded, before an import that takes seconds, once for all processes and jobs."""
     own = launched.launched()
     rank = own.rank if own else int(os.environ.get("LOCAL_RANK", 0))
     if "torch" not in sys.modules and rank == 0:
         chosen = choices()
-        print(f"loading   PyTorch and Lightning, then backbone={chosen['backbone']} and data={chosen['data']}", flush=True)
+        network = f"backbone={chosen['backbone']}" if cfg.init_from is None else f"init_from={cfg.init_from}"
+        print(f"loading   PyTorch and Lightning, then {network} and data={chosen['data']}", flush=True)
 
 
 def exit_for_interruption(cfg: DictConfig) -> NoReturn:

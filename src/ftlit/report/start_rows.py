@@ -24,7 +24,7 @@ def start_rows(result: Mapping[str, Any], noun: str = "images") -> list[tuple[st
         images = result[f"{KNOWN}/images"]
         accuracy = result[f"{KNOWN}/accuracy"] + result[f"{KNOWN}/difference"]
         rows += [
-            _accuracy(f"test, on the {images} {noun} of its classes", accuracy, images),
+            _accuracy(f"test, on the {images} {noun} of the old classes", accuracy, images),
             _difference("new - old, on these", result, KNOWN),
         ]
     return rows
