@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -11,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from queue import Queue
 from urllib.request import Request, urlopen
 
 import pytest
 import torch
+from browser import CHROMIUM, browser_command
 from PIL import Image
 from run_folders import CLASSES, run_of
 
@@ -28,8 +29,6 @@ from ftlit.models.heads import MLPHead
 from ftlit.run_folder import write_result
 
 pytestmark = pytest.mark.e2e
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def picture(number):
@@ -127,7 +126,7 @@ def test_the_page_states_data_network_classes_and_accuracy(network, train, tmp_p
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_in_a_browser_a_dropped_picture_shows_classes_map_and_nearest_images(network, train):
+def test_in_a_browser_a_dropped_picture_shows_classes_map_and_nearest_images(network, train, tmp_path):
     routing, responses = pytest.importorskip("starlette.routing"), pytest.importorskip("starlette.responses")
     app = application(network, train, "run")
     drop = """<script>addEventListener("load", async () => {
@@ -141,13 +140,22 @@ def test_in_a_browser_a_dropped_picture_shows_classes_map_and_nearest_images(net
         const found = {widths: [...document.images].map(image => image.naturalWidth),
             rows: [...document.querySelectorAll("#classes tr")].map(row => row.cells[0].textContent),
             labels: [...document.querySelectorAll("#nearest figcaption")].map(text => text.textContent)};
-        document.body.innerHTML = ""; document.body.append(JSON.stringify(found)); });</script>"""
+        await fetch("/found", {method: "POST", body: JSON.stringify(found)}); });</script>"""
+    sent = Queue()
+
+    async def found_route(request):
+        sent.put(await request.json())
+        return responses.Response()
+
     with running(app) as port:
         page = urlopen(f"http://127.0.0.1:{port}").read().decode()
         app.router.routes.append(routing.Route("/try", lambda request: responses.HTMLResponse(page + drop)))
-        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000", "--dump-dom")
-        command = [CHROMIUM, *flags, f"http://127.0.0.1:{port}/try"]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    found = json.loads(re.search(r"<body>(\{.*?\})</body>", shown, re.DOTALL)[1])
+        app.router.routes.append(routing.Route("/found", found_route, methods=["POST"]))
+        browser = subprocess.Popen(browser_command(tmp_path, f"http://127.0.0.1:{port}/try"), stderr=subprocess.DEVNULL)
+        try:
+            found = sent.get(timeout=120)
+        finally:
+            browser.kill()
+            browser.wait()
     assert sorted(found["rows"]) == CLASSES and len(found["labels"]) == NEAREST and set(found["labels"]) <= set(CLASSES)
     assert len(found["widths"]) == 2 + NEAREST and all(width >= 32 for width in found["widths"])

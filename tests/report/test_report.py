@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from browser import CHROMIUM, browser_command
 from paths import ROOT
 from report_data import HOSTILE, run_data_of
 
@@ -47,7 +47,6 @@ from ftlit.report.sections import SECTIONS
 
 pytestmark = pytest.mark.e2e
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FEW = ("data.per_class=5", "scenario=large_similar", "head=linear", "trainer.limit_val_batches=2")
 STAGED = (*FEW, "schedule=top_down", "trainer.max_epochs=6", "trainer.log_every_n_steps=1")
 
@@ -394,7 +393,7 @@ def test_in_a_browser_pictures_load_the_table_sorts_and_no_request_is_sent(tmp_p
           requests: performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:"))};
         document.body.innerHTML = ""; document.body.append(JSON.stringify(found)); });</script>"""
     (tmp_path / "page.html").write_text(page(run_data, pictures).replace("</body>", script + "</body>"))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    command = browser_command(tmp_path / "profile", "--dump-dom", (tmp_path / "page.html").as_uri())
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     found = json.loads(re.search(r"<body>(\{.*?\})</body>", shown, re.DOTALL)[1])
     assert len(found["pictures"]) == len(SECTIONS) - 1 and all(width > 50 for width in found["pictures"])
