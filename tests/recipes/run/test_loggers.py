@@ -58,6 +58,22 @@ def test_tensorboard_has_the_values_of_metrics_csv_in_the_folder_of_the_run(tmp_
         logged = {int(row["step"]): float(row[curve]) for row in rows if row.get(curve)}
         assert len(logged) > 1
         assert {point.step: point.value for point in held.Scalars(curve)} == pytest.approx(logged)
+    assert len(held.Scalars("speed/examples_per_second")) == 6 and not any(name.startswith("speed/") for name in rows[0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_one_of_two_processes_writes_the_memory_of_both(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command = [sys.executable, str(ROOT / "train.py"), "trainer=ddp_cpu", "logger=tensorboard", "data.per_class=5", "head=linear", *STAGED]
+    environment = {**os.environ, "FTLIT_CACHE": str(tmp_path / "store")}
+    done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    written = tmp_path / "run" / "tensorboard"
+    assert len({file.name.rsplit(".", 2)[1] for file in written.glob("events*")}) == 1  # the number of the process
+    held = EventAccumulator(str(written)).Reload()
+    assert all(len(held.Scalars(name)) >= 6 for name in ("speed/memory_gib/0", "speed/memory_gib/1", "speed/data_wait", "val/accuracy"))
 
 
 def test_a_missing_package_is_a_one_line_error_with_its_extra(tmp_path, monkeypatch):

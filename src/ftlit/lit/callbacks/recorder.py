@@ -1,6 +1,5 @@
 """Recorder: record, for the report, the stages of a run and the predictions on test images."""
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -18,6 +17,7 @@ from ftlit.formatting import printable
 from ftlit.lit.callbacks.probe_head import FitProbeHead
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.hardware import bytes_in_use, reset_peak
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import datamodule_of, find_callback
 from ftlit.report.contents import Predictions, StageRecord
@@ -203,26 +203,6 @@ def items_of(examples: Examples, places: Iterable[int]) -> list[str]:
 def to_half(features: Tensor) -> Tensor:
     """Features as float16 on the CPU, clipped to its range."""
     return features.clamp(-HALF_MAX, HALF_MAX).half().cpu().contiguous()
-
-
-def bytes_in_use(device: torch.device) -> int:
-    """Memory in bytes: on a GPU the most that was allocated since `reset_peak`, else what this process holds."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    statm = Path("/proc/self/statm")
-    if statm.is_file():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if sys.platform == "win32":
-        return 0
-    import resource  # which gives only the most so far
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def reset_peak(device: torch.device) -> None:
-    """Reset the measured peak memory of a GPU. A no-op on other devices."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _test_examples(trainer: Trainer) -> Examples | None:
