@@ -95,7 +95,7 @@ def test_a_resumed_epoch_goes_on_from_the_counts_of_this_release_only(key, image
     """Earlier releases kept other metrics, under another key."""
     backbone = Backbone({"layer": nn.Flatten()}, InputSpec(size=1))
     module = FineTuner(backbone, nn.Linear(3, 2), num_classes=2, optimizer=torch.optim.SGD)
-    module._trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), world_size=1, global_rank=0)
+    module._trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), world_size=1, global_rank=0, precision="32-true")
     counted = SplitMetrics(2)
     counted.update(*next(drawn_batches(0, 2, [8], multilabel=False)))
     module.on_load_checkpoint({key: [state_of_metric(counted)]})

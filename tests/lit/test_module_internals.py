@@ -21,6 +21,7 @@ from torchmetrics.classification import MulticlassF1Score
 
 import ftlit
 from ftlit.lit import module_internals as internals
+from ftlit.lit.metrics import SplitMetrics
 
 SOURCE = Path(ftlit.__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning on loaders, logging and modes
@@ -184,6 +185,21 @@ def test_the_state_of_a_metric_can_be_saved_and_loaded_with_weights_only(tmp_pat
     again = f1()
     internals.load_state_of_metric(again, torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(again.compute(), metric.compute())
+
+
+def test_the_sum_of_what_three_processes_counted_is_shared_by_two():
+    counted = [SplitMetrics(3), SplitMetrics(3), SplitMetrics(3)]
+    whole, resumed = SplitMetrics(3), [SplitMetrics(3), SplitMetrics(3)]
+    draw = torch.Generator().manual_seed(0)
+    for metric in counted:
+        batch = torch.randn(4, 3, generator=draw), torch.randint(3, (4,), generator=draw), torch.rand((), generator=draw)
+        metric.update(*batch)
+        whole.update(*batch)
+    states = [internals.state_of_metric(metric) for metric in counted]
+    for rank, metric in enumerate(resumed):
+        internals.load_state_of_metric(metric, internals.share_of_sum(metric, states, rank))
+    assert [metric.update_count for metric in resumed] == [3, 3]  # both compute at the end of the epoch, which is a collective operation
+    assert int(resumed[1].images) == 0 and resumed[0].compute() == whole.compute()
 
 
 UNDOCUMENTED = {  # public by name, but not in Lightning's documentation

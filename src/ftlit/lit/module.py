@@ -16,13 +16,14 @@ from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
 from ftlit.inference.record import KEY, base_of, read_record
 from ftlit.inference.slim import digests, filled, slimmed
 from ftlit.lit.metrics import VAL_METRICS, SplitMetrics
-from ftlit.lit.module_internals import load_state_of_metric, state_of_metric, trainer_of
+from ftlit.lit.module_internals import load_state_of_metric, share_of_sum, state_of_metric, trainer_of
 from ftlit.lit.trainer_internals import running_loader, training_length
 from ftlit.models.backbone import Backbone
 from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.heads import features_for, logits_of
 
 WEIGHTS = ("state_dict", "current_model_state")  # keys of weights in a checkpoint; the second is Lightning's WeightAveraging's
+DOUBLE = "64-true"
 COUNTS = "train_counts"  # key in a checkpoint: of each process; earlier releases kept other metrics, as `train_metrics`
 
 
@@ -158,7 +159,7 @@ class FineTuner(LightningModule):
             torch.distributed.all_gather_object(checkpoint[COUNTS], own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Fill a slim checkpoint from its base weights; on resuming in as many processes, restore the training metrics.
+        """Fill a slim checkpoint from its base weights; on resuming, restore the training metrics: with other processes, their sum.
 
         Raises:
             UserError: a checkpoint of another network, or a slim one whose base weights are not found.
@@ -170,12 +171,14 @@ class FineTuner(LightningModule):
         trainer = trainer_of(self)
         if trainer is None or trainer.state.fn != "fit":
             return
+        if str(trainer.precision) == DOUBLE:  # before the weights are loaded: the trainer converts the module after, from float32
+            self.double()
         if "state_dict" in checkpoint:  # a sharded strategy has loaded and removed it
             _check_same_network(checkpoint["state_dict"], self.state_dict())
         kept = checkpoint.get(COUNTS, [])
-        if len(kept) != trainer.world_size:
-            return
-        load_state_of_metric(self._metrics("train"), kept[trainer.global_rank])
+        if kept:
+            metrics, rank = self._metrics("train"), trainer.global_rank
+            load_state_of_metric(metrics, kept[rank] if len(kept) == trainer.world_size else share_of_sum(metrics, kept, rank))
 
     def kept_in_checkpoints(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a state of this module that its checkpoints keep: all, or of slim ones those that differ from the base."""

@@ -19,7 +19,7 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -135,6 +135,21 @@ def load_state_of_metric(metric: Metric, state: Mapping[str, Any]) -> None:
     """Give a metric what `state_of_metric` returned, in place, on its device: a sharded module has moved when it is loaded."""
     for name, value in state.items():
         setattr(metric, name, value.to(metric.device) if isinstance(value, Tensor) else value)
+
+
+def share_of_sum(metric: Metric, states: Sequence[Mapping[str, Any]], rank: int) -> dict[str, Any]:
+    """The state with which a process continues what another number of processes has counted: the sum in the first one, 0 in the others.
+
+    All have the same number of updates, so that all compute, or none.
+
+    Args:
+        metric: its states are sums.
+        states: of the earlier processes, see `state_of_metric`.
+        rank: of this process.
+    """
+    total = {name: sum(state[name] for state in states) for name in states[0]}
+    own = metric.metric_state
+    return {name: torch.zeros_like(value) if rank and name in own else value for name, value in total.items()}
 
 
 def announce_dead_processes(announce: Callable[[], None]) -> None:

@@ -32,10 +32,11 @@ from ftlit.recipes.final_run import check_final, end_final, plan_rows_of
 from ftlit.recipes.interrupted_run import left_after_interruption
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
+from ftlit.recipes.run.elastic import describe_change
 from ftlit.recipes.run.feature_setup import head_feature_bytes
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers
-from ftlit.recipes.run.resume import alone_in, checkpoint_of
+from ftlit.recipes.run.resume import alone_in, began_with, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
 from ftlit.recipes.run.training_steps import rates_of, steps_per_epoch
@@ -110,6 +111,8 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
     rows = plan_rows(cfg, run.model.backbone, run.data, plan, inputs, _facts(cfg, run, plan, inputs))
     rows[1:1] = [*(run.start.rows() if run.start else []), *(plan_rows_of(run.data) if cfg.final else [])]
+    if run.trains and (resized := describe_change(cfg, began_with(cfg))):
+        rows.append(("processes", resized))
     rows += [("note", note) for note in notes]
     print_plan(cfg, rows, plan, resuming, trains=run.trains)
     if cfg.report:
@@ -164,7 +167,7 @@ def _fit_baseline(cfg: DictConfig, run: Run, found: Results) -> Results | None:
     results = run.baseline.fit(folder, last.run if last else None, found)
     run.probe_head.given = run.baseline.start_for(run.model.head)
     number = sum(run.data.counts["val"].values())
-    propose(run.trainer, folder, results, limited(number, run.data.batch_size, run.trainer.limit_val_batches))
+    propose(run.trainer, folder, results, limited(number, run.data.batch_size * run.trainer.world_size, run.trainer.limit_val_batches))
     return results
 
 

@@ -185,6 +185,7 @@ CASES = {
     "validation every other epoch": {"check_val_every_n_epoch": 2},
     "one batch an epoch": {"limit_train_batches": 1, "last_stage": 4},
     "bf16": {"precision": "bf16-mixed"},
+    "double": {"precision": "64-true"},
     "features": {"views": 0},
     "features of augmented views": {"views": 3},
 }

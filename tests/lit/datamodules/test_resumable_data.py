@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from ftlit import LastCheckpoint, ResumableData, UserError
 from ftlit.data.samplers import EpochOrder
-from ftlit.lit.datamodules import resumable_data
+from ftlit.lit.datamodules import epoch_position, resumable_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers", "ignore:Checkpoint directory")
 EPOCHS, BATCHES = 3, 4
@@ -126,3 +126,25 @@ def test_only_the_epoch_of_the_checkpoint_leaves_examples_out():
 def test_what_it_cannot_serve_is_an_error(train_set, options, message):
     with pytest.raises(UserError, match=message):
         ResumableData(train_set, **options)
+
+
+def test_other_processes_continue_an_epoch_at_the_same_global_batch_only(monkeypatch):
+    """The position of the checkpoint is a number of batches of all processes together."""
+    monkeypatch.setattr(epoch_position, "epoch_position", lambda trainer: {"epoch": 1, "batch": 2})
+
+    def data(processes, batch_size):
+        monkeypatch.setattr(epoch_position, "process_share", lambda trainer: (processes, 0))
+        found = ResumableData(Noisy(), batch_size=batch_size)
+        found.trainer = object()
+        return found
+
+    saved = data(1, 4).state_dict()
+    resumed = data(2, 2)
+    resumed.load_state_dict(saved)
+    assert resumed.begin == (1, 2)
+    with pytest.raises(UserError, match=r"batches of 4 .* 2 processes with batch_size=4 read 8: give batch_size=2$"):
+        data(2, 4).load_state_dict(saved)
+    with pytest.raises(UserError, match=r"3 processes with batch_size=4 read 12: use processes that share 4 evenly$"):
+        data(3, 4).load_state_dict(saved)
+    data(2, 4).load_state_dict({**saved, "batch": 0})  # where an epoch begins
+    data(2, 4).load_state_dict({"epoch": 1, "batch": 2})  # of an earlier version

@@ -2,26 +2,50 @@
 
 from lightning.pytorch import LightningDataModule
 
-from ftlit.lit.trainer_internals import epoch_position
+from ftlit.errors import UserError
+from ftlit.formatting import count
+from ftlit.lit.trainer_internals import epoch_position, process_share
+
+GLOBAL_BATCH = "global_batch"  # key in a checkpoint: examples of a batch in all processes together
 
 
 class ContinuesEpoch(LightningDataModule):
     """A data module that stores its position in the epoch in checkpoints. Its training loader begins there.
 
+    The position is a number of batches of all processes together, so that another number of processes may continue, with a batch size for
+    which the processes read the same examples in each step.
+
     Attributes:
         begin: epoch and batch from which training continues; (0, 0) without a checkpoint.
+        batch_size: examples in a batch of one process.
     """
 
     begin: tuple[int, int] = (0, 0)
+    batch_size: int
 
     def state_dict(self) -> dict[str, int]:
         """Return the position in the epoch, which Lightning stores in checkpoints: the batches whose step is complete."""
-        return epoch_position(self.trainer) if self.trainer else {}
+        if not self.trainer:
+            return {}
+        return {**epoch_position(self.trainer), GLOBAL_BATCH: self.batch_size * process_share(self.trainer)[0]}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from this position: the batches that the epoch has seen are left out."""
-        if state_dict:
-            self.begin = state_dict["epoch"], state_dict["batch"]
+        """Continue from this position: the batches that the epoch has seen are left out.
+
+        Raises:
+            UserError: it is in the middle of an epoch, whose batches had another size in all processes together.
+        """
+        if not state_dict:
+            return
+        processes = process_share(self.trainer)[0]
+        before, now = state_dict.get(GLOBAL_BATCH), self.batch_size * processes
+        if state_dict["batch"] and before is not None and before != now:
+            size = f"give batch_size={before // processes}" if before % processes == 0 else f"use processes that share {before} evenly"
+            raise UserError(
+                f"the checkpoint is in the middle of an epoch with batches of {before} in all processes together, and "
+                f"{count(processes, 'process')} with batch_size={self.batch_size} read {now}: {size}"
+            )
+        self.begin = state_dict["epoch"], state_dict["batch"]
 
     def teardown(self, stage: str) -> None:
         """Forget the position of a checkpoint after one fit."""

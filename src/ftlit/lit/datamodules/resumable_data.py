@@ -39,12 +39,13 @@ class ResumableData(ContinuesEpoch):
         if given := [name for name in OWN if name in loader]:
             raise UserError(f"ResumableData decides the order of the examples itself: leave out {', '.join(given)}")
         self.train, self.val, self.test, self.seed, self.options = train, val, test, seed, loader
+        self.batch_size = loader.get("batch_size", 1) or 1  # None: each batch is one item
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled batches, in the epoch of a checkpoint from the batch at which training continues."""
         processes, rank = process_share(self.trainer)
         epoch, batch = self.begin
-        begin = (epoch, batch * (self.options.get("batch_size", 1) or 1))  # None: each batch is one item
+        begin = (epoch, batch * self.batch_size)
         order = EpochOrder(self.train, seed=self.seed, processes=processes, rank=rank, begin=begin)
         own = {"generator": torch.Generator(), **self.options}  # without it, workers are seeded from the global random state, and change it
         return DataLoader(SeededItems(self.train, self.seed), sampler=order, **own)

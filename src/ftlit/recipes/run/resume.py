@@ -19,12 +19,15 @@ from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_t
 from ftlit.recipes.config.ranges import AUTO, RESOLVED_SETTINGS
 from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
 from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
+from ftlit.recipes.run.earlier_configs import BEFORE_SEVERAL_CUTS, as_today
+from ftlit.recipes.run.elastic import Began, keep_batch, processes_of
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
 from ftlit.run_folder import BASELINE, REPORT, new_run_advice
 
 CONFIG = "config.yaml"
 REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
 CHOSEN_KEY = "chosen"  # of the options of config groups
+PROCESSES_KEY = "processes"  # of the number of processes that the run began with
 
 # of a run that is resumed: where and what is written, and who loads images (the seed is compared at its own name, not in callbacks)
 MAY_CHANGE = (
@@ -34,11 +37,7 @@ MAY_CHANGE = (
 # may change where the images are the same, see `data_record`
 DATA_OPTIONS = ("data.root", "data.csv", "data.val_csv", "data.test_csv", "data.on_bad_image")
 
-# what a head that was only fitted read in runs of versions without these settings; `auto` stands for more now
-BEFORE_SEVERAL_CUTS = {"head.cuts": None, "data.views": 0}
-
 RESUMABLE_RECIPES = ("finetune", "pretrain")  # those whose runs leave a checkpoint
-NO_AVERAGE = {"_target_": "ftlit.lit.callbacks.wise_weights.no_average"}
 
 SECONDS_TO_END = 10.0  # that the worker processes of a killed run live on, and its locks with them
 
@@ -90,6 +89,8 @@ def _holds_run(folder: Path) -> bool:
 def check_settings(cfg: DictConfig) -> None:
     """Check that the run that is resumed began with the settings of `cfg`, apart from those that may change.
 
+    With another number of processes `data.batch_size` is adapted, in place, see `ftlit.recipes.run.elastic`.
+
     Raises:
         UserError: the folder holds no run; the first setting that differs; `config.yaml` was edited.
     """
@@ -104,6 +105,8 @@ def check_settings(cfg: DictConfig) -> None:
             f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=... the folder of the run that is to be resumed"
         )
     changed = [change for change in stored.changes(cfg, (*MAY_CHANGE, *DATA_OPTIONS)) if not keeps_value(change)]
+    if stored.began:
+        changed = keep_batch(cfg, stored.began, changed)
     if not changed:
         return
     if stored.edited:
@@ -143,11 +146,21 @@ def changed_data_options(cfg: DictConfig) -> list[Change]:
 
 
 def write_config(cfg: DictConfig) -> None:
-    """Write `config.yaml`, composed and resolved, into the run's folder; in front the format number, the built-in parts by name, and the
-    chosen option of each group.
+    """Write `config.yaml`, composed and resolved, into the run's folder; in front the format number, the built-in parts by name, the chosen
+    option of each group, and the number of processes. A run that is resumed with another number keeps the one that it began with.
     """
-    header = OmegaConf.create(with_format({REGISTERED_KEY: registered_parts(cfg), CHOSEN_KEY: chosen_options()}))
-    write_yaml(Path(cfg.paths.run, CONFIG), OmegaConf.to_yaml(header) + OmegaConf.to_yaml(cfg, resolve=True))
+    began = began_with(cfg)
+    processes = began.processes if began else processes_of(cfg)
+    header = {REGISTERED_KEY: registered_parts(cfg), CHOSEN_KEY: chosen_options(), PROCESSES_KEY: processes}
+    settings = began.in_place_of(cfg) if began else cfg
+    text = OmegaConf.to_yaml(OmegaConf.create(with_format(header))) + OmegaConf.to_yaml(settings, resolve=True)
+    write_yaml(Path(cfg.paths.run, CONFIG), text)
+
+
+def began_with(cfg: DictConfig) -> Began | None:
+    """Processes and batches with which the run that is resumed began; `None` for a new run, or where its folder does not tell."""
+    stored = read_config(cfg.paths.run) if cfg.resume else None
+    return stored.began if stored else None
 
 
 @dataclass(frozen=True)
@@ -158,11 +171,18 @@ class StoredConfig:
         settings: see `stable_settings`.
         chosen: option of each config group; empty where the file does not tell.
         edited: whether it is not as the run wrote it.
+        processes: number of processes that the run began with; `None` where the file does not tell.
     """
 
     settings: DictConfig
     chosen: dict[str, Any]
     edited: bool
+    processes: int | None = None
+
+    @property
+    def began(self) -> Began | None:
+        """Processes and batches with which the run began, if the file tells."""
+        return None if self.processes is None else Began(self.settings, self.processes)
 
     def changes(self, cfg: DictConfig, may_change: Iterable[str] = ()) -> list[Change]:
         """The settings that are others in `cfg`."""
@@ -191,45 +211,11 @@ def read_config(folder: str | Path) -> StoredConfig | None:
         config, edited = error.config, True
     upgraded({FORMAT_KEY: config.pop(FORMAT_KEY, 0)}, path, refuse)
     chosen: Any = OmegaConf.to_container(config.pop(CHOSEN_KEY, OmegaConf.create({})))
-    _move_views(config, chosen)
+    processes = config.pop(PROCESSES_KEY, None)
     for group, name in config.pop(REGISTERED_KEY, {}).items():  # their paths may be those of an earlier release
         config[group]["_target_"] = name
-    _add_what_fitted_heads_read(config)
-    if "average" not in config:  # earlier versions have no averages
-        config.average = OmegaConf.create(NO_AVERAGE)
-        chosen["average"] = "none"
-    return StoredConfig(stable_settings(config), chosen, edited)
-
-
-def _move_views(config: DictConfig, chosen: dict[str, Any]) -> None:
-    """Rename `cache.views` of runs of earlier versions to `data.views`, in place; there 1 stood for the plain view."""
-    views = (config.get("cache") or {}).pop("views", 1)
-    if views > 1 and _may_have_views(config):
-        config.data.views = views
-    if chosen.get("cache") == "views":
-        chosen["cache"] = "auto"
-
-
-def _add_what_fitted_heads_read(config: DictConfig) -> None:
-    """Set `BEFORE_SEVERAL_CUTS`, in place, where an earlier version only fitted the head, so that it is not fitted again as another one.
-
-    Where training follows, `auto` stands for the same values still.
-    """
-    recipe, head, schedule, stages = (
-        OmegaConf.select(config, name) for name in ("recipe", "head._target_", "schedule._target_", "schedule.stages")
-    )
-    if recipe != "finetune" or head != "head:linear_probe" or "cuts" in config.head:
-        return
-    if not (all(stage.train in ("head", ["head"]) for stage in stages) if stages else schedule == "schedule:head_only"):
-        return
-    config.head.cuts = BEFORE_SEVERAL_CUTS["head.cuts"]
-    if _may_have_views(config):
-        config.data.views = BEFORE_SEVERAL_CUTS["data.views"]
-
-
-def _may_have_views(config: DictConfig) -> bool:
-    """Whether the data source has the option `views`, which those with `mix` have."""
-    return "mix" in config.data
+    as_today(config, chosen)
+    return StoredConfig(stable_settings(config), chosen, edited, processes)
 
 
 @contextmanager
