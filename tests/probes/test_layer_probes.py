@@ -66,6 +66,8 @@ def test_the_interval_equals_that_of_a_bootstrap():
         ({"kinds": []}, r"probe.kinds=\[\]: give at least one of softmax, svm, ridge"),
         ({"cuts": []}, r"probe.cuts=\[\]: give at least one cut"),
         ({"l2": [0.0]}, "probe.l2="),
+        ({"rows": 0}, "probe.rows=0: give a whole number, 1 or more, or all"),
+        ({"rows": "most"}, "probe.rows=most: give a whole number, 1 or more, or all"),
     ],
 )
 def test_invalid_settings_are_errors(options, message):

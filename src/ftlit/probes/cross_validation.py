@@ -122,21 +122,31 @@ def keeps_logits(classifiers: int, examples: int, classes: int) -> bool:
     return classifiers * examples * classes <= MAX_LOGITS
 
 
-def cross_validate(examples: LabelledVectors, classes: int, l2_penalties: Sequence[float], kind: ProbeKind, seed: int) -> HeldOut:
+def cross_validate(
+    examples: LabelledVectors, classes: int, l2_penalties: Sequence[float], kind: ProbeKind, seed: int, *, folds: int = FOLDS
+) -> HeldOut:
     """Results in stratified 5-fold cross-validation. The views of an example are held out together, and the examples of a group; results
     are on the vector of the example itself.
+
+    Args:
+        examples: to fit on, and to hold out in turn.
+        classes: number of classes.
+        l2_penalties: S of them.
+        kind: of the classifier.
+        seed: of the folds.
+        folds: how many of the 5 are held out.
 
     Raises:
         UserError: no class has two examples.
     """
     fold = folds_of(examples.labels, FOLDS, seed, examples.groups).to(examples.labels.device)
-    used = [number for number in range(FOLDS) if bool((fold == number).any())]
+    used = [number for number in range(FOLDS) if bool((fold == number).any())][:folds]
     if not used:
         raise UserError(
             "every class has only one example, so none can be held out to choose the L2 penalty: give a single penalty (probe.l2=[0.1]), "
             "or more examples of each class"
         )
-    keeps = keeps_logits(len(l2_penalties), len(fold), classes)
+    keeps = keeps_logits(len(l2_penalties), sum(int((fold == number).sum()) for number in used), classes)
     parts = [hold_out(examples.at(fold != i), examples.at(fold == i), classes, l2_penalties, kind, keeps_logits=keeps) for i in used]
     places = torch.cat([torch.nonzero(fold == i)[:, 0] for i in used])
     correct, losses = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("correct", "losses"))

@@ -12,7 +12,8 @@ from ftlit.features.extract import Features
 from ftlit.finetuning.losses import ClassWeights
 from ftlit.models.heads import Combine, LinearHead, PooledHead
 from ftlit.probes.calibration import fit_temperature
-from ftlit.probes.cross_validation import LabelledVectors, cross_validate, keeps_logits
+from ftlit.probes.cross_validation import LabelledVectors, keeps_logits
+from ftlit.probes.l2_search import held_out_results
 from ftlit.probes.layer_probes import LayerProbes, best_of
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe, fit_probe
 from ftlit.probes.probe_inputs import vectors_and_labels
@@ -165,7 +166,7 @@ def fit_head(
         groups = groups_of(cuts, combine)
         options: dict[str, Any] = {"kind": kind, "l2": l2, "seed": probing.seed, "class_weights": class_weights}
         fitted = [fit_probe(features, cut=group, views=views, **options) for group in groups]
-        parts = [_with_logits(part, features, views, probing.seed) for part in fitted] if _lacks_logits(fitted, len(features)) else fitted
+        parts = [_with_logits(part, features, views, probing.seed) for part in fitted] if _lacks_logits(fitted) else fitted
         held_out, temperature = _held_out_logits(parts, combine)
         without = [replace(part, held_out=None) for part in parts]  # those of the head are enough
         return HeadProbe(without, combine, len(views), _score(parts, held_out), held_out, temperature, class_weights)
@@ -173,10 +174,10 @@ def fit_head(
     return best_of([of_kind(kind) for kind in PROBE_KINDS if kind in probing.kinds])
 
 
-def _lacks_logits(parts: Sequence[Probe], examples: int) -> bool:
+def _lacks_logits(parts: Sequence[Probe]) -> bool:
     """Whether the held-out logits at all L2 penalties were too many to be kept, but those at the chosen ones are not."""
     held_out = [part.held_out for part in parts if part.held_out is not None]
-    return any(own.logits is None for own in held_out) and keeps_logits(len(parts), examples, len(parts[0].bias))
+    return any(own.logits is None for own in held_out) and keeps_logits(len(parts), len(held_out[0].labels), len(parts[0].bias))
 
 
 def _with_logits(part: Probe, features: Features, views: Sequence[Features], seed: int) -> Probe:
@@ -185,7 +186,7 @@ def _with_logits(part: Probe, features: Features, views: Sequence[Features], see
     augmented = [vectors_and_labels(view, labels, part.cuts)[0].to(vectors) for view in views]
     examples = LabelledVectors(vectors, labels, augmented, part.widths, features.groups)
     kind = PROBE_KINDS[part.kind].with_weights(part.class_weights)
-    return replace(part, held_out=cross_validate(examples, len(part.bias), [part.l2], kind, seed))
+    return replace(part, held_out=held_out_results(examples, None, len(part.bias), [part.l2], kind, seed)[1])
 
 
 def groups_of(cuts: Sequence[str], combine: Combine) -> list[tuple[str, ...]]:

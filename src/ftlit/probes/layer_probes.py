@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,9 +37,10 @@ class LayerProbes:
             average.
         seed: of the folds of cross-validation and of the bootstrap.
         repeats: how many random samples of few training images are probed (`data.per_class`).
+        rows: training images that are fitted on at most, a share of each class but at least two; `all`: no limit.
 
     Raises:
-        UserError: no kind or pooling, an unknown one, L2 penalties that are not above 0, or fewer than 1 repeat.
+        UserError: no kind or pooling, an unknown one, L2 penalties that are not above 0, or fewer than 1 repeat or row.
     """
 
     kinds: Sequence[str] = ("softmax",)
@@ -48,6 +49,7 @@ class LayerProbes:
     poolings: Sequence[str] = ("average",)
     seed: int = 0
     repeats: int = 1
+    rows: int | Literal["all"] = 100_000
 
     def __post_init__(self) -> None:
         for name, given, options in (("kinds", self.kinds, PROBE_KINDS), ("poolings", self.poolings, POOLINGS)):
@@ -62,6 +64,12 @@ class LayerProbes:
             raise UserError(f"probe.l2={list(self.l2)}: give numbers above 0")
         if self.repeats < 1:
             raise UserError(f"probe.repeats={self.repeats}: give a whole number, 1 or more")
+        if self.rows != "all" and not (isinstance(self.rows, int) and self.rows > 0):
+            raise UserError(f"probe.rows={self.rows}: give a whole number, 1 or more, or all")
+
+    def share_of(self, images: int) -> float:
+        """The share of so many training images on which probes are fitted, above 0 and up to 1."""
+        return 1.0 if self.rows == "all" else min(1.0, self.rows / images)
 
     def at(
         self,

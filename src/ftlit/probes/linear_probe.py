@@ -12,7 +12,8 @@ from ftlit.features.extract import Features
 from ftlit.finetuning.losses import ClassWeights, describe_weights, weights_of_classes
 from ftlit.models.heads import LinearHead, PooledHead
 from ftlit.models.pooling import POOLINGS, Pooling
-from ftlit.probes.cross_validation import HeldOut, LabelledVectors, cross_validate, folded, hold_out, scales
+from ftlit.probes.cross_validation import HeldOut, LabelledVectors, folded, scales
+from ftlit.probes.l2_search import held_out_results
 from ftlit.probes.probe_inputs import check_classes, cuts_of, valid_examples, vectors_and_labels, widths_of
 from ftlit.probes.probe_kinds import PROBE_KINDS
 
@@ -140,7 +141,9 @@ def fit_probe(
     are equally accurate, but few are calibrated). Without `valid` it is the loss in stratified 5-fold cross-validation: the images of a
     class are spread over the folds; a class of fewer than 5 images is held out in as many folds as it has images, and a class of a single
     image is in all training folds and never held out. Images of one group (see `Features`) are held out together. The probe is then
-    refitted on everything, `valid` included. A solution that did not converge gives a warning.
+    refitted on everything, `valid` included. A solution that did not converge gives a warning. Of many
+    features of many classes only one of the five folds is held out, and only L2 penalties around the best one are tried, see
+    `ftlit.probes.l2_search.held_out_results`.
 
     Args:
         features: vectors (N, C), or stored features.
@@ -195,14 +198,11 @@ def fit_probe(
     others = None if valid is None else valid_examples(valid, cuts, examples, classes)
     method = plain.with_weights(weights := _class_weights(labels, classes, class_weights))
     held_out, scores, losses = None, dict[float, float](), dict[float, float]()
-    if others is not None:
-        held_out = hold_out(examples, others, classes, l2_penalties, method)
-    elif len(l2_penalties) > 1:
-        held_out = cross_validate(examples, classes, l2_penalties, method, seed)
-    if held_out is not None:
+    if others is not None or len(l2_penalties) > 1:
+        tried, held_out = held_out_results(examples, others, classes, l2_penalties, method, seed)
         means = (held_out.correct.double().mean(dim=1).tolist(), held_out.losses.mean(dim=1).tolist())
-        scores, losses = (dict(zip(l2_penalties, values, strict=True)) for values in means)
-    best = min(l2_penalties, key=lambda value: losses.get(value, 0.0))
+        scores, losses = (dict(zip(tried, values, strict=True)) for values in means)
+    best = min(losses or l2_penalties, key=lambda value: losses.get(value, 0.0))
     vectors, labels = examples.rows
     if others is not None:
         vectors, labels = torch.cat([vectors, others.vectors]), torch.cat([labels, others.labels])
@@ -229,7 +229,7 @@ def fit_probe(
         pooling,
         scores,
         losses,
-        held_out and held_out.at(l2_penalties.index(best)),
+        held_out and held_out.at(list(losses).index(best)),
         weights,
     )
 

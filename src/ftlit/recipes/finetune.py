@@ -122,7 +122,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
 def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) -> RunFacts:
     """What the plan says of this run beyond its schedule."""
     fitted, fits_head = run.baseline or run, run.probe_head is not None  # the parts with which the head is fitted
-    views = fitted.probe_head.reads(fitted.trainer, fitted.data)[2] if fitted.probe_head else 0
+    read, _, views = fitted.probe_head.reads(fitted.trainer, fitted.data) if fitted.probe_head else (None, [], 0)
     passes = 1 + views if fits_head else 0
     per_epoch = steps_per_epoch(run.trainer, run.data)
     epochs = -(-plan.steps // per_epoch) if plan.steps and per_epoch else None
@@ -135,6 +135,7 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
         baseline_competes=run.baseline is not None and judged_by(run.trainer) is not None,
         head_cuts=head_cuts(run.model.head),
         fitted_cuts=head_cuts(fitted.model.head),
+        fitted_images=len(read.collection.splits["train"]) if read else 0,
         views=views,
         head_bytes=head_feature_bytes(fitted.trainer, fitted.data, fitted.model, fitted.probe_head) if fitted.probe_head else 0,
         start_head=run.start.head if run.start else "",

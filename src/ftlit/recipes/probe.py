@@ -27,7 +27,7 @@ from ftlit.recipes.config.class_weights import class_weights_of, class_weights_t
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.own_parts import build_data
 from ftlit.recipes.console.plan_rows import PlanRow
-from ftlit.recipes.console.probe_plan import images_read, print_probe_plan, probe_rows
+from ftlit.recipes.console.probe_plan import images_read, limited, print_probe_plan, probe_rows
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.feature_setup import features_of, one_device, specs_of
 from ftlit.recipes.run.parts import RunParts, check_indexed_images, check_one_process, load_parts
@@ -93,12 +93,13 @@ def run(cfg: DictConfig) -> float:
             "add it to the function and to the config file of the data, see docs/extending.md#data-source"
         )
     check_data(cfg, parts.data)
+    parts = RunParts(parts.backbone, limited(parts.data, probes))
     rows = print_plan(cfg, probes, parts)
     repeats = []
     for i in range(probes.repeats):
         if probes.repeats > 1:
             print_line(f"random sample {i + 1} of {probes.repeats}:")
-        data = build_data(cfg, parts.backbone.input_spec, seed=cfg.data.seed + i) if i else parts.data
+        data = limited(build_data(cfg, parts.backbone.input_spec, seed=cfg.data.seed + i), probes) if i else parts.data
         repeats.append(probe_layers(cfg, probes, RunParts(parts.backbone, data)))
     summary = describe(repeats, per_class, parts.data.input_spec.noun)
     write_files(cfg, repeats)

@@ -276,6 +276,20 @@ def test_the_number_of_views_depends_on_the_images_that_are_read(limits, fitted_
     assert f"features of {number} images, each in {views} augmented views, at top: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("rows", "trains", "fitted", "refits"),
+    [("all", False, 160, True), (160, False, 160, True), (40, False, 40, False), (1, False, 6, False), (40, True, 40, False)],
+)
+def test_a_head_is_fitted_on_a_limited_number_of_images_of_each_class(rows, trains, fitted, refits, tmp_path):
+    splits = {split: Examples(range(n), [(i % 3,) for i in range(n)], picture) for split, n in (("train", 160), ("val", 6), ("test", 6))}
+    images = ImageData(Collection(splits, list("abc")), InputSpec(size=8), batch_size=8, num_workers=0)
+    callback = FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES, rows=rows), trains=trains)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), callback], **QUIET)
+    read, _, _ = callback.reads(trainer, images)
+    assert abs(len(read.collection.splits["train"]) - fitted) <= 1 and callback.refits(trainer, images) == refits
+    assert set(read.counts["train"].values()) <= {fitted // 3, fitted // 3 + 1}
+
+
 def test_the_line_of_an_extraction_names_whose_views_are_computed(tmp_path, capsys):
     source = FeatureData(data(views=1), tmp_path, pooled=True)
     trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["head"])]))], **QUIET)

@@ -5,7 +5,7 @@ from composed_configs import composed
 
 from ftlit.formatting import size_in_words
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
-from ftlit.recipes.console.probe_plan import images_read, lengths
+from ftlit.recipes.console.probe_plan import images_read, lengths, limited
 from ftlit.recipes.probe import poolings_tried, print_plan
 from ftlit.recipes.run.feature_setup import features_of, specs_of
 from ftlit.recipes.run.parts import load_parts
@@ -38,6 +38,13 @@ def test_the_plan_says_what_is_fitted_and_how_it_is_chosen(planned, words, texts
     rows = planned(*words)[-1]
     assert all(text in rows[name] for name, text in texts.items()), rows
     assert {"ftlit", "backbone", "input", "data", "classes", "probe", "cache", "device", "run", "estimate"} <= set(rows)
+
+
+def test_a_note_says_how_many_images_are_fitted_on(planned, capsys):
+    _, probes, parts, _ = planned("probe.rows=100")
+    some = limited(parts.data, probes)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("note: probes are fitted on 100 of 1,070 training images")
+    assert set(some.counts["train"].values()) == {10} and some.counts["test"] == parts.data.counts["test"]
 
 
 def test_without_a_store_the_plan_promises_no_cache(planned):

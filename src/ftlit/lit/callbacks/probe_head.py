@@ -43,16 +43,18 @@ TOO_MANY = "; its logits are too many to be kept, so there is no temperature, no
 class FitProbeHead(Callback):
     """Fits a linear probe before the first step and copies it into the head.
 
-    The probe is fitted on the features of the training images, pooled at the cuts that the head reads (see `LinearHead`), in the
-    evaluation view and in augmented ones (see `views` of `ImageData`). Where training follows, at most `MAX_IMAGES` of them are used, and
-    no more than `limit_train_batches` leaves to an epoch. Kind and L2 penalty are chosen by cross-validation among these images only. The
-    first process fits, the others receive its result. A run with training that resumes from a checkpoint takes the head from there.
+    The probe is fitted on the features of the training images, pooled at the cuts that the head reads (see `LinearHead`), in the evaluation
+    view and in augmented ones (see `views` of `ImageData`). At most `probing.rows` of them are used, where training follows at most
+    `MAX_IMAGES`, and no more than `limit_train_batches` leaves to an epoch. Kind and L2 penalty are chosen by cross-validation among these
+    images only. The first process fits, the others receive its result. A run with training that resumes from a checkpoint takes the head
+    from there.
 
     Without training, val has nothing left to choose, and few labels are worth more in the head. So a second probe of the same kind and L2
     penalty, `refitted`, is fitted on train + val, to be used after validation. It is `None` if the images of train (`per_class`,
-    `limit_train_batches`) or val are limited. `fit` ends before its first step, so it validates nothing: call `trainer.validate`, then
-    `use_refitted`, then `trainer.test`, or save the module. Both have the temperature from the held-out logits of the cross-validation, see
-    `fit_temperature`, so that their probabilities are calibrated; where training follows, the head starts at temperature 1.
+    `limit_train_batches`, `probing.rows`) or val are limited. `fit` ends before its first step, so it validates nothing: call
+    `trainer.validate`, then `use_refitted`, then `trainer.test`, or save the module. Both have the temperature from the held-out logits of
+    the cross-validation, see `fit_temperature`, so that their probabilities are calibrated; where training follows, the head starts at
+    temperature 1.
 
     Args:
         head: name of the linear layer in the module.
@@ -131,7 +133,17 @@ class FitProbeHead(Callback):
         images = check_probe_head(trainer, data)
         limit = trainer.limit_val_batches
         all_of_val = isinstance(limit, float) and limit == 1  # the integer 1 is one batch
-        return not self.trains and all_of_val and images.per_class is None and _train_share(trainer, images, trains=self.trains) == 1
+        return not self.trains and all_of_val and images.per_class is None and self._train_share(trainer, images) == 1
+
+    def _train_share(self, trainer: Trainer, images: IndexedImages) -> float:
+        """Return the share of each class on which the head is fitted, 0 to 1.
+
+        It is below 1 if an epoch of this trainer has fewer images, if there are more than `probing.rows`, or if training follows and there
+        are more than `MAX_IMAGES`.
+        """
+        count, limit = len(images.collection.splits["train"]), trainer.limit_train_batches
+        most = min(self.probing.share_of(count), MAX_IMAGES / count if self.trains else 1.0)
+        return min(most, limit * images.batch_size / count if isinstance(limit, int) else limit)
 
     def reads(self, trainer: Trainer, data: Any) -> tuple[IndexedImages, list[Split], int]:
         """Return the images on which the head is fitted, a share of these data, their splits that are read, and the number of augmented
@@ -139,7 +151,7 @@ class FitProbeHead(Callback):
         """
         images = check_probe_head(trainer, data)
         fitted_on: list[Split] = ["train", "val"] if self.refits(trainer, data) else ["train"]
-        if (share := _train_share(trainer, images, trains=self.trains)) < 1:
+        if (share := self._train_share(trainer, images)) < 1:
             images = images.with_share(share)
         return images, fitted_on, number_of_views(images, () if self.trains else fitted_on)
 
@@ -231,13 +243,3 @@ def _features(
             for split in splits
         ]
         meet(trainer)
-
-
-def _train_share(trainer: Trainer, images: IndexedImages, *, trains: bool) -> float:
-    """Return the share of each class on which the head is fitted, 0 to 1.
-
-    It is below 1 if an epoch of this trainer has fewer images, or if training follows and there are more than `MAX_IMAGES`.
-    """
-    count, limit = len(images.collection.splits["train"]), trainer.limit_train_batches
-    maximum = MAX_IMAGES if trains else count
-    return min(1.0, maximum / count, limit * images.batch_size / count if isinstance(limit, int) else limit)

@@ -134,6 +134,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "pretrain.optimizer.momentum": FRACTION,
     "pretrain.optimizer.weight_decay": PENALTY,
     "probe.l2": Range(0, 1e12, open="least"),
+    "probe.rows": COUNT,
     "probe.repeats": Range(1, 10**4, whole=True),
     "schedule.epoch": COUNT_OR_NONE,
     "schedule.every": COUNT,

@@ -175,7 +175,7 @@ def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
     weights = "".join(f", with {text}" for text in class_weights_text(cfg, data))
     of_cuts = several[cfg.head.combine] if facts.fitted_cuts else ""
     cuts = f" at the cuts {', '.join(facts.fitted_cuts)}" if facts.has_baseline and facts.fitted_cuts else ""
-    text = f"linear probe{of_cuts}, fitted on features{cuts} of the training {noun} {views}{weights}; {l2}."
+    text = f"linear probe{of_cuts}, fitted on features{cuts} of {_fitted_images(data, facts, noun)} {views}{weights}; {l2}."
     if facts.trains:
         begin = given("schedule.epoch", "schedule.until")
         unused = f", so {' and '.join(begin)} {_is(begin)} ignored" if begin else ""
@@ -191,6 +191,15 @@ def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
     printed = " The loss that is printed is that of loss.*." if any(name.startswith("loss") for name in unread) else ""
     instead = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar."
     return f"{text} There is no gradient training, so {ignored} {_is(unread)} ignored.{printed} {instead}"
+
+
+def _fitted_images(data: Any, facts: RunFacts, noun: str) -> str:
+    """Which training images a head is fitted on."""
+    every = sum(data.counts["train"].values())
+    if not facts.fitted_images or facts.fitted_images >= every:
+        return f"the training {noun}"
+    more = "" if facts.trains else " (probe.rows=all: all)"
+    return f"{facts.fitted_images:,} of the {every:,} training {noun}{more}, the same share of each class,"
 
 
 def _is(words: Sequence[str]) -> str:

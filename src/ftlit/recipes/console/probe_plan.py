@@ -9,15 +9,27 @@ from rich.table import Table
 
 from ftlit.features.spec import FeatureSpec
 from ftlit.formatting import count, duration_in_words, size_in_words
+from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import pooled_size
-from ftlit.printing import show
+from ftlit.printing import print_line, show
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.linear_probe import L2_PENALTIES
 from ftlit.recipes.config.class_weights import class_weights_text
 from ftlit.recipes.console.plan_rows import PlanRow, data_rows, first_rows, imbalance_note, print_rows
 
 GROUPS = ("experiment", "backbone", "data", "probe", "cache", "trainer")
+
+
+def limited(data: IndexedImages, probes: LayerProbes) -> IndexedImages:
+    """The data with the training images on which the probes are fitted, `probe.rows` at most; a line says how many."""
+    images = len(data.collection.splits["train"])
+    if (share := probes.share_of(images)) == 1:
+        return data
+    some = data.with_share(share)
+    fitted, noun = len(some.collection.splits["train"]), data.input_spec.noun
+    print_line(f"note: probes are fitted on {fitted:,} of {images:,} training {noun}, the same share of each class (probe.rows=all: all)")
+    return some
 
 
 def probe_rows(

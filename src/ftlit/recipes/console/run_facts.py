@@ -17,6 +17,7 @@ class RunFacts:
         baseline_competes: whether it is the result of the run unless an epoch is clearly better.
         head_cuts: the cuts that the head reads, if these are several.
         fitted_cuts: the cuts that the fitted head reads, if these are several.
+        fitted_images: number of training images that it is fitted on.
         views: augmented views that a fitted head is fitted on besides the plain one.
         head_bytes: size of the stored features that it is fitted on.
         start_head: what training starts from, where it is the head of an earlier run; empty: the fitted head.
@@ -34,6 +35,7 @@ class RunFacts:
     baseline_competes: bool = False
     head_cuts: Sequence[str] = ()
     fitted_cuts: Sequence[str] = ()
+    fitted_images: int = 0
     views: int = 0
     head_bytes: int = 0
     start_head: str = ""

@@ -1,0 +1,47 @@
+"""The search for an L2 penalty ends at the penalty that trying all of them chooses, with fewer fits."""
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from ftlit.probes import l2_search
+from ftlit.probes.cross_validation import HeldOut
+from ftlit.probes.l2_search import search_l2
+from ftlit.probes.linear_probe import L2_PENALTIES, fit_probe
+
+PENALTIES = list(L2_PENALTIES)
+DIGITS = load_digits()
+VECTORS, LABELS = torch.from_numpy(DIGITS.data).float(), torch.from_numpy(DIGITS.target).long()
+
+
+@pytest.mark.parametrize("penalties", [PENALTIES, PENALTIES[:2], PENALTIES[:6], [1.0]], ids=len)
+@pytest.mark.parametrize("place", [0, 1, 7, 12, 23, 24])
+def test_the_lowest_of_losses_that_fall_and_rise_is_found(penalties, place):
+    tried = []
+
+    def held_out(some):
+        assert not set(some) & set(tried) and list(some) == sorted(some, reverse=True)
+        tried.extend(some)
+        losses = torch.tensor([[abs(PENALTIES.index(l2) - place) ** 1.5] if l2 in PENALTIES else [0.0] for l2 in some]).double()
+        return HeldOut(torch.tensor([0]), torch.tensor([0]), losses < 1, losses, None)
+
+    order, found = search_l2(held_out, penalties)
+    assert order == sorted(tried, reverse=True) and found.losses.shape == found.correct.shape == (len(order), 1)
+    assert order[int(found.losses[:, 0].argmin())] == penalties[min(place, len(penalties) - 1)]
+    assert len(order) <= 14 and all(l2 >= PENALTIES[min(24, max(12, place + 8))] for l2 in order)  # weak ones take longest
+
+
+def test_a_large_problem_gets_the_penalty_of_all_penalties_and_one_fold(monkeypatch):
+    few = slice(0, 300)
+    full = fit_probe(VECTORS[few], LABELS[few])
+    monkeypatch.setattr(l2_search, "LARGE", 1)
+    searched = fit_probe(VECTORS[few], LABELS[few])
+    assert searched.l2 == full.l2 and torch.equal(searched.weight, full.weight) and len(searched.losses) < len(full.losses)
+    assert searched.losses == pytest.approx({l2: full.losses[l2] for l2 in searched.losses}, rel=1e-2)
+    assert searched.held_out is not None and searched.held_out.correct.shape == (1, 300)
+    monkeypatch.setattr(l2_search, "MANY_LOGITS", 1)
+    once = fit_probe(VECTORS[few], LABELS[few])
+    assert once.held_out is not None and len(once.held_out.places) == 60 and once.samples == 300
+    assert torch.equal(once.held_out.labels, LABELS[few][once.held_out.places])
+    with_val = fit_probe(VECTORS[few], LABELS[few], valid=(VECTORS[300:400], LABELS[300:400]))
+    assert with_val.samples == 400 and with_val.held_out is not None and len(with_val.held_out.labels) == 100
