@@ -21,6 +21,7 @@ from ftlit.cli.sweep_resume import failed_early, first_change, new_job, refusal
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formatting import count, shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS
+from ftlit.recipes.config.check_jobs import check_jobs
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
 from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.overrides import job_label, typed_command, typed_words
@@ -69,7 +70,8 @@ class SweepCallback(Callback):
 
 
 def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
-    """Number the jobs of a sweep without a search: see `sweep_resume.in_order`. A refusal leaves no table of the earlier sweep.
+    """Number the jobs of a sweep without a search, see `sweep_resume.in_order`, and check those that are to run. A refusal prints and
+    writes nothing, and leaves no table of the earlier sweep.
 
     Args:
         config: of the sweep.
@@ -77,10 +79,14 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
 
     Returns:
         Those to launch; none where all are done, so that no launcher starts processes for them.
+
+    Raises:
+        UserError: the folder holds another sweep, or a job could not begin.
     """
     folder = Path(config.hydra.sweep.dir)
     try:
         SWEEPS[folder] = sweep_resume.in_order(config, jobs)
+        check_jobs(config, sweep_resume.to_run(folder, SWEEPS[folder]))
     except UserError:
         del SWEEPS[folder]
         raise

@@ -76,6 +76,13 @@ def in_order(config: DictConfig, planned: Sequence[list[str]]) -> list[list[str]
     return [kept[number] if number in kept else next(others) for number in range(len(planned))]
 
 
+def to_run(folder: Path, planned: Sequence[list[str]]) -> dict[int, list[str]]:
+    """The jobs, by number, that are not done in the folder of a sweep."""
+    return {
+        number: words for number, words in enumerate(planned) if (job := jobs.read_job(folder / str(number))) is None or job.status != 0
+    }
+
+
 def _check_settings(config: DictConfig, before: Job, folder: Path, words: list[str]) -> None:
     """Raise `UserError` where the settings of a job are no longer those with which it began."""
     cfg = compose_job(config, words)

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -23,7 +22,7 @@ from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_ne
 from ftlit.zoo.input_channels import in_chans_record, set_in_chans
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights.weight_files import read
-from ftlit.zoo.weights.weight_sources import WeightSource, file_of, find, sources, weights_record
+from ftlit.zoo.weights.weight_sources import WeightSource, file_of, find, has_file, sources, weights_record
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def is_at_hand(name: str, weights: str | None = "default") -> bool:
     if weights is None or name not in available():
         return False
     source = _net(name).sources.get(weights)
-    return source.is_at_hand if source else Path(file_of(weights, name) or weights).expanduser().is_file()
+    return source.is_at_hand if source else has_file(weights, name)
 
 
 def _net(name: str) -> Net:

@@ -46,6 +46,7 @@ from ftlit.recipes.config.hydra_internals import (
     initialize_hydra,
     instantiate,
     jobs_of_sweeps,
+    kept_hydra,
     own_hydra,
     read_config_file,
     run_folder_template,
@@ -317,9 +318,17 @@ def test_a_sweep_runs_the_jobs_of_a_plan_in_its_order_with_numbers_from_0_in_bat
                 done = Plugins.instance().instantiate_sweeper(config=config, hydra_context=context, task_function=None)
                 done.launcher = Launcher()
                 done.sweep(["seed=1,2,3"])
-        job = compose_job(config, ["seed=3"])
+        job, numbered = compose_job(config, ["seed=3"]), compose_job(config, ["seed=3"], 7)
+        with kept_hydra():
+            with fresh_hydra():
+                pass
+            with pytest.raises(AssertionError):
+                compose_job(config, ["seed=3"])
+        compose_job(config, ["seed=3"])  # as before
     assert launched == [(0, [["seed=3"], ["seed=2"]]), (2, [["seed=1"]])]
     assert job.seed == 3 and job.hydra.overrides.task == ["seed=3"]
+    assert OmegaConf.is_missing(job.hydra.job, "num") and numbered.hydra.job.num == 7
+    assert numbered.hydra.runtime.output_dir == str(Path(config.hydra.sweep.dir, "7").absolute())
     assert Plugins.instantiate_sweeper.__module__ == "hydra.core.plugins"  # as before
 
 

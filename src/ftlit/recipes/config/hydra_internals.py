@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -71,20 +72,26 @@ def own_hydra() -> Iterator[None]:
         holder.cfg = config
 
 
+@contextmanager
+def kept_hydra() -> Iterator[None]:
+    """For a block that may initialize Hydra again; afterwards it is as it was."""
+    before = GlobalHydra.instance().hydra
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before  # of the instance now: initializing replaces it
+
+
 def compose_defaults(chosen: Mapping[str, Any]) -> DictConfig:
     """Compose ftlit's own config files with these options and no other override; a group whose option is a user's is left out.
 
     Args:
         chosen: config group -> option; a group with `None`, as most overlays have, is as by default.
     """
-    before = GlobalHydra.instance().hydra
-    try:
-        with fresh_hydra():
-            given = {group: option for group, option in chosen.items() if option is not None}
-            words = [f"{group}={option}" if option in group_options(group) else f"~{group}" for group, option in given.items()]
-            return hydra.compose("train", words)
-    finally:
-        GlobalHydra.instance().hydra = before  # of the instance now: initializing replaces it
+    with kept_hydra(), fresh_hydra():
+        given = {group: option for group, option in chosen.items() if option is not None}
+        words = [f"{group}={option}" if option in group_options(group) else f"~{group}" for group, option in given.items()]
+        return hydra.compose("train", words)
 
 
 def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:
@@ -199,14 +206,21 @@ def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]
         Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
 
 
-def compose_job(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def compose_job(config: DictConfig, overrides: Sequence[str], number: int | None = None) -> DictConfig:
     """Compose a job of a sweep, with its `hydra` node.
 
     Args:
         config: of the sweep.
         overrides: of the job.
+        number: of the job; `None`: its number and its folder are left open.
     """
-    return GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
+    cfg = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
+    if number is not None:
+        with open_dict(cfg):
+            cfg.hydra.job.id = cfg.hydra.job.num = number
+        with use_hydra_config(cfg), read_write(cfg.hydra.runtime):  # it makes the node read-only
+            cfg.hydra.runtime.output_dir = str(Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute())
+    return cfg
 
 
 def add_task_override(word: str) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import re
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -94,19 +94,37 @@ def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike
         network: its name: `resnet18` is in `resnet18.pth` or, with the hash of a published file, in `resnet18-f37072fd.pth`.
 
     Returns:
-        The file; `weights` themselves where they are no folder, the folder of a run, or a folder without such a file.
+        The file; `weights` themselves where they are no folder, the folder of a run, or a folder without files of weights.
 
     Raises:
-        UserError: several files fit.
+        UserError: several files fit, or the folder has files for other networks only.
     """
     if weights is None or not (folder := Path(weights).expanduser()).is_dir() or is_run_folder(folder):
         return weights
-    named = re.compile(rf"{re.escape(network)}(-[0-9a-f]{{8,}})?")
-    found = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and named.fullmatch(file.stem))
+    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    found = _named_after(network, files)
     if len(found) > 1:
         names = shorten(shown(file.name) for file in found)
         raise UserError(f"backbone.weights={weights} has several files for {network} ({names}): leave one of them in the folder")
+    if files and not found:
+        there = shorten(shown(file.name) for file in files)
+        raise UserError(
+            f"backbone.weights={weights} has no {network}{files[0].suffix} (files there: {there}): in a folder each backbone finds the "
+            f"file with its name; add that file, or give a file, as backbone.weights={shown(files[0])}"
+        )
     return found[0] if found else weights
+
+
+def has_file(weights: str | PathLike[str], network: str) -> bool:
+    """Whether `weights` are a file, or a folder with a file for the network; see `file_of`."""
+    path = Path(weights).expanduser()
+    return bool(_named_after(network, path.iterdir())) if path.is_dir() and not is_run_folder(path) else path.is_file()
+
+
+def _named_after(network: str, files: Iterable[Path]) -> list[Path]:
+    """The files of weights among these whose name is that of the network, with or without the hash of a published file."""
+    named = re.compile(rf"{re.escape(network)}(-[0-9a-f]{{8,}})?")
+    return [file for file in files if file.suffix in SUFFIXES and named.fullmatch(file.stem)]
 
 
 def _unknown(text: str, sources: Mapping[str, WeightSource]) -> UserError:
