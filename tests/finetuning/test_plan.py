@@ -91,6 +91,25 @@ def test_few_steps_for_a_head_with_random_weights_are_reported():
     assert plan(steps=100).steps == 100
 
 
+@pytest.mark.parametrize("first", [["high"], ["low", "high"], [{"low": "norm"}]], ids=str)
+def test_layers_that_train_before_a_head_with_random_weights_are_reported(first):
+    late = Schedule([Stage(first, name="first"), Stage(["*"], epoch=1)])
+    (warning,) = plan(late).warnings
+    assert warning.startswith("stage 'first' trains ") and "before head trains" in warning and "train head in this stage" in warning
+    assert plan(late, fits_head=True).warnings == ()
+
+
+def test_a_head_that_has_trained_may_be_frozen_again():
+    assert plan(Schedule([Stage(["head"]), Stage(["low", "high"], epoch=1), Stage(["*"], epoch=2)])).warnings == ()
+
+
+def test_the_top_layer_of_a_backbone_is_no_head():
+    layers = {"low": nn.Conv2d(3, 4, 1), "top": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))}
+    model = nn.ModuleDict({"head": nn.Linear(4, 2), "backbone": Backbone(layers, InputSpec(size=8), origin=WeightsOrigin("custom", "own"))})
+    schedule = Schedule([Stage(["head", "backbone.low"]), Stage(["*"], epoch=1)])
+    assert examine(model, schedule, build_optimizer(model, SGD)).warnings == ()
+
+
 def test_a_linear_probe_is_proposed_only_where_it_may_be_fitted():
     assert "FitProbeHead" in plan(steps=99).warnings[0] and "FitProbeHead" not in plan(steps=99, may_fit_head=False).warnings[0]
 

@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import shorten
-from ftlit.finetuning.freeze import batchnorm_policies, trained
+from ftlit.finetuning.freeze import trained
 from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
 from ftlit.finetuning.param_groups import NO_DECAY, optimizer_of
-from ftlit.finetuning.plan import LayerRow, Plan, default_layers, lowest_first
+from ftlit.finetuning.plan import LayerRow, Plan, default_layers, lowest_first, policy_of, row_of
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import part_of, pattern_of
@@ -56,7 +56,7 @@ def examine(
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
         max_epochs: epochs of the whole training, if known.
-        fits_head: whether the head starts as a fitted linear probe, not from random weights.
+        fits_head: whether the head starts as a fitted linear probe, or otherwise trained, not from random weights.
         may_fit_head: whether it could, with this data and strategy.
         hints: what to type, for the warnings.
 
@@ -83,11 +83,12 @@ def examine(
                 groups[name].append((group.get("name", "?"), float(rate)))
             else:
                 foreign = True
-    rows = tuple(_row(module, layer, schedule.stages, chosen, groups) for layer in layers)
+    rows = tuple(row_of(module, layer, schedule.stages, chosen, groups) for layer in layers)
     bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
     warnings = [
         *_ungrouped(groups, foreign=foreign),
         *_never([row for row in rows if row.layer not in schedule.frozen], schedule.stages),
+        *([] if fits_head else _late_head(module, rows, schedule.stages)),
         *schedule.unreachable_patience(),
         *_under_frozen(rows, schedule.frozen, hints),
         *_pooler(rows, hints),
@@ -111,35 +112,6 @@ def examine(
 def _line(stage: Stage, chosen: set[str], sizes: Mapping[str, int]) -> str:
     best = ", from the best weights of the previous stage" if stage.from_best else ""
     return f"{stage.begins}: {stage.name}{best}; {sum(sizes[name] for name in chosen):,} of {sum(sizes.values()):,} parameters train"
-
-
-def _row(
-    module: nn.Module, layer: str, stages: Sequence[Stage], chosen: Sequence[set[str]], groups: Mapping[str, list[tuple[str, float]]]
-) -> LayerRow:
-    own = {name: p.numel() for name, p in module.named_parameters() if covers(layer, name)}
-    training = tuple(sum(own[name] for name in own.keys() & names) for names in chosen)
-    own_groups = dict.fromkeys(pair for name in own for pair in groups[name])
-    norms = [norm for norm in module.get_submodule(layer).modules() if isinstance(norm, _BatchNorm)]
-    return LayerRow(
-        layer,
-        sum(own.values()),
-        next((i for i, number in enumerate(training) if number), None),
-        training,
-        tuple(name for name, _ in own_groups),
-        tuple(dict.fromkeys(rate for _, rate in own_groups)),
-        tuple(_policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)) if norms else (),
-        sum(own[name] for name in own.keys() & set().union(*chosen)),
-    )
-
-
-def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[nn.Module]) -> str:
-    """Return the policy of these batch norms in a stage: `live`, `frozen_stats`, `frozen`, or several of them."""
-    policies = batchnorm_policies(module, stage.policy)
-    parameters = dict(module.named_parameters())
-    training = {id(parameters[name]) for name in chosen}
-    # one without weight and bias has the mode of the module around it, so only its policy counts
-    frozen = [any(True for _ in norm.parameters()) and not any(id(p) in training for p in norm.parameters()) for norm in norms]
-    return " + ".join(dict.fromkeys("frozen" if is_frozen else policies[norm] for norm, is_frozen in zip(norms, frozen, strict=True)))
 
 
 def _ungrouped(groups: Mapping[str, Sequence[object]], *, foreign: bool) -> Iterable[str]:
@@ -168,6 +140,31 @@ def _never(rows: Sequence[LayerRow], stages: Sequence[Stage]) -> Iterable[str]:
         row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains
     ]:
         yield f"no stage trains {shorten(skipped)}, although lower layers train: is a name missing in `train` of a stage?"
+
+
+def _late_head(module: nn.Module, rows: Sequence[LayerRow], stages: Sequence[Stage]) -> Iterable[str]:
+    """Warn of stages that train layers below a head before it has trained: they adapt to its random weights.
+
+    The head is the top row, if it ends in a linear layer and is no layer of a `Backbone`.
+    """
+    head = next((row for row in reversed(rows) if row.size), None)
+    if head is None or not head.first or _in_backbone(module, head.layer) or not _ends_in_linear(module.get_submodule(head.layer)):
+        return
+    early = [(stage, [row.layer for row in rows if row.training[index]]) for index, stage in enumerate(stages[: head.first])]
+    if stage := next(((stage, layers) for stage, layers in early if layers), None):
+        yield (
+            f"stage {stage[0].name!r} trains {shorten(stage[1])} before {head.layer} trains, so these layers adapt to the random weights "
+            f"of the head: train {head.layer} in this stage or before it, unless its weights are pretrained"
+        )
+
+
+def _in_backbone(module: nn.Module, layer: str) -> bool:
+    return any(isinstance(part, Backbone) and (not name or layer.startswith(f"{name}.")) for name, part in module.named_modules())
+
+
+def _ends_in_linear(part: nn.Module) -> bool:
+    last = [leaf for leaf in part.modules() if any(True for _ in leaf.parameters(recurse=False))][-1:]
+    return bool(last) and isinstance(last[0], nn.Linear)
 
 
 def _under_frozen(rows: Sequence[LayerRow], frozen: Collection[str], hints: Hints) -> Iterable[str]:
@@ -236,7 +233,7 @@ def _small_batches(
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     if not norms:
         return
-    if not any("live" in _policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)):
+    if not any("live" in policy_of(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)):
         return
     if batch_size is not None and batch_size < 8:
         yield (f"batch norms use the statistics of each batch, which are noisy with {count(batch_size, 'image')}: use {hints.batchnorm}")

@@ -1,17 +1,20 @@
 """The plan of a run: what trains when, in which parameter group, at which rate, as numbers and as text."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftlit.errors import unknown
+from ftlit.finetuning.freeze import batchnorm_policies
+from ftlit.finetuning.stage import Stage
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
-from ftlit.patterns import prefixes
+from ftlit.patterns import covers, prefixes
 
 T = TypeVar("T")
 MAX_NAMES = 4  # of modules without a row, in the text of a plan
@@ -112,6 +115,36 @@ class Plan:
             names = ", ".join(self.without_row[:MAX_NAMES]) + (", ..." if len(self.without_row) > MAX_NAMES else "")
             lines.append(f"without a line, because no entry of `layers` covers it: {count(len(self.without_row), 'module')} ({names})")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+
+
+def row_of(
+    module: nn.Module, layer: str, stages: Sequence[Stage], chosen: Sequence[set[str]], groups: Mapping[str, list[tuple[str, float]]]
+) -> LayerRow:
+    """The row of a layer, from the names of the parameters that train in each stage, and the group and rate of each parameter."""
+    own = {name: p.numel() for name, p in module.named_parameters() if covers(layer, name)}
+    training = tuple(sum(own[name] for name in own.keys() & names) for names in chosen)
+    own_groups = dict.fromkeys(pair for name in own for pair in groups[name])
+    norms = [norm for norm in module.get_submodule(layer).modules() if isinstance(norm, _BatchNorm)]
+    return LayerRow(
+        layer,
+        sum(own.values()),
+        next((i for i, number in enumerate(training) if number), None),
+        training,
+        tuple(name for name, _ in own_groups),
+        tuple(dict.fromkeys(rate for _, rate in own_groups)),
+        tuple(policy_of(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)) if norms else (),
+        sum(own[name] for name in own.keys() & set().union(*chosen)),
+    )
+
+
+def policy_of(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[nn.Module]) -> str:
+    """The policy of these batch norms in a stage: `live`, `frozen_stats`, `frozen`, or several of them."""
+    policies = batchnorm_policies(module, stage.policy)
+    parameters = dict(module.named_parameters())
+    training = {id(parameters[name]) for name in chosen}
+    # one without weight and bias has the mode of the module around it, so only its policy counts
+    frozen = [any(True for _ in norm.parameters()) and not any(id(p) in training for p in norm.parameters()) for norm in norms]
+    return " + ".join(dict.fromkeys("frozen" if is_frozen else policies[norm] for norm, is_frozen in zip(norms, frozen, strict=True)))
 
 
 def default_layers(module: nn.Module, patterns: Iterable[str] = ()) -> list[str]:

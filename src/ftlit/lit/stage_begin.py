@@ -11,7 +11,7 @@ from ftlit.errors import UserError
 from ftlit.finetuning.examine import examine
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.schedule import Schedule
-from ftlit.lit.trainer_internals import datamodule_of, restart_early_stopping, steps_per_epoch, training_length
+from ftlit.lit.trainer_internals import callbacks_of, datamodule_of, restart_early_stopping, steps_per_epoch, training_length
 from ftlit.models.backbone import Backbone
 
 
@@ -30,10 +30,12 @@ def print_plan(schedule: Schedule, trainer: Trainer, module: LightningModule) ->
         return
     steps = trainer.estimated_stepping_batches
     data = getattr(datamodule_of(trainer), "images", datamodule_of(trainer))  # of FeatureData
-    # FitProbeHead needs both, a Backbone and ImageData; its class is not imported here, because data modules import this package
+    # FitProbeHead needs a Backbone and ImageData; its class is not imported here, because data modules import this package
     may_fit = any(isinstance(part, Backbone) for part in module.modules()) and hasattr(data, "batch_overrides")
     length = int(steps) if steps < inf else None
-    plan = examine(module, schedule, trainer.optimizers[0], processes=trainer.world_size, steps=length, may_fit_head=may_fit)
+    fits = any(getattr(callback, "fits_head", False) for callback in callbacks_of(trainer))
+    processes, optimizer = trainer.world_size, trainer.optimizers[0]
+    plan = examine(module, schedule, optimizer, processes=processes, steps=length, fits_head=fits, may_fit_head=may_fit)
     module.print(plan.describe())
 
 

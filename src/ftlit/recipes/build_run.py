@@ -139,7 +139,7 @@ def plan_of(run: Run) -> Plan:
         batch_size=run.data.batch_size,
         processes=run.trainer.world_size,
         steps=training_steps(run.trainer, run.data) if run.trains else None,
-        fits_head=run.probe_head is not None,
+        fits_head=run.probe_head is not None or (run.start is not None and run.start.copies_rows),
         may_fit_head=may_fit_head(run.trainer, run.data),
         hints=ON_COMMAND_LINE,
     )

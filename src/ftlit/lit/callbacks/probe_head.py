@@ -74,6 +74,8 @@ class FitProbeHead(Callback):
         UserError: when training begins: no such linear layer, or one without a bias; see also `check_probe_head`.
     """
 
+    fits_head = True  # the plan of `StagedFinetuning` asks for it
+
     def __init__(
         self,
         head: str = "head",
