@@ -14,7 +14,9 @@ LINE_SECONDS = 30.0  # between two lines
 
 
 @contextmanager
-def progress_of_features(images: int, noun: str, cuts: str, *, shown: bool, processes: int) -> Iterator[Callable[[int], None]]:
+def progress_of_features(
+    images: int, noun: str, cuts: str, *, shown: bool, processes: int, all_missing: bool = True
+) -> Iterator[Callable[[int], None]]:
     """Show the progress of feature extraction.
 
     Args:
@@ -23,6 +25,7 @@ def progress_of_features(images: int, noun: str, cuts: str, *, shown: bool, proc
         cuts: names of the cuts, for the text; empty for pixels.
         shown: whether this process prints.
         processes: number of processes, which are assumed to be equally fast.
+        all_missing: whether the features of these images are known to be missing; otherwise they are found while the images are read.
 
     Yields:
         A function that advances the progress by a number of images of this process.
@@ -33,7 +36,8 @@ def progress_of_features(images: int, noun: str, cuts: str, *, shown: bool, proc
         with _bar(-(-images // processes)) as advance:
             yield advance
     else:
-        print(f"computing features of {images:,} {noun} at {cuts}" if cuts else f"storing pixels of {images:,} {noun}", flush=True)
+        line = f"computing features of {images:,} {noun}" if all_missing else f"reading {images:,} {noun} for their features"
+        print(f"{line} at {cuts}" if cuts else f"storing pixels of {images:,} {noun}", flush=True)
         yield _Lines(images, noun, processes)
 
 

@@ -197,7 +197,8 @@ class LoaderPlan:
             )
         with ExitStack() as stack:
             stack.enter_context(images_only(self.way))
-            progress = progress_of_features(images, "images", cuts, shown=self.trainer.is_global_zero, processes=1)
+            shown = self.trainer.is_global_zero
+            progress = progress_of_features(images, "images", cuts, shown=shown, processes=1, all_missing=False)
             advance = stack.enter_context(progress)
 
             def batches() -> Iterator[Any]:
@@ -207,8 +208,10 @@ class LoaderPlan:
 
             context = self.trainer.precision_plugin.forward_context
             found = extract(self.source, specs, batches(), self.options.store, dtype=self.options.dtype, context=context)
-        computed = f"{found.computed:,} computed" if found.computed else "all read from the cache"
-        self.module.print(f"features of {images:,} images of {name} at {cuts}: {computed}")
+        computed = [f"{found.computed:,} computed"] if found.computed else []
+        known = images - found.computed
+        stored = [f"{known:,} read from the cache" if computed else "all read from the cache"] if known else []
+        self.module.print(f"features of {images:,} images of {name} at {cuts}: {', '.join(computed + stored)}")
         return found
 
 
