@@ -7,6 +7,7 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 |---|---|---|
 | `LightningModule._trainer` | `trainer_of` | `LightningModule.trainer` raises without one |
 | `is_overridden` | `builds_layers_late` | layers that `setup` or `configure_model` adds are not there yet |
+| `HyperparametersMixin._hparams` and others | `share_hyperparameters` | the mixin cannot be told to use those of another object |
 | `is_overridden` | `overrides` | a hook that a user has changed may read the batches before they are normalised |
 | `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
 | `FSDPStrategy.kwargs` | `uses_original_parameters` | Lightning keeps the arguments of the user nowhere else |
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
@@ -43,6 +44,13 @@ def trainer_of(module: LightningModule) -> Trainer | None:
 def builds_layers_late(module: LightningModule) -> bool:
     """Whether the module may add layers in `setup` or `configure_model`, which run after the callbacks' `setup`."""
     return is_overridden("configure_model", module) or is_overridden("setup", module)
+
+
+def share_hyperparameters(wrapper: LightningDataModule, data: LightningDataModule) -> None:
+    """Let a data module have the hyperparameters of the one in it, in loggers and checkpoints too."""
+    for name in ("_hparams", "_hparams_initial", "_hparams_name", "_log_hyperparams"):
+        if hasattr(data, name):
+            setattr(wrapper, name, getattr(data, name))
 
 
 def overrides(instance: object, parent: type, *hooks: str) -> bool:

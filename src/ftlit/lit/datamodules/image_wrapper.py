@@ -3,6 +3,7 @@
 from ftlit.data.pixels import Normalization
 from ftlit.lit.datamodules.device_normalization import NormalizesOnDevice
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.module_internals import share_hyperparameters
 
 
 class WrapsImageData(NormalizesOnDevice):
@@ -18,10 +19,15 @@ class WrapsImageData(NormalizesOnDevice):
         """Attach the trainer to the image data module, and set that up."""
         self.images.trainer = self.trainer
         self.images.setup(stage)
+        share_hyperparameters(self, self.images)
 
     def teardown(self, stage: str) -> None:
         """Tear down the image data module."""
         self.images.teardown(stage)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Tell the image data module."""
+        self.images.on_exception(exception)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position in the epoch, which Lightning stores in checkpoints."""

@@ -14,7 +14,7 @@ from ftlit.errors import UserError
 from ftlit.features.store import Store
 from ftlit.lit.datamodules.cache_options import check_store_options
 from ftlit.lit.datamodules.loader_plan import LoaderOptions, LoaderPlan
-from ftlit.lit.module_internals import overrides
+from ftlit.lit.module_internals import overrides, share_hyperparameters
 from ftlit.lit.trainer_internals import overfits_batches
 from ftlit.models.feature_batch import release_features
 
@@ -55,6 +55,7 @@ class LoaderFeatures(LightningDataModule):
         store.check()
         self._options = LoaderOptions(name, store, cut, pooled, dtype, max_gb)
         self._plan: LoaderPlan | None = None
+        share_hyperparameters(self, data)
 
     def prepare_data(self) -> None:
         """Prepare the data module."""
@@ -64,6 +65,7 @@ class LoaderFeatures(LightningDataModule):
         """Set up the data module, and forget the last fit."""
         self.data.trainer = self.trainer
         self.data.setup(stage)
+        share_hyperparameters(self, self.data)
         self._plan = None
 
     def teardown(self, stage: str) -> None:
@@ -71,6 +73,10 @@ class LoaderFeatures(LightningDataModule):
         if self._plan:
             release_features(self._plan.way)
         self.data.teardown(stage)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Tell the data module."""
+        self.data.on_exception(exception)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the data module."""
