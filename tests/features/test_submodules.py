@@ -223,3 +223,9 @@ def test_the_output_of_a_network_is_not_mistaken_for_that_of_a_module_named_so(t
         extract_features(net, [images], cache=tmp_path)
     found = extract_features(nn.Sequential(net), [images], cache=tmp_path, pooled=False)
     assert torch.equal(found["output"].read([0, 1]), net(images).detach())
+
+
+@pytest.mark.parametrize("cuts", ["", ["0", ""]], ids=str)
+def test_an_empty_name_is_no_other_name_of_the_output(tmp_path, cuts):
+    with pytest.raises(UserError, match=r"^cuts='' names no submodule of Sequential: give the name of one, or -1 for the output$"):
+        extract_features(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), [torch.rand(2, 3, 2, 2)], cuts, cache=tmp_path)

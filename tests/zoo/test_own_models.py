@@ -74,7 +74,22 @@ def test_networks_of_torchvision_and_timm_have_the_layers_of_their_loaders():
     check_cuts(backbone.eval(), IMAGES)
     assert torch.equal(net.eval().fc(backbone.pool(backbone(IMAGES))), net(IMAGES))
     of_timm = backbone_from(timm.create_model("vit_tiny_patch16_224", img_size=64), input_spec=SPEC)
-    assert of_timm.cuts[:2] == ("embeddings", "blocks.0") and backbone_from(of_timm) is of_timm
+    assert of_timm.cuts[:2] == ("embeddings", "blocks.0")
+    assert backbone_from(of_timm) is backbone_from(of_timm, list(of_timm.cuts), input_spec=SPEC) is of_timm
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"layers": ["layer1"]}, "with layers stem, layer1, layer2, .*: leave layers out"),
+        ({"input_spec": SPEC}, "with input_spec InputSpec"),
+        ({"origin": WeightsOrigin("custom", "mine")}, "with origin WeightsOrigin"),
+    ],
+)
+def test_what_a_backbone_has_already_is_not_silently_ignored(given, message):
+    with pytest.raises(UserError, match=f"^the model is a Backbone already, {message}") as raised:
+        backbone_from(load_backbone("glyph"), **given)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,8 @@ def source_of(module: nn.Module, names: Sequence[str | int], images: Tensor) -> 
         raise UserError(f"features are extracted from a module, not {type(module).__name__}: give a Backbone, or any nn.Module")
     if numbers := [name for name in names if not isinstance(name, str) and name != -1]:
         raise UserError(f"cuts={numbers[0]}: {type(module).__name__} is no Backbone, so give the name of a submodule, or -1 for its output")
+    if "" in names:
+        raise UserError(f"cuts='' names no submodule of {type(module).__name__}: give the name of one, or -1 for the output")
     if -1 in names and OUTPUT in dict(module.named_modules()):
         raise UserError(
             f"cuts=-1: {type(module).__name__} has a module named {OUTPUT!r}, like the features: give cuts={OUTPUT!r} for this module, "

@@ -29,8 +29,13 @@ def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head")
         head: path of the head.
 
     Raises:
-        UserError: the module has no such part.
+        UserError: not a module, or it has no such part.
     """
+    if not isinstance(module, nn.Module):
+        raise UserError(
+            f"a schedule is made for an nn.Module, not for {module!r}: give the module itself, or, in StagedFinetuning, only the paths of "
+            "its parts, such as top_down(backbone='encoder', head='fc')"
+        )
     parts = dict(module.named_modules())
     for path in (backbone, head):
         if path not in parts:

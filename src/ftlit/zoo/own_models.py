@@ -29,19 +29,20 @@ def backbone_from(
     as it is, with its modes.
 
     Args:
-        model: a network of images.
+        model: a network of images; a `Backbone` is returned as it is.
         layers: names of submodules, lowest first, each of which takes the output of the one before and nothing else; the first takes the
             images. `None`: those of `load_backbone` or `load_timm`, for networks of torchvision and timm.
         input_spec: size and normalisation of the images; `None`: 224 pixels, normalised as for ImageNet.
         origin: of the weights, if they are pretrained: `WeightsOrigin("torchvision", "IMAGENET1K_V1")`, or `"custom"` with any name.
 
     Raises:
-        UserError: no such module; layers that do not follow each other; a network that does not take images of `input_spec`.
+        UserError: no such module; layers that do not follow each other; a network that does not take images of `input_spec`; a `Backbone`
+            with other layers, input or origin than it has.
     """
-    if isinstance(model, Backbone):
-        return model
     if isinstance(layers, str):
         raise UserError(f"layers={layers!r} is one text: give a list, layers=[{layers!r}]")
+    if isinstance(model, Backbone):
+        return _unchanged(model, layers, input_spec, origin)
     spec = input_spec or InputSpec()
     images = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(0))
     weights = next(model.parameters(), images)
@@ -66,6 +67,15 @@ def backbone_from(
             f"as {shorten(map(repr, _sequence(_calls(model, images), images, 0)))}"
         )
     return _checked(parts, model, images, spec, origin)
+
+
+def _unchanged(model: Backbone, layers: Sequence[str] | None, input_spec: InputSpec | None, origin: WeightsOrigin) -> Backbone:
+    given = {"layers": layers and tuple(layers), "input_spec": input_spec, "origin": None if origin is RANDOM else origin}
+    own = {"layers": model.cuts, "input_spec": model.input_spec, "origin": model.origin}
+    if wrong := next((name for name, value in given.items() if value not in (None, own[name])), None):
+        shown = shorten(model.cuts) if wrong == "layers" else own[wrong]
+        raise UserError(f"the model is a Backbone already, with {wrong} {shown}: leave {wrong} out")
+    return model
 
 
 def _from_names(model: nn.Module, layers: Sequence[str], images: Tensor) -> NetworkParts:
