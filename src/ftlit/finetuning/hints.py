@@ -13,6 +13,8 @@ class Hints:
         input_spec: holds the normalisation.
         weights: loads weights.
         fitted_head: lets the head start as a fitted linear probe.
+        trained_head: trains the head from random weights instead.
+        own_fit: after `trained_head`: fits a linear probe by other means; empty where there are none.
         batchnorm: makes batch norms independent of the batch.
         sync_batchnorm: shares the statistics of batch norms among processes.
     """
@@ -22,6 +24,8 @@ class Hints:
     input_spec: str = "the input_spec of the backbone"
     weights: str = "load_backbone(..., weights=...)"
     fitted_head: str = "FitProbeHead"
+    trained_head: str = "leave FitProbeHead out of the callbacks"
+    own_fit: str = ", or fit the head before training: head = fit_probe(extract_features(backbone, loader)).as_head()"
     batchnorm: str = 'Stage(..., batchnorm="frozen_stats") or ftlit.batchnorm_to_affine'
     sync_batchnorm: str = "Trainer(sync_batchnorm=True)"
 
@@ -33,6 +37,8 @@ ON_COMMAND_LINE = Hints(
     input_spec="backbone.input_spec",
     weights="backbone.weights=...",
     fitted_head="head=linear_probe",
+    trained_head="give head=linear, which is trained in gradient steps",
+    own_fit="",
     batchnorm="batchnorm=frozen_stats or batchnorm=affine",
     sync_batchnorm="trainer.sync_batchnorm=true",
 )

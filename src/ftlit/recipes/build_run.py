@@ -118,7 +118,7 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
     check_wise(trainer, fits_head=probe_head is not None)
     if probe_head:
-        check_probe_head(trainer, data)
+        check_probe_head(trainer, data, ON_COMMAND_LINE)
     check_reached(cfg, schedule, trainer, data)
     if only_fits:
         resume_from = None  # the head is fitted again, and its rows of metrics are written again

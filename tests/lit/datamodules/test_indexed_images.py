@@ -15,6 +15,7 @@ from torch import nn
 
 from ftlit import Backbone, FeatureData, FineTuner, FitProbeHead, ImageData, InputSpec, Schedule, Stage, StagedFinetuning, UserError
 from ftlit.data.dataset import Collection, Examples
+from ftlit.finetuning.hints import ON_COMMAND_LINE
 from ftlit.lit.callbacks.probe_head import check_probe_head
 from ftlit.lit.datamodules.glyph_source import GlyphData
 from ftlit.lit.datamodules.image_data import AUTO_VIEWS, BATCH_METHODS
@@ -97,8 +98,13 @@ def test_data_without_indexed_images_are_a_one_line_error(tmp_path):
         UserError, match=r"^recipe=probe needs to read single images, but OtherData does not support this: use one of the data=... options"
     ):
         require_indexed_images(OtherData(), "recipe=probe")
-    with pytest.raises(UserError, match=r"^a linear probe can be fitted only on ImageData, not on OtherData: give head=linear, .*as_head"):
-        check_probe_head(pl.Trainer(**QUIET), OtherData())
+    for other, name in ((OtherData(), "OtherData"), (FeatureData(OtherData(), tmp_path, cut="backbone"), r"FeatureData\(OtherData\)")):
+        with pytest.raises(
+            UserError, match=rf"^a linear probe can be fitted only on ImageData, not on {name}: leave FitProbeHead out .*as_head"
+        ):
+            check_probe_head(pl.Trainer(**QUIET), other)
+        with pytest.raises(UserError, match=rf"not on {name}: give head=linear, which is trained in gradient steps$"):
+            check_probe_head(pl.Trainer(**QUIET), other, ON_COMMAND_LINE)
     with pytest.raises(UserError, match=r"only on ImageData, not on a plain DataLoader: .*as_head"):
         check_probe_head(pl.Trainer(**QUIET), None)
 
@@ -111,7 +117,9 @@ def test_features_do_not_replace_batches_that_a_subclass_overrides(tmp_path, met
         UserError, match=rf"^FeatureData cannot replace the batches of {overrides}train on UserBatches without FeatureData, or"
     ):
         FeatureData(changed, tmp_path)
-    with pytest.raises(UserError, match=rf"^a linear probe cannot be fitted on the batches of {overrides}give head=linear, "):
+    with pytest.raises(
+        UserError, match=rf"^a linear probe cannot be fitted on the batches of {overrides}leave FitProbeHead out of the callbacks, or fit"
+    ):
         check_probe_head(pl.Trainer(**QUIET), changed)
     with pytest.raises(
         UserError,

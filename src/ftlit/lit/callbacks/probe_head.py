@@ -16,6 +16,7 @@ from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import the_backbone
 from ftlit.features.store import Store
 from ftlit.files import temporary_folder
+from ftlit.finetuning.hints import IN_PYTHON, Hints
 from ftlit.finetuning.losses import ClassWeights
 from ftlit.inference.novelty import KEY as SUBSPACE
 from ftlit.inference.novelty import FeatureSubspace, feature_subspace, some_places
@@ -25,6 +26,7 @@ from ftlit.lit.datamodules.extraction import Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View, together
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views
+from ftlit.lit.datamodules.loader_features import LoaderFeatures
 from ftlit.lit.rank_store import first_ahead, meet
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
@@ -34,9 +36,6 @@ from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.nearest import TrainVectors
 
 MAX_IMAGES = 20_000  # on which a head is fitted if training follows; at least two of each class
-LEAVE_OUT = "give head=linear, which is trained in gradient steps; in Python, leave out FitProbeHead"
-WAY_OUT = f"{LEAVE_OUT} and use head = fit_probe(extract_features(backbone, loader)).as_head()"
-
 TOO_MANY = "; its logits are too many to be kept, so there is no temperature, no prediction set and no suspects.csv"
 
 
@@ -198,24 +197,31 @@ def _copy(probe: HeadProbe, head: nn.Linear) -> None:
         head.bias.copy_(fitted.bias)
 
 
-def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
+def check_probe_head(trainer: Trainer, data: Any, hints: Hints = IN_PYTHON) -> IndexedImages:
     """Return the images on which a linear probe can be fitted.
+
+    Args:
+        trainer: with its strategy.
+        data: of the run.
+        hints: what to type, for the errors.
 
     Raises:
         UserError: the strategy shards the head, or `data` is not image data (`ImageData`, `FeatureData`) with one label per image, or
             overrides its batches, which the probe would not be fitted on.
     """
     images = data.images if isinstance(data, FeatureData) else data
+    way_out = f"{hints.trained_head}{hints.own_fit}"
     if isinstance(trainer.strategy, SHARDED):
-        raise UserError(f"a linear probe needs the whole head in each process, but this strategy shards the head: {WAY_OUT}")
+        raise UserError(f"a linear probe needs the whole head in each process, but this strategy shards the head: {way_out}")
     if not isinstance(images, IndexedImages):
         given = "a plain DataLoader" if data is None else type(data).__name__
-        raise UserError(f"a linear probe can be fitted only on ImageData, not on {given}: {WAY_OUT}")
+        given = f"FeatureData({type(data.data).__name__})" if isinstance(data, LoaderFeatures) else given
+        raise UserError(f"a linear probe can be fitted only on ImageData, not on {given}: {way_out}")
     if overrides := ", ".join(images.batch_overrides):
         name = type(data).__name__
-        raise UserError(f"a linear probe cannot be fitted on the batches of {name}, because {name} overrides {overrides}: {WAY_OUT}")
+        raise UserError(f"a linear probe cannot be fitted on the batches of {name}, because {name} overrides {overrides}: {way_out}")
     if images.multilabel:
-        raise UserError(f"a linear probe needs one label per example, but these data have several: {LEAVE_OUT}")
+        raise UserError(f"a linear probe needs one label per example, but these data have several: {hints.trained_head}")
     return images
 
 
