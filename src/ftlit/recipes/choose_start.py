@@ -19,7 +19,7 @@ from ftlit.recipes.config.settings import resolved_settings
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.resume import CONFIG, StoredConfig, checkpoint_of, read_config
-from ftlit.recipes.start.start_run import check_built_in, copy_of, copy_start
+from ftlit.recipes.start.start_run import copy_of, copy_start, has_own_parts
 from ftlit.run_folder import keeps_baseline, read_result
 
 OWN = ("backbone", "head")  # groups that must be those of the run
@@ -67,7 +67,7 @@ def resolve_start(cfg: DictConfig) -> DictConfig:
         if not cfg.resume and rank_before_trainer() == 0:
             checkpoint_of(cfg)  # raises where the folder holds a run
             copy_start(Path(cfg.init_from).expanduser(), copy)
-            check_built_in(copy, cfg.init_from)
+            has_own_parts(cfg, copy)  # raises where it has others than the config
     stored = read_config(copy)
     assert stored is not None
     fits_probe = _fits_probe(cfg, copy)

@@ -7,8 +7,9 @@ import shutil
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ftlit.data.splitting.stored_split import FILE as SPLIT
 from ftlit.data.splitting.stored_split import StoredSplit, read_split
@@ -17,11 +18,12 @@ from ftlit.files import replacing
 from ftlit.formatting import shown
 from ftlit.inference.load_network import load
 from ftlit.inference.network import Network
-from ftlit.inference.record import KEY, read_record
+from ftlit.inference.record import KEY, part_of, read_record
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.run_folder import DATA, RESULT, meant_run
 from ftlit.tensor_files import load_checkpoint
+from ftlit.zoo import BACKBONES
 
 FOLDER = "init_from"  # in the folder of a run: the copy
 CONFIG = "config.yaml"
@@ -97,25 +99,39 @@ def load_start(cfg: DictConfig) -> StartRun | None:
     """The run of `init_from`, from its copy; `None` where there is none.
 
     Raises:
-        UserError: the copy is missing or damaged, or its network has parts that are not built in.
+        UserError: the copy is missing or damaged; see also `has_own_parts`.
     """
     if cfg.get("init_from") is None:
         return None
     folder = copy_of(cfg)
-    network = _with_origin(load(folder), folder, str(cfg.init_from))
+    network = _with_origin(load(folder, trust=has_own_parts(cfg, folder)), folder, str(cfg.init_from))
     split = read_split(folder, only_if_missing=True, name=str(cfg.init_from)) if (folder / SPLIT).is_file() else None
     return StartRun(str(cfg.init_from), network, split)
 
 
-def check_built_in(folder: Path, name: str) -> None:
-    """Raise `UserError` where the network of the copy has parts of the user's own code, which are built from a config only."""
+def has_own_parts(cfg: DictConfig, folder: Path) -> bool:
+    """Whether the network of the copy has parts of the user's own code. It runs because the config names it, not because the file does.
+
+    Raises:
+        UserError: the config names other code, or gives it other arguments.
+    """
     record = read_record(load_checkpoint(folder / BEST), folder / BEST)
-    for noun in ("backbone", "head"):
-        if path := record[noun].get("import"):
+    own = {noun: str(path) for noun in ("backbone", "head") if (path := record[noun].get("import"))}
+    for noun, path in own.items():
+        if cfg[noun].get("_target_") != path:
             raise UserError(
-                f"init_from={name}: the {noun} of that run is {path}, which is not part of ftlit, and init_from reads built-in parts only: "
-                "leave init_from out"
+                f"init_from={cfg.init_from}: the {noun} of that run is {path}, which is not part of ftlit, so its code runs only where the "
+                f"command line names it too: give {noun}._target_={path} as in that run"
             )
+    if "backbone" in own:
+        given: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
+        now, before = (part["arguments"] for part in (part_of(given, BACKBONES), record["backbone"]))
+        if name := next((name for name in {**before, **now} if now.get(name) != before.get(name)), None):
+            called = f"with {name}={before[name]}" if name in before else f"without {name}"
+            sign = "" if name in now else "+"
+            way = f"give {sign}backbone.{name}={before[name]}" if name in before else f"leave backbone.{name} out"
+            raise UserError(f"init_from={cfg.init_from}: {own['backbone']} was called {called} in that run: {way}")
+    return bool(own)
 
 
 def _with_origin(network: Network, folder: Path, name: str) -> Network:
