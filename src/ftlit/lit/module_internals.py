@@ -7,7 +7,7 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 |---|---|---|
 | `LightningModule._trainer` | `trainer_of` | `LightningModule.trainer` raises without one |
 | `is_overridden` | `builds_layers_late` | layers that `setup` or `configure_model` adds are not there yet |
-| `HyperparametersMixin._hparams` and others | `share_hyperparameters` | the mixin cannot be told to use those of another object |
+| `HyperparametersMixin._hparams` and others | `share_hyperparameters` | the mixin takes none of another object |
 | `is_overridden` | `overrides` | a hook that a user has changed may read the batches before they are normalised |
 | `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
 | `FSDPStrategy.kwargs` | `uses_original_parameters` | Lightning keeps the arguments of the user nowhere else |
