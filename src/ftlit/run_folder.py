@@ -13,6 +13,7 @@ DATA = "data.json"
 RUN = "run"  # the key of the digest that identifies a run, in data.json and in the state of a checkpoint
 RUN_STATE = "exact_resume"  # the key of that state in a checkpoint
 RESULT = "result.json"
+IGNORED = "ignored"  # in `result.json`: names of given options that a run without gradient training does not read
 BASELINE = "linear_probe"  # the name of its checkpoint, and what stands in front of its metrics in `result.json`
 TRAINED = "trained/val/accuracy"  # in `result.json`: of the best epoch of a run with a baseline
 PROBE_LAYERS = "probe_layers.csv"  # of `recipe=probe`, and of a sweep over it: a row for each layer

@@ -11,7 +11,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from ftlit.cli import sweep_jobs, sweep_output, train
-from ftlit.cli.sweep_output import BEGAN, LOG, TOTAL, _time_left, begin_sweep, job_log, print_job, print_kept
+from ftlit.cli.sweep_output import BEGAN, LOG, TOTAL, VARYING, _time_left, begin_sweep, job_log, print_job, print_kept
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import COMMAND
@@ -88,6 +88,18 @@ def test_a_job_has_one_line_with_settings_result_and_seconds(score, result, show
     one, begun, other = capsys.readouterr().out.splitlines()
     assert one == f"job 1 (seed=3): {shown}, 12 s" and other == f"job 1 (seed=3), 2 of 4: {shown}, 12 s"
     assert begun == f"sweep of 4 jobs: each prints to train.log in its folder, {tmp_path}/NUMBER"
+
+
+def test_a_swept_option_that_a_job_ignores_is_noted_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(VARYING, "optimizer.lr seed")
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        Job(number, (f"optimizer.lr={number}",), status=0, reason="", seconds=1.0).write(tmp_path / str(number))
+        (tmp_path / str(number) / "result.json").write_text('{"val/accuracy": 0.5, "ignored": ["optimizer.lr", "loss"]}')
+        print_job(tmp_path / str(number))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["job", "note", "job"]
+    assert "ignore optimizer.lr: those that differ in it alone are equal" in lines[1] and "head=linear" in lines[1]
 
 
 def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):

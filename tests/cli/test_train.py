@@ -17,6 +17,8 @@ from paths import ROOT, python_path
 from PIL import Image
 from train_command import FAST, train
 
+from ftlit.run_folder import read_result
+
 pytestmark = pytest.mark.e2e
 
 
@@ -103,6 +105,8 @@ def test_a_sweep_runs_each_job_in_its_own_folder(tmp_path):
     result = train(tmp_path, "-m", "scenario=small_similar,large_different", *FAST)
     assert result.returncode == 0, result.stderr
     assert len(list(tmp_path.glob("runs/sweeps/*/*/[01]/checkpoints/best.ckpt"))) == 2
+    results = [read_result(folder) for folder in sorted(tmp_path.glob("runs/sweeps/*/*/[01]"))]
+    assert [own.get("ignored") for own in results] == [["trainer.max_epochs"], None]  # a fitted head has no epochs
 
 
 def test_a_folder_of_images_in_unusual_modes_trains(tmp_path):

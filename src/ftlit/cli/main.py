@@ -193,6 +193,7 @@ def report(arguments: list[str]) -> None:
     from ftlit.report import html  # here, so that --help stays fast
     from ftlit.report.sweep_page import write_sweep_page
     from ftlit.sweeps import jobs, summary
+    from ftlit.sweeps.caption import RESUME, finished
 
     if not (jobs.is_sweep(folder) or (folder / "multirun.yaml").is_file()):
         print(html.write_report(folder, plots=given.plots))
@@ -201,6 +202,9 @@ def report(arguments: list[str]) -> None:
     else:
         summary.report(folder)
         print(write_sweep_page(folder))
+        found = [job for _, job in jobs.jobs_of(folder)]
+        if (number := finished(found)) and found[0].sweep:
+            print(f"{number}. {RESUME} {found[0].sweep.resume}")
 
 
 def cache(arguments: list[str]) -> None:

@@ -1,8 +1,6 @@
 """The jobs of a sweep: each writes its state to its folder, whatever launches it, and a sweep that is started again runs the rest."""
 
 import os
-import re
-import shutil
 import sys
 import time
 import traceback
@@ -19,23 +17,22 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.cli import sweep_output, sweep_resume
 from ftlit.cli.sweep_resume import failed_early, first_change, new_job, refusal
 from ftlit.errors import UserError, one_line, shorten
-from ftlit.formatting import count, shell_command
+from ftlit.formatting import count
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS
-from ftlit.recipes.config.check_jobs import check_jobs
+from ftlit.recipes.config.check_jobs import check_jobs, check_launcher
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
-from ftlit.recipes.config.literal_values import quote
-from ftlit.recipes.config.overrides import job_label, typed_command, typed_words
+from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.recipes.run.processes import REASON, USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import SEED, Job, varying
+from ftlit.sweeps.plan_file import SweepPlan, remove_plan
 
 SECONDS_TO_WRITE = 5.0  # for the last checkpoint of an interrupted job
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
-SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
 # of recipes that have not written config.yaml, or do not write it
 EARLY_FILES = (ADVICE, BACKBONE, "lr_find.csv", "lr_find.png", REASON, sweep_output.LOG)
 # folder of the sweep that this process runs -> overrides of its jobs by number, none where a search chooses them; empty for a single run
@@ -54,7 +51,7 @@ class SweepCallback(Callback):
         """
         folder = Path(config.hydra.sweep.dir)
         try:
-            _check_launcher(config.hydra.runtime.choices.get("hydra/launcher"))
+            check_launcher(config.hydra.runtime.choices.get("hydra/launcher"))
             done = sweep_resume.count_done(config)
         except UserError as error:
             print(f"ftlit: {error}", file=sys.stderr)
@@ -66,7 +63,9 @@ class SweepCallback(Callback):
             STOP_SIGNALS.wait_for_jobs = partial(jobs.wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
         if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
             SEARCHES[folder] = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
-            sweep_output.begin_sweep(folder, trials, done, [*(OmegaConf.select(config, "hydra.sweeper.params") or {})])
+            names = [*(OmegaConf.select(config, "hydra.sweeper.params") or {})]
+            SweepPlan(trials, names, sweep_resume.resume_command(folder)).write(folder)
+            sweep_output.begin_sweep(folder, trials, done, names)
 
 
 def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
@@ -93,18 +92,9 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
     planned, done = [Job(number, tuple(words)) for number, words in enumerate(SWEEPS[folder])], sweep_resume.count_done(config)
     if done == len(planned):
         return []
+    SweepPlan(len(planned), varying(planned), sweep_resume.resume_command(folder)).write(folder)
     sweep_output.begin_sweep(folder, len(planned), done, [*varying(planned), SEED])
     return SWEEPS[folder]
-
-
-def _check_launcher(launcher: str | None) -> None:
-    """Raise `UserError` for the launcher of SLURM where SLURM is not installed."""
-    missing = [name for name in SLURM_PROGRAMS if launcher == SLURM and shutil.which(name) is None]
-    if missing:
-        raise UserError(
-            f"hydra/launcher={SLURM} needs {' and '.join(missing)} of SLURM, not found on this machine: start the sweep on a machine that "
-            "submits SLURM jobs, or give hydra/launcher=submitit_local to run the jobs on this machine"
-        )
 
 
 def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
@@ -176,7 +166,10 @@ def end_sweep() -> int:
         The sweep's status: `USER_ERROR_STATUS` where all failures are errors of the user, 1 where not, 0 for none.
     """
     statuses: set[int | None] = set()
-    for folder in filter(jobs.is_sweep, SWEEPS):
+    for folder in SWEEPS:
+        if not jobs.is_sweep(folder):
+            remove_plan(folder)
+            continue
         try:
             statuses |= _end_sweep_in(folder)
         except UserError as error:  # a damaged file of a job
@@ -203,9 +196,7 @@ def _end_sweep_in(folder: Path) -> set[int | None]:
         print(f"ftlit: {count(len(waiting), 'job')} never began: {shorten(waiting)}", file=sys.stderr)
         statuses.add(None)
     if statuses:
-        own = [word for word in typed_words() if not re.match(r"\+{0,2}(sweep\.resume|hydra\.sweep\.dir)=", word)]
-        words = [*typed_command(), *own, f"hydra.sweep.dir={quote(str(folder))}", "sweep.resume=true"]
-        print(f"ftlit: to run the jobs that have not finished: {shell_command(words)}", file=sys.stderr)
+        print(f"ftlit: to run the jobs that have not finished: {sweep_resume.resume_command(folder)}", file=sys.stderr)
     return statuses
 
 

@@ -23,6 +23,10 @@ VARYING = "FTLIT_SWEEP_OPTIONS"  # likewise: the names of the options that diffe
 LEAST_LEFT = 20.0  # seconds; the end of a shorter sweep needs no estimate
 NOTE = re.compile(r"(note|doctor|warning)\b")
 INDENT = " " * 10  # of the further lines of a row of the plan
+IGNORED = (
+    "note      jobs that only fit a linear probe, as this one, ignore {names}: those that differ in {it} alone are equal. To train the "
+    "head by gradient descent, give head=linear; to train all layers, give scenario=large_similar"
+)
 PRINTED: set[str] = set()  # notes of the jobs of this process
 
 
@@ -89,6 +93,10 @@ def print_job(folder: Path) -> None:
     left = _time_left(job.number + 1, int(total)) if total else ""
     words = [f"{name}={job.values[name]}" for name in os.environ.get(VARYING, "").split() if name in job.values] or job.overrides
     print_line(f"job {job.number} ({' '.join(words)}){place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
+    ignored = [name for name in os.environ.get(VARYING, "").split() if name in job.ignored]
+    if ignored and (note := IGNORED.format(names=" and ".join(ignored), it="it" if len(ignored) == 1 else "them")) not in PRINTED:
+        print_line(note)
+        PRINTED.add(note)
     sys.stdout.flush()  # a sweep takes hours
 
 

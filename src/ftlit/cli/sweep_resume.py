@@ -1,5 +1,6 @@
 """Resume a sweep: which of its jobs a folder holds, whether the command still has them, and the numbers of jobs that are added."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError
 from ftlit.formats import FORMAT
+from ftlit.formatting import shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.config.hydra_internals import compose_job, hydra_config, use_hydra_config
-from ftlit.recipes.config.overrides import job_overrides
+from ftlit.recipes.config.literal_values import quote
+from ftlit.recipes.config.overrides import job_overrides, typed_command, typed_words
 from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
 from ftlit.recipes.run.resume import MAY_CHANGE, keeps_value
 from ftlit.sweeps import jobs
@@ -81,6 +84,12 @@ def to_run(folder: Path, planned: Sequence[list[str]]) -> dict[int, list[str]]:
     return {
         number: words for number, words in enumerate(planned) if (job := jobs.read_job(folder / str(number))) is None or job.status != 0
     }
+
+
+def resume_command(folder: Path) -> str:
+    """The command that runs the jobs of a sweep that have not finished."""
+    own = [word for word in typed_words() if not re.match(r"\+{0,2}(sweep\.resume|hydra\.sweep\.dir)=", word)]
+    return shell_command([*typed_command(), *own, f"hydra.sweep.dir={quote(str(folder))}", "sweep.resume=true"])
 
 
 def _check_settings(config: DictConfig, before: Job, folder: Path, words: list[str]) -> None:

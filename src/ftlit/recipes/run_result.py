@@ -13,8 +13,9 @@ from ftlit.lit.trainer_internals import find_callback
 from ftlit.recipes.baseline import ACCURACY, Baseline, Results, judged_by
 from ftlit.recipes.build_run import Run
 from ftlit.recipes.config.candidates import choice_of_run
+from ftlit.recipes.config.overrides import ignored_without_training
 from ftlit.report.scores import reliability
-from ftlit.run_folder import BASELINE, TRAINED
+from ftlit.run_folder import BASELINE, IGNORED, TRAINED
 
 
 def has_baseline_result(run: Run) -> bool:
@@ -55,13 +56,24 @@ def fitted_on(fitted: Run | Baseline | None) -> dict[str, str]:
 
 
 def beside_result(run: Run, baseline: Results | None, images: Mapping[str, int]) -> dict[str, Any]:
-    """What `result.json` holds of the baseline, and of the best epoch beside it."""
+    """What `result.json` holds of the baseline, and of the best epoch beside it; of a run without training the options that it ignored."""
     compared: dict[str, Any] = {}
     if baseline:
         compared = {**baseline, **{f"{split}/fitted_on": splits for split, splits in fitted_on(run.baseline).items()}}
         compared |= _intervals(baseline, images)
     trained = _best_of_epochs(run)
-    return {f"{BASELINE}/{name}": value for name, value in compared.items()} | ({} if trained is None else {TRAINED: trained})
+    return (
+        {f"{BASELINE}/{name}": value for name, value in compared.items()} | ({} if trained is None else {TRAINED: trained}) | _ignored(run)
+    )
+
+
+def _ignored(run: Run) -> dict[str, list[str]]:
+    """The names of the given options that only training reads, of a run that only fits its head."""
+    if run.trains or run.probe_head is None:
+        return {}
+    words = ignored_without_training(augmented=bool(run.probe_head.reads(run.trainer, run.data)[2]))
+    names = list(dict.fromkeys(word.lstrip("+~").partition("=")[0] for word in words))
+    return {IGNORED: names} if names else {}
 
 
 def details_of(

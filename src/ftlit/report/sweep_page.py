@@ -11,7 +11,7 @@ from ftlit.files import write_atomically
 from ftlit.formatting import duration_in_words
 from ftlit.report.document import Markup, document, table
 from ftlit.report.html import PAGE
-from ftlit.sweeps.caption import caption_of
+from ftlit.sweeps.caption import RESUME, caption_of, finished
 from ftlit.sweeps.jobs import CROSS_VALIDATED, SEED, TEST, VAL, Job, jobs_of, varying
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 from ftlit.sweeps.settings_table import DIFFERENCE, table_of
@@ -48,7 +48,14 @@ def sweep_page(name: str, found: Sequence[tuple[Path, Job]], figure: bytes | Non
         shown = f'<img alt="settings" src="data:image/png;base64,{base64.b64encode(figure).decode()}">'
         sections.append(("figure", "Settings and seeds", f"<p>A point for each seed; mean and 95 % interval of each setting.</p>{shown}"))
     sections.append(("jobs", "Jobs", _jobs(found)))
-    return document(f"sweep {name}", f"<p>{len(jobs)} jobs: {escape(states)}</p>", sections)
+    return document(f"sweep {name}", f"<p>{len(jobs)} jobs: {escape(states)}</p>{_incomplete(jobs)}", sections)
+
+
+def _incomplete(jobs: Sequence[Job]) -> str:
+    """That jobs are missing, and the command that runs them; empty where none is."""
+    if not (count := finished(jobs)) or jobs[0].sweep is None:
+        return ""
+    return f"<p><b>{count}.</b> {escape(RESUME)}</p><pre>{escape(jobs[0].sweep.resume)}</pre>"
 
 
 def _settings(jobs: Sequence[Job]) -> str:

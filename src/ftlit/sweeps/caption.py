@@ -6,6 +6,7 @@ from ftlit.run_folder import TRAINED, keeps_baseline
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, VAL, Job
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 
+RESUME = "If this sweep is not running any more, this command runs the other jobs:"
 NOTHING_NOTE = "No job of this sweep has finished: there are no results to compare."
 MARKED_NOTE = "* marks the best {by}."
 PROBE_NOTE = (
@@ -33,25 +34,57 @@ EQUAL_NOTE = (
     "No interval where all seeds give the same value: nothing in these jobs depends on the seed (a linear probe on all training "
     "examples is the same fit), or they are equal by chance."
 )
+IGNORED_NOTE = (
+    "{names} {is_} ignored in {number} of {all} jobs, which only fit a linear probe, without gradient training: rows that differ in {it} "
+    "alone are equal."
+)
+SAME_NOTE = (
+    "All rows are equal: the swept options do not change these results, or the results are equal by chance. train.log of a job says which "
+    "options it ignores."
+)
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
 
 def caption_of(jobs: Sequence[Job]) -> str:
-    """The caption of the table: what is marked, statistics, units."""
+    """The caption of the table: whether jobs are missing, what is marked, statistics, units."""
+    count = finished(jobs)
+    return " ".join([*([f"Incomplete: {count}."] if count else []), *_notes(jobs)])
+
+
+def finished(jobs: Sequence[Job]) -> str:
+    """`2 of 4 jobs have finished`; empty where all have, and where it is not known how many the sweep has."""
+    plan, done = jobs[0].sweep if jobs else None, sum(job.status == 0 for job in jobs)
+    return f"{done} of {plan.total} jobs {'has' if done == 1 else 'have'} finished" if plan and done < plan.total else ""
+
+
+def _notes(jobs: Sequence[Job]) -> list[str]:
     results = SettingResults(jobs)
     done = [job for setting in results.settings for job in setting.done]
     if not done:
-        return NOTHING_NOTE
+        return [NOTHING_NOTE]
     by_val = results.by != SCORE
     notes = [MARKED_NOTE.format(by=RANKINGS[VAL if results.by == TRAINED else results.by])] if results.best else []
     notes += {CROSS_VALIDATED: [CROSSED_NOTE], HELD_OUT: [HELD_OUT_NOTE]}.get(results.by, [])
     notes += [BEST_OF_NOTE.format(number=results.probes_tried)] if results.probes_tried else []
     if kept := sum(keeps_baseline(job.metrics) for job in done):
         notes.append(PROBE_NOTE.format(kept=kept, all=sum(TRAINED in job.metrics for job in done)))
+    if names := [name for name in results.names if any(name in job.ignored for job in done)]:
+        number = sum(any(name in job.ignored for name in names) for job in done)
+        few = len(names) == 1
+        of = {"is_": "is" if few else "are", "it": "it" if few else "them", "number": number, "all": len(done)}
+        notes.append(IGNORED_NOTE.format(names=" and ".join(names), **of))
+    elif by_val and not kept and _all_equal(results):
+        notes.append(SAME_NOTE)
     notes += [TEST_NOTE if by_val else RATE_NOTE if results.are_range_tests else SCORE_NOTE, STATISTICS_NOTE]
     notes += [SAMPLES_NOTE] if any(setting.spread(results.metric) != setting.of(results.metric) for setting in results.settings) else []
     if any(results.differences):
         notes.append(DIFFERENCE_NOTE.format(first="first " if len(results.best) > 1 else ""))
     values = [setting.of(results.metric) for setting in results.settings]
     notes += [EQUAL_NOTE] if any(len(own) > 1 and len(set(own)) == 1 for own in values) else []
-    return " ".join([*notes, SECONDS_NOTE])
+    return [*notes, SECONDS_NOTE]
+
+
+def _all_equal(results: SettingResults) -> bool:
+    """Whether several settings have the same numbers, seed by seed."""
+    found = [(setting.by_seed(results.by), setting.by_seed(results.metric)) for setting in results.settings]
+    return len(found) > 1 and any(found[0][0].values()) and all(one == found[0] for one in found)

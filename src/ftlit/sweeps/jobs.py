@@ -10,7 +10,8 @@ from typing import Any
 
 from ftlit.errors import UserError
 from ftlit.formats import FORMAT, KEY, read_json, reading, write_json
-from ftlit.run_folder import CROSS_VALIDATION, HELD_OUT_BY, RESULT, TRAINED, read_advice, read_result
+from ftlit.run_folder import CROSS_VALIDATION, HELD_OUT_BY, IGNORED, RESULT, TRAINED, read_advice, read_result
+from ftlit.sweeps.plan_file import SweepPlan, read_plan
 
 FILE = "job.json"  # in the folder of each job
 RUNNING = "did not end"
@@ -22,7 +23,16 @@ CROSS_VALIDATED = "cross_validated/accuracy"  # of a probe that is chosen by cro
 HELD_OUT = "held_out/accuracy"  # the one of these two that a job has
 PROBES_TRIED = "best_of"  # behind `val/` or `cross_validated/`: the number of probes of which this is the best
 
-READ_ELSEWHERE = ("metrics", "samples", "advised", "cut", "backbone", KEY)  # fields of a job that its own file does not hold
+READ_ELSEWHERE = (
+    "metrics",
+    "samples",
+    "advised",
+    "cut",
+    "backbone",
+    "ignored",
+    "sweep",
+    KEY,
+)  # fields of a job that its own file does not hold
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class Job:
         advised: the scenario that `scenario=auto` chose; empty for other scenarios.
         cut: the cut that `recipe=probe` chose, several for several repeats; empty for other recipes.
         backbone: that `backbone=auto` chose; empty for others.
+        ignored: names of given options that it ignored, because it had no gradient training.
+        sweep: to which it belongs, where that is known.
         format: of the file that it was read from.
     """
 
@@ -57,6 +69,8 @@ class Job:
     advised: str = field(default="", compare=False)
     cut: str = field(default="", compare=False)
     backbone: str = field(default="", compare=False)
+    ignored: Sequence[str] = field(default=(), compare=False)
+    sweep: SweepPlan | None = field(default=None, compare=False)
     format: int = field(default=FORMAT, compare=False)
 
     @property
@@ -139,6 +153,7 @@ def read_job(folder: Path) -> Job | None:
     with reading(folder / RESULT, REMEDY):
         cut, backbone = (_texts(entries, name) for name in ("cut", "backbone"))
         samples = [_metrics([entry]) for entry in entries]
+        job = replace(job, ignored=entries[0].get(IGNORED, ()) if entries else ())
         return replace(job, metrics=_metrics(entries), samples=samples, cut=cut, backbone=backbone, advised=_advised(folder))
 
 
@@ -173,8 +188,9 @@ def jobs_of(folder: Path) -> list[tuple[Path, Job]]:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
+    plan = read_plan(folder)
     found = ((path.parent, read_job(path.parent)) for path in folder.glob(f"*/{FILE}"))
-    jobs = sorted(((path, job) for path, job in found if job), key=lambda pair: pair[1].number)
+    jobs = sorted(((path, replace(job, sweep=plan)) for path, job in found if job), key=lambda pair: pair[1].number)
     if not jobs and (folder / "multirun.yaml").is_file():
         raise UserError(f"the sweep in {folder} is empty: no job began")
     if not jobs:
@@ -199,9 +215,10 @@ def _size(value: str) -> float:
 
 
 def varying(jobs: Sequence[Job]) -> list[str]:
-    """The names, other than the seed, that have several values within the sweep."""
+    """The names, other than the seed, that have several values within the sweep, or will have when all its jobs have run."""
     names = dict.fromkeys(name for job in jobs for name in job.values)
-    return [name for name in names if name != SEED and len({job.values.get(name) for job in jobs}) > 1]
+    swept = {name for job in jobs if job.sweep for name in job.sweep.swept}
+    return [name for name in names if name != SEED and (name in swept or len({job.values.get(name) for job in jobs}) > 1)]
 
 
 def settings_of(jobs: Sequence[Job]) -> list[Setting]:

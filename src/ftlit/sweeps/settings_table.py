@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftlit.errors import shorten
-from ftlit.sweeps.caption import caption_of
+from ftlit.sweeps.caption import RESUME, caption_of, finished
 from ftlit.sweeps.jobs import (
     SCORE,
     SEED,
@@ -79,7 +79,9 @@ def markdown_of(jobs: Sequence[Job]) -> str:
     header, rows = table_of(jobs)
     lines = [header, ["---"] * len(header), *rows]
     cells = (" | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) for line in lines)
-    return "\n".join(f"| {line} |" for line in cells) + f"\n\n{caption_of(jobs)}\n"
+    parts = ["\n".join(f"| {line} |" for line in cells), caption_of(jobs)]
+    parts += [f"{RESUME}\n\n    {jobs[0].sweep.resume}"] if finished(jobs) and jobs[0].sweep else []
+    return "\n\n".join(parts) + "\n"
 
 
 def printed_table(jobs: Sequence[Job], width: int) -> Table:

@@ -1,5 +1,6 @@
 """Check the jobs of a sweep before the first one runs: each is composed and bound, so that no mistake is found hours later."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,8 +12,19 @@ from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import compose_job, kept_hydra, use_hydra_config
 from ftlit.sweeps.jobs import Job, varying
 
-ELSEWHERE = ("submitit_slurm", "ray")  # launchers whose jobs run on other machines, with other files and packages
+SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
+ELSEWHERE = (SLURM, "ray")  # launchers whose jobs run on other machines, with other files and packages
 NAMED_FILES = ("ftlit.load_backbone", "ftlit.load_timm")  # networks that find their weights in a folder by name
+
+
+def check_launcher(launcher: str | None) -> None:
+    """Raise `UserError` for the launcher of SLURM where SLURM is not installed."""
+    missing = [name for name in SLURM_PROGRAMS if launcher == SLURM and shutil.which(name) is None]
+    if missing:
+        raise UserError(
+            f"hydra/launcher={SLURM} needs {' and '.join(missing)} of SLURM, not found on this machine: start the sweep on a machine that "
+            "submits SLURM jobs, or give hydra/launcher=submitit_local to run the jobs on this machine"
+        )
 
 
 def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]]) -> None:

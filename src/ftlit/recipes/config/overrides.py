@@ -145,6 +145,15 @@ def given_for_training(*others: str) -> list[str]:
     return [word for word in given(*OF_TRAINING, *others) if word not in given(CLASS_WEIGHTS)]
 
 
+def ignored_without_training(*, augmented: bool) -> list[str]:
+    """The words of the command line that a run which only fits its head ignores.
+
+    Args:
+        augmented: whether the head is fitted on augmented views of the images.
+    """
+    return given_for_training("data.mix", *([] if augmented else ["data.augment"]))
+
+
 def job_label() -> str:
     """`job 1 (seed=1)` in a job of a sweep, else an empty text."""
     hydra = hydra_config()

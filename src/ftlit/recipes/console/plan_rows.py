@@ -18,7 +18,7 @@ from ftlit.printing import plain, show
 from ftlit.recipes.config.candidates import choice_of_run
 from ftlit.recipes.config.class_weights import class_weights_text
 from ftlit.recipes.config.hydra_internals import choices
-from ftlit.recipes.config.overrides import chosen_part, given, given_for_training, replaced
+from ftlit.recipes.config.overrides import chosen_part, given, ignored_without_training, replaced
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
 from ftlit.recipes.console.run_facts import RunFacts
@@ -186,7 +186,7 @@ def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
         return f"{text} Stages that train only the head are skipped{unused}; to keep these stages, give head=linear."
     if facts.refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
-    unread = given_for_training("data.mix", *([] if facts.views else ["data.augment"]))
+    unread = ignored_without_training(augmented=bool(facts.views))
     ignored = ", ".join(unread) or f"optimizer, lr_scheduler{'' if weights else ', loss'} and epochs"
     printed = " The loss that is printed is that of loss.*." if any(name.startswith("loss") for name in unread) else ""
     instead = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar."

@@ -1,0 +1,86 @@
+"""The lines below the table of a sweep explain equal rows, and say when jobs are missing."""
+
+import json
+
+import pytest
+
+from ftlit import UserError
+from ftlit.cli import main, sweep_jobs
+from ftlit.report.sweep_page import sweep_page
+from ftlit.sweeps.caption import SAME_NOTE, caption_of, finished
+from ftlit.sweeps.jobs import Job, jobs_of, varying
+from ftlit.sweeps.plan_file import FILE, SweepPlan, read_plan
+from ftlit.sweeps.settings_table import markdown_of, table_of
+
+RESUME = "ftlit train -m lr=1,2 seed=1,2 sweep.resume=true"
+
+
+def made(folder, *results, status=0):
+    """Jobs with one swept option and a seed; a result is the test accuracy, or a mapping."""
+    for number, result in enumerate(results):
+        Job(number, (f"lr={1 + number // 2}", f"seed={1 + number % 2}"), {}, status, "").write(folder / str(number))
+        given = result if isinstance(result, dict) else {"test/accuracy": result}
+        (folder / str(number) / "result.json").write_text(json.dumps({"val/accuracy": 0.5, "test/accuracy": 0.75, **given}))
+    return folder
+
+
+def jobs_in(folder):
+    return [job for _, job in jobs_of(folder)]
+
+
+def test_an_option_that_jobs_ignored_is_named_with_their_number(tmp_path):
+    ignored = {"ignored": ["lr", "loss"]}
+    text = caption_of(jobs_in(made(tmp_path, ignored, ignored, 0.8, 0.9)))
+    assert "lr is ignored in 2 of 4 jobs" in text and "rows that differ in it alone are equal" in text and "loss" not in text
+    assert "ignored" not in caption_of(jobs_in(made(tmp_path / "other", {"ignored": ["loss"]}, 0.7, 0.8)))
+
+
+@pytest.mark.parametrize(("last", "equal"), [(0.6, True), (0.61, False)])
+def test_equal_rows_without_a_known_reason_have_a_line(tmp_path, last, equal):
+    assert (SAME_NOTE in caption_of(jobs_in(made(tmp_path, 0.5, 0.6, 0.5, last)))) == equal
+
+
+def test_a_single_row_is_not_compared(tmp_path):
+    assert SAME_NOTE not in caption_of(jobs_in(made(tmp_path, 0.5, 0.6)))
+
+
+def test_an_interrupted_sweep_keeps_its_columns_and_names_the_command_that_resumes_it(tmp_path, capsys):
+    SweepPlan(4, ("lr",), RESUME).write(made(tmp_path, 0.5, 0.6))
+    jobs = jobs_in(tmp_path)
+    assert varying(jobs) == ["lr"] and table_of(jobs)[0][0] == "lr" and finished(jobs) == "2 of 4 jobs have finished"
+    assert caption_of(jobs).startswith("Incomplete: 2 of 4 jobs have finished. ") and RESUME in markdown_of(jobs)
+    page = sweep_page("mine", jobs_of(tmp_path), None)
+    assert "<b>2 of 4 jobs have finished.</b>" in page and RESUME in page
+    main.report([str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[-1].endswith(RESUME)
+
+
+def test_a_sweep_whose_jobs_have_all_finished_is_not_incomplete(tmp_path, capsys):
+    SweepPlan(2, ("lr",), RESUME).write(made(tmp_path, 0.5, 0.6))
+    assert "Incomplete" not in markdown_of(jobs_in(tmp_path)) and RESUME not in sweep_page("mine", jobs_of(tmp_path), None)
+    (tmp_path / FILE).unlink()  # of an earlier version
+    assert finished(jobs_in(tmp_path)) == ""
+
+
+def test_a_sweep_none_of_whose_jobs_finished_is_incomplete_too(tmp_path):
+    SweepPlan(2, ("lr",), RESUME).write(made(tmp_path, 0.5, status=130))
+    assert caption_of(jobs_in(tmp_path)).startswith("Incomplete: 0 of 2 jobs have finished. No job")
+
+
+def test_the_plan_is_read_as_it_was_written_and_a_damaged_one_is_named(tmp_path):
+    plan = SweepPlan(4, ["lr"], RESUME)
+    plan.write(tmp_path / "new")
+    assert read_plan(tmp_path / "new") == plan and read_plan(tmp_path) is None
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(UserError, match=FILE):
+        read_plan(tmp_path)
+
+
+def test_a_sweep_of_which_no_job_began_leaves_no_plan(tmp_path, monkeypatch):
+    folder, other = tmp_path / "sweep", tmp_path / "other"
+    for own in (folder, other):
+        SweepPlan(2, ("lr",), RESUME).write(own)
+    (other / "notes.txt").touch()
+    monkeypatch.setattr(sweep_jobs, "SWEEPS", {folder: [], other: []})
+    sweep_jobs.end_sweep()
+    assert not folder.exists() and [path.name for path in other.iterdir()] == ["notes.txt"]
