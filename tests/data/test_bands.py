@@ -57,13 +57,19 @@ def test_values_that_are_not_finite_become_the_mean_of_their_band(tmp_path):
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        (np.zeros((8, 8, 3)), "{} has 3 bands, but backbone.in_chans=4"),
-        (np.zeros((5, 8, 8)), "{} has 5 bands, but backbone.in_chans=4"),
-        (np.zeros((8, 8)), "{} has 1 band, but backbone.in_chans=4"),
-        (np.zeros(7), "{} has the shape 7, but backbone.in_chans=4"),
-        (np.zeros((8, 8, 4), complex), "{} holds complex128, but the values of a band must be real numbers"),
-        (np.full((8, 8, 4), np.nan), "no pixel of {} is a finite number"),
-        (np.array([{}] * 4), "{} cannot be read as an image: Object arrays cannot be loaded when allow_pickle=False"),
+        (np.zeros((8, 8, 3)), "{} has 3 bands, but backbone.in_chans=4: give images of 4 bands"),
+        (np.zeros((5, 8, 8)), "{} has 5 bands, but backbone.in_chans=4: give images of 4 bands"),
+        (np.zeros((8, 8)), "{} has 1 band, but backbone.in_chans=4: give images of 4 bands"),
+        (np.zeros(7), "{} has the shape 7, but backbone.in_chans=4: give images of 4 bands"),
+        (
+            np.zeros((8, 8, 4), complex),
+            "{} has complex128 values, but the values of a band must be real numbers: convert the image to float32",
+        ),
+        (np.full((8, 8, 4), np.nan), "{} has only NaN or infinite values: replace or remove this image"),
+        (
+            np.array([{}] * 4),
+            "{} cannot be read as an image: replace or remove the file (Object arrays cannot be loaded when allow_pickle=False)",
+        ),
     ],
 )
 def test_other_files_are_errors_of_one_line(tmp_path, values, line):
@@ -122,10 +128,10 @@ def test_mean_and_std_of_bands_have_to_be_known_for_a_view():
 @pytest.mark.parametrize(
     ("channels", "image", "fault"),
     [
-        (1, torch.zeros(3, 4, 4), r"must have the shape \(1, H, W\), grey, not \(3, 4, 4\)"),
-        (4, torch.zeros(3, 4, 4), r"must have the shape \(4, H, W\), not \(3, 4, 4\)"),
-        (4, torch.full((4, 4, 4), torch.nan), "must be uint8, or hold finite floats"),
-        (4, torch.zeros(4, 4, 4, dtype=torch.int16), "must be uint8, or hold finite floats"),
+        (1, torch.zeros(3, 4, 4), r"has the shape \(3, 4, 4\): give a grey image of shape \(1, H, W\)"),
+        (4, torch.zeros(3, 4, 4), r"has the shape \(3, 4, 4\): give an image of shape \(4, H, W\)"),
+        (4, torch.full((4, 4, 4), torch.nan), "has NaN or infinite values"),
+        (4, torch.zeros(4, 4, 4, dtype=torch.int16), "has the type torch.int16: give finite floats, or uint8"),
     ],
 )
 def test_tensors_of_other_channels_are_errors(channels, image, fault):

@@ -53,7 +53,7 @@ def test_a_name_that_is_not_utf8_a_formula_and_a_pipe_are_rows(run, tmp_path, mo
     code, out = predicted(monkeypatch, capsys, run, "set", "=1+1.png", "--top", "5")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert (code, [row["path"] for row in rows]) == (1, [r"set/caf\xe9.png", "set/pipe.png", "'=1+1.png"])
-    assert rows[1]["error"].endswith("is not a regular file")
+    assert rows[1]["error"].endswith("is not a regular file, but a folder, a pipe or a device: give the path of an image file")
     assert not any(cell.startswith("=") for row in rows for cell in row.values())
     code, out = predicted(monkeypatch, capsys, run, "set", "--format", "jsonl")
     assert [json.loads(line)["path"] for line in out.splitlines()] == [r"set/caf\xe9.png", "set/pipe.png"]

@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ftlit.code_identity import versioned
-from ftlit.data.bad_image import BadImage
-from ftlit.errors import UserError, one_line
-from ftlit.formatting import shown
+from ftlit.data.bad_image import BadImage, check_regular, unreadable
+from ftlit.errors import UserError
+from ftlit.formatting import count, shown
 
 Array = np.ndarray[Any, Any]
 ARRAY_SUFFIX = ".npy"
@@ -39,11 +39,11 @@ def to_bands(array: Array, channels: int, fill: tuple[float, ...] = (), *, name:
     if bands.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(bands))
     if bands.dtype.kind not in "uifb":
-        raise BadImage(f"{name} holds {array.dtype}, but the values of a band must be real numbers")
+        raise BadImage(f"{name} has {array.dtype} values, but the values of a band must be real numbers: convert the image to float32")
     floats = np.ascontiguousarray(bands, dtype=np.float32)
     holes = ~np.isfinite(floats)
     if holes.all():
-        raise BadImage(f"no pixel of {name} is a finite number")
+        raise BadImage(f"{name} has only NaN or infinite values: replace or remove this image")
     if holes.any():
         filled = np.array(fill or [0.0] * channels, np.float32)[:, None, None]
         floats = np.where(holes, filled, floats)
@@ -56,7 +56,7 @@ def _channels_first(array: Array, channels: int, name: str) -> Array:
         return np.moveaxis(array, 2, 0)
     if array.ndim == 3 and array.size and array.shape[0] == channels:
         return array
-    raise BadImage(f"{name} has {describe_bands(array.shape)}, but backbone.in_chans={channels}")
+    raise BadImage(f"{name} has {describe_bands(array.shape)}, but backbone.in_chans={channels}: give images of {count(channels, 'band')}")
 
 
 def describe_bands(shape: tuple[int, ...]) -> str:
@@ -80,10 +80,9 @@ def read_bands(path: str | Path, channels: int, fill: tuple[float, ...] = ()) ->
     Raises:
         BadImage: the file is missing, damaged, not an image, or has another number of bands; TIFF without the package tifffile.
     """
-    if (file := Path(path)).exists() and not file.is_file():
-        raise BadImage(f"{shown(path)} is not a regular file")  # reading from a pipe would wait
+    check_regular(path)
     try:
-        return to_bands(_values(file), channels, fill, name=shown(path))
+        return to_bands(_values(Path(path)), channels, fill, name=shown(path))
     except BadImage:
         raise
     except FileNotFoundError as error:
@@ -91,7 +90,7 @@ def read_bands(path: str | Path, channels: int, fill: tuple[float, ...] = ()) ->
     except UserError as error:
         raise BadImage(str(error)) from error
     except Exception as error:  # decoders raise anything
-        raise BadImage(f"{shown(path)} cannot be read as an image: {one_line(error)}") from error
+        raise unreadable(path, error) from error
 
 
 def shape_and_dtype(path: Path) -> tuple[tuple[int, ...], str]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ftlit.code_identity import versioned
 from ftlit.data.bad_image import BadImage as BadImage
+from ftlit.data.bad_image import check_regular, unreadable
 from ftlit.data.bands import bands_of, read_bands, to_bands
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import one_line
 from ftlit.formatting import shown
 
 GreyRange = tuple[float, float]  # the values of black and of white
@@ -47,7 +47,7 @@ def _finite_somewhere(image: Image.Image) -> np.ndarray[Any, Any]:
     """Return the values of an image as float64; NaN may mark pixels without data. Raises `BadImage` if no value is finite."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).any():
-        raise BadImage("no pixel is a finite number")
+        raise BadImage("this image has only NaN or infinite pixels")
     return values
 
 
@@ -89,8 +89,7 @@ def read_image_in_range(path: str | Path, at_least: int | None, grey_range: Grey
 
 
 def _read(path: str | Path, at_least: int | None, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    if (file := Path(path)).exists() and not file.is_file():
-        raise BadImage(f"{shown(path)} is not a regular file")  # reading from a pipe would wait
+    check_regular(path)
     try:
         with Image.open(path) as image:
             if at_least is not None:
@@ -99,7 +98,7 @@ def _read(path: str | Path, at_least: int | None, convert: Callable[[Image.Image
     except FileNotFoundError as error:
         raise BadImage(f"there is no file {shown(path)}") from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
-        raise BadImage(f"{shown(path)} cannot be read as an image: {one_line(error)}") from error
+        raise unreadable(path, error) from error
 
 
 def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image | Tensor]:

@@ -47,7 +47,7 @@ class InputSpec:
         object.__setattr__(self, "mean", _per_channel("mean", self.mean, self.channels))
         object.__setattr__(self, "std", _per_channel("std", self.std, self.channels))
         if bool(self.mean) != bool(self.std):
-            raise UserError(f"input_spec.mean={self.mean} and input_spec.std={self.std}: give both, or neither, and both are measured")
+            raise UserError(f"input_spec.mean={self.mean} and input_spec.std={self.std}: give both, or leave both out to measure them")
         if self.interpolation not in (modes := [m.value for m in InterpolationMode]):
             raise unknown("interpolation", self.interpolation, modes)
         if self.takes_bands and self.interpolation not in BAND_INTERPOLATIONS:
@@ -69,7 +69,7 @@ class InputSpec:
         if self.grey_range is not None:
             object.__setattr__(self, "grey_range", _ascending(self.grey_range))
         if any(value <= 0 for value in self.std):
-            raise UserError(f"input_spec.std={self.std}: every value must be above 0")
+            raise UserError(f"input_spec.std={self.std}: give values above 0")
         for name in ("mean", "std", "grey_range"):
             if not all(abs(value) <= MAX_VALUE for value in getattr(self, name) or ()):
                 raise UserError(f"input_spec.{name}={getattr(self, name)}: give values from {-MAX_VALUE:g} to {MAX_VALUE:g}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, closest, shorten
 from ftlit.formatting import shown
 
 
@@ -27,10 +27,11 @@ def _missing(what: str, path: Path) -> UserError:
         return UserError(f"{shown(path)} is not a {what}: give the path of a {what}")
     if not path.parent.is_dir():
         missing = next(folder for folder in path.parents if folder.parent.is_dir())  # the highest that is no folder
-        return UserError(f"the path {shown(path)} cannot be followed: {_missing('folder', missing)}")
+        return UserError(f"there is no {what} {shown(path)}, because {_missing('folder', missing)}")
     beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))
+    name, folder, plural = shown(path.name), shown(path.parent.absolute()), f"{what.split()[-1]}s"
     if not beside:
-        return UserError(
-            f"no {what} {shown(path.name)!r} in {shown(path.parent.absolute())}, which has no {what.split()[-1]}s: correct the path"
-        )
-    return UserError(f"{unknown(what, shown(path.name), beside)} (in {shown(path.parent.absolute())})")
+        return UserError(f"{folder} has no {what} {name!r}, and no other {plural}: correct the path")
+    meant = closest(name, beside)
+    hint = f"did you mean {meant!r}? The {plural} there are" if meant else f"give one of the {plural}"
+    return UserError(f"{folder} has no {what} {name!r}: {hint} {shorten(beside)}")

@@ -79,21 +79,23 @@ def _to_normalised(spec: "InputSpec") -> list[torch.nn.Module]:
 def check_image_tensor(image: Tensor, spec: "InputSpec") -> None:
     """Raise `UserError` unless `image` is a tensor (C, H, W) with the channels of the spec, uint8 or float: in [0, 1], of bands finite."""
     if image.ndim != 3 or len(image) != spec.channels:
-        kind = {1: ", grey", 3: ", RGB"}.get(spec.channels, "")
-        raise UserError(f"an image tensor must have the shape ({spec.channels}, H, W){kind}, not {tuple(image.shape)}")
+        kind = {1: "a grey image", 3: "an RGB image"}.get(spec.channels, "an image")
+        raise UserError(f"this image tensor has the shape {tuple(image.shape)}: give {kind} of shape ({spec.channels}, H, W)")
     if not image.numel():
-        raise UserError(f"an image tensor must have a height and a width of at least 1, but this one has the shape {tuple(image.shape)}")
+        raise UserError(f"this image tensor has the shape {tuple(image.shape)}: give an image of at least 1 x 1 pixels")
     if image.dtype == torch.uint8:
         return
     if spec.takes_bands:
-        if not image.is_floating_point() or not image.isfinite().all():
-            raise UserError(f"a tensor of bands must be uint8, or hold finite floats, but this one is {image.dtype} or has NaN or infinity")
+        if not image.is_floating_point():
+            raise UserError(f"this tensor of bands has the type {image.dtype}: give finite floats, or uint8")
+        if not image.isfinite().all():
+            raise UserError("this tensor of bands has NaN or infinite values: replace them by finite values")
         return
     if not image.is_floating_point():
-        raise UserError(f"an image tensor must hold floats from 0 to 1, or be uint8, but this one is {image.dtype}")
+        raise UserError(f"this image tensor has the type {image.dtype}: give floats from 0 to 1, or uint8")
     least, most = image.min().item(), image.max().item()
     if not (least >= 0 and most <= 1):  # true for NaN too
         raise UserError(
-            f"an image tensor must hold floats from 0 to 1, or be uint8, but the values of this one are from {least:.4g} to {most:.4g}: "
-            "give it as it was before its normalisation"
+            f"this image tensor has values from {least:.4g} to {most:.4g}: give floats from 0 to 1 or uint8, not a normalised image, "
+            "because the network normalises"
         )

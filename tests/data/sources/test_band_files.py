@@ -89,7 +89,7 @@ def test_photos_are_no_images_of_four_bands(tmp_path):
 def test_values_of_8_bits_and_others_are_not_mixed(tmp_path):
     for name, dtype in (("a", np.uint8), ("b", np.float32)):
         np.save(tmp_path / f"{name}.npy", np.zeros((5, 5, 4), dtype))
-    with pytest.raises(UserError, match=r"a.npy is of uint8, whose values are divided by 255, but .*b.npy is of another type"):
+    with pytest.raises(UserError, match=r"a.npy has uint8 values, which are divided by 255, but .*b.npy has values of another type"):
         band_headers([tmp_path / "a.npy", tmp_path / "b.npy"], channels=4)
 
 
@@ -114,5 +114,5 @@ def test_arrays_are_images_for_bands_only(tmp_path):
     assert len(FolderImages(root, arrays=True)) == 30
     with pytest.raises(UserError, match="has no image files"):
         FolderImages(root)
-    with pytest.raises(UserError, match=r"give backbone.in_chans=..., their number of bands \(.npy is read for any number but 1 and 3\)"):
+    with pytest.raises(UserError, match=r"give backbone.in_chans=N, because .npy files are read only as N bands"):
         list_folder(root)

@@ -121,7 +121,7 @@ def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
             return None, self.targets[place] // 2
 
     assert labels_of(Halved(), {}) == [(0,), (1,), (2,), (3,)]
-    with pytest.raises(UserError, match=r"the targets of Halved differ .*: leave out data.options.coarse$"):
+    with pytest.raises(UserError, match=r"data.options.coarse changes the targets of Halved, .*: leave out data.options.coarse$"):
         labels_of(Halved(), {"coarse": True})
 
 
@@ -130,9 +130,9 @@ def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
     [
         ("CIFAR1O", {}, "did you mean 'CIFAR10'"),
         ("ImageFolder", {}, "no data set of torchvision 'ImageFolder'"),
-        ("CIFAR10", {}, "the data set is not in .*data.download=true"),
+        ("CIFAR10", {}, "CIFAR10 is not in the folder .*: give data.download=true"),
         ("ImageNet", {}, "ImageNet cannot be loaded: The archive"),
-        ("FakeData", {"sise": 3}, "accepted: size, image_size"),
+        ("FakeData", {"sise": 3}, "does not accept these arguments: give only size, image_size"),
         ("FakeData", {"target_transform": Tensor.float}, "a float as the target of image 0, not a class number"),
         ("CIFAR10", {"train": False}, "data.options.train chooses a split of CIFAR10"),
         ("QMNIST", {"what": "nist"}, "data.options.what chooses a split of QMNIST"),

@@ -13,11 +13,11 @@ from ftlit.errors import UserError
     [
         ("", "list.csv is empty: give a header line"),
         ("\n\n", "list.csv is empty"),
-        ("path,label\nx.png,ant, big\n", "list.csv, line 2 has 3 values for 2 columns (path, label): if a value contains a comma, put"),
+        ("path,label\nx.png,ant, big\n", "list.csv, line 2 has 3 values, but the header has 2 columns ('path', 'label'): put a value that"),
         ("path,label,label\nx.png,ant,bee\n", "list.csv has several columns with the same name (label)"),
-        ('path,label\na.png,ant\nx.png,"ant\ny.png,bee\n', "the row that begins in line 3 has a double quote that is opened and never"),
+        ('path,label\na.png,ant\nx.png,"ant\ny.png,bee\n', "the row that begins in line 3 has a double quote that is never closed"),
         ('path,label\nx.png,"ant"s\n', "the row that begins in line 2 has a double quote inside a value in double quotes: write each"),
-        ('"path,label\n', "cannot be read as csv: the row that begins in line 1 has a double quote that is opened and never closed"),
+        ('"path,label\n', "cannot be read as csv: the row that begins in line 1 has a double quote that is never closed: add"),
     ],
 )
 def test_a_file_that_would_lose_values_is_an_error(tmp_path, text, says):
@@ -80,8 +80,8 @@ def test_encoding_and_separator_are_those_that_are_given(tmp_path, encoding, sep
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"encoding": "cp12520"}, "data.encoding=cp12520 is no encoding of texts that Python knows: give utf-8, cp1252"),
-        ({"encoding": "hex"}, "data.encoding=hex is no encoding of texts"),
+        ({"encoding": "cp12520"}, "data.encoding=cp12520 is not a text encoding of Python: give utf-8, cp1252"),
+        ({"encoding": "hex"}, "data.encoding=hex is not a text encoding"),
         ({"separator": "::"}, "data.separator='::': give one character"),
         ({"separator": ""}, "data.separator='': give one character"),
         ({"separator": "\n"}, r"data.separator='\n': give one character"),

@@ -79,27 +79,29 @@ def test_labels_of_every_type(save, values, feature, names, labels, multilabel):
 
 
 def test_what_cannot_be_read_is_one_line(save, tmp_path):
-    assert "is no folder, and no data set that can be read from the cache of Hugging Face" in error_of("nobody/nothing", config="small")
+    assert "is neither a folder nor a data set in the cache of Hugging Face: download" in error_of("nobody/nothing", config="small")
     assert "datasets.load_dataset('nobody/nothing', 'small')" in error_of("nobody/nothing", config="small")
     assert "no folder 'saved'" in error_of(str(tmp_path / "saved"))
-    assert f"give a folder that save_to_disk of datasets wrote, or data=folder data.root={tmp_path}" in error_of(tmp_path)
+    assert f"not a folder that save_to_disk of Hugging Face wrote: give such a folder, or data=folder data.root={tmp_path}" in error_of(
+        tmp_path
+    )
     path = save(datasets.DatasetDict({"test": rows(2), "other": rows(2)}))
-    assert "has the splits test, other: it needs one that is called train" in error_of(path)
+    assert "has the splits test, other, but no train: rename" in error_of(path)
 
 
 @pytest.mark.parametrize(
     ("more", "how", "says"),
     [
         ({}, {"image_column": "imag"}, "no column 'imag': did you mean 'img'?"),
-        ({}, {"image_column": "y"}, "data.image_column=y has ClassLabel: give one of img"),
+        ({}, {"image_column": "y"}, "data.image_column=y has ClassLabel values, not images: give data.image_column=img"),
         ({}, {"label_column": "z"}, "no column 'z': "),
-        ({"img": ([], None)}, {}, "the data set has texts, but the backbone takes images: its columns are y (ClassLabel), text (string)"),
+        ({"img": ([], None)}, {}, "the data set has texts, but the backbone takes images: give another backbone or data set (the"),
         ({"text": ([], None)}, {"texts": True}, "the data set has images, but the backbone takes texts"),
         ({"a": (["x"] * 2, datasets.Value("string")), "text": ([], None), "b": (["x"] * 2, datasets.Value("string"))}, {"texts": True},
          "the data set has several columns of texts (a, b): give data.text_column=..."),
-        ({"z": ([0, 1], CLASSES)}, {}, "it is not known which column has the labels: give data.label_column=..., one of img (Image), y ("),
+        ({"z": ([0, 1], CLASSES)}, {}, "the data set has several columns of class labels (y, z): give data.label_column=..., one of img ("),
         ({"y": ([0, -1], CLASSES)}, {}, "row 1 of train has no label in column 'y': remove such rows"),
-        ({"y": ([0.5, 1.0], datasets.Value("float64"))}, {"label_column": "y"}, "data.label_column=y has float64: labels are class labels"),
+        ({"y": ([0.5, 1.0], datasets.Value("float64"))}, {"label_column": "y"}, "data.label_column=y has float64 values: give a column"),
     ],
 )  # fmt: skip
 def test_columns_that_do_not_fit_are_one_line(save, more, how, says):

@@ -48,7 +48,7 @@ def pairs(number, label=lambda place: place % 2, form=FORMS["PIL"], first=0):
 
 
 def read(made):
-    return read_splits(*splits_in(made, "it"), "it")
+    return read_splits(*splits_in(made, "make"), "make")
 
 
 def error_of(call, *args) -> str:
@@ -89,11 +89,11 @@ def test_labels_are_numbers_names_or_vectors(labels, names, numbers, multilabel)
 
 def test_the_splits_are_those_of_the_pair_the_triple_or_the_names():
     a, b, c = (pairs(4, first=10 * number) for number in range(3))
-    assert splits_in((a, b), "it")[0] == {"train": a, "test": b}
-    assert splits_in([a, b, c], "it")[0] == {"train": a, "val": b, "test": c}
+    assert splits_in((a, b), "make")[0] == {"train": a, "test": b}
+    assert splits_in([a, b, c], "make")[0] == {"train": a, "val": b, "test": c}
     named = {"test": c, "train": a, "validation": b, "class_names": ["x", "y"]}
-    assert splits_in(named, "it") == ({"train": a, "val": b, "test": c}, ["x", "y"])
-    assert splits_in(a, "it")[0] == {"train": a} and splits_in(object(), "it") is None and splits_in(None, "it") is None
+    assert splits_in(named, "make") == ({"train": a, "val": b, "test": c}, ["x", "y"])
+    assert splits_in(a, "make")[0] == {"train": a} and splits_in(object(), "make") is None and splits_in(None, "make") is None
 
 
 def test_class_names_are_those_of_the_data_set_also_behind_a_subset():
@@ -137,30 +137,51 @@ class Noise(Pairs):
 @pytest.mark.parametrize(
     ("made", "says"),
     [
-        ((pairs(2),) * 4, "it returned 4 data sets: give torch Datasets: a pair (train, test), a triple"),
-        ({"train": pairs(2), "other": pairs(2)}, "it returned a mapping with the keys 'train', 'other': give train, perhaps val and test"),
+        ((pairs(2),) * 4, "make returned 4 data sets: give torch Datasets, as a pair (train, test)"),
+        (
+            {"train": pairs(2), "other": pairs(2)},
+            "make returned a mapping with the keys 'train', 'other': give train, and optionally",
+        ),
         ({"test": pairs(2)}, "a mapping with the keys 'test': give train"),
-        ((DataLoader(pairs(2)), pairs(2)), "it gives a DataLoader as train: give its data set (loader.dataset)"),
-        ((pairs(2), Stream()), "it gives a Stream as test: give a Dataset with __len__ and __getitem__"),
-        ((pairs(2), pairs(0)), "it gives a Dataset without items as test"),
-        ({"train": pairs(2), "class_names": "ab"}, "it gives class_names='ab': give a list of texts"),
-        ((Pairs([1, 2]), pairs(2)), "item 0 of train of it is an int: give a pair (image, label)"),
-        (Pairs([(1, 2, 3)]), "item 0 of train of it is a tuple of 3 values"),
-        (Pairs([("text", 0), (Image.fromarray(pixels(0)), 1)]), "item 1 of train of it is an Image, but the first item of train is a text"),
-        (Pairs([(None, 0)]), "item 0 of train of it is None: give a PIL image, or an array or tensor"),
+        ((DataLoader(pairs(2)), pairs(2)), "make gives a DataLoader as train: give its data set (loader.dataset)"),
+        ((pairs(2), Stream()), "make gives a Stream as test: give a Dataset with __len__ and __getitem__"),
+        ((pairs(2), pairs(0)), "make gives a Dataset without items as test"),
+        ({"train": pairs(2), "class_names": "ab"}, "make gives class_names='ab': give a list of texts"),
+        ((Pairs([1, 2]), pairs(2)), "item 0 of the train split of make is an int: give a pair (image, label)"),
+        (Pairs([(1, 2, 3)]), "item 0 of the train split of make is a tuple of 3 values"),
+        (
+            Pairs([("text", 0), (Image.fromarray(pixels(0)), 1)]),
+            "item 1 of the train split of make is an Image, but the first item of train is a text",
+        ),
+        (Pairs([(None, 0)]), "item 0 of the train split of make is None: give a PIL image, or an array or tensor"),
         (Pairs([(torch.zeros(4, 9, 9), 0)]), "is a Tensor of shape (4, 9, 9): give a PIL image"),
-        (Pairs([(torch.zeros(3, 9, 9) - 2, 0)]), "with floats from -2 to -2: give floats from 0 to 1, before normalisation"),
+        (Pairs([(torch.zeros(3, 9, 9) - 2, 0)]), "with floats from -2 to -2: give floats from 0 to 1, because ftlit normalises"),
         (Pairs([(torch.full((3, 9, 9), torch.nan), 0)]), "with floats from nan to nan"),
         (Pairs([(np.full((9, 9), 300), 0)]), "with values from 300 to 300: give"),
-        (pairs(2, label=lambda place: 0.5), "the label of item 0 of train of it is 0.5: give a class number from 0, a class name, or"),
-        (pairs(2, label=lambda place: [0, 3]), "the label of item 0 of train of it is [0, 3]: give a class number"),
-        (pairs(2, label=lambda place: place or "x"), "it gives labels of several kinds (str, int)"),
-        (pairs(2, label=lambda place: place + 1), "it gives labels up to 2 in train, but none is 0: number the classes from 0"),
-        ({"train": pairs(3, label=abs), "class_names": ["a", "b"]}, "item 2 of train of it has the label 2, but the classes are 2 (a, b)"),
-        ((pairs(2), pairs(2, label=lambda place: -1)), "item 0 of test of it has the label -1, but the classes are 2 (0, 1)"),
-        ((pairs(2, label=str), pairs(1, label=lambda place: "9")), "item 0 of test of it has the label '9', but the classes are 2 (0, 1)"),
-        (pairs(2, label=lambda place: [0] * (place + 2)), "item 1 of train of it has 3 labels of 0 and 1, but there are 2 classes"),
-        (Noise([0, 1]), "item 0 of train of it is another one when it is read again: leave out random transforms, and give data.augment"),
+        (
+            pairs(2, label=lambda place: 0.5),
+            "the label of item 0 of the train split of make is 0.5: give a class number from 0, a class",
+        ),
+        (pairs(2, label=lambda place: [0, 3]), "the label of item 0 of the train split of make is [0, 3]: give a class number"),
+        (pairs(2, label=lambda place: place or "x"), "make gives labels of several kinds (str, int)"),
+        (pairs(2, label=lambda place: place + 1), "make gives labels up to 2 in train, but none is 0: number the classes from 0"),
+        (
+            {"train": pairs(3, label=abs), "class_names": ["a", "b"]},
+            "item 2 of the train split of make has the label 2, which is none of the",
+        ),
+        (
+            (pairs(2), pairs(2, label=lambda place: -1)),
+            "item 0 of the test split of make has the label -1, which is none of the 2 classes",
+        ),
+        (
+            (pairs(2, label=str), pairs(1, label=lambda place: "9")),
+            "item 0 of the test split of make has the label '9', which is none of the",
+        ),
+        (
+            pairs(2, label=lambda place: [0] * (place + 2)),
+            "item 1 of the train split of make has a label vector of length 3, but there are 2 classes",
+        ),
+        (Noise([0, 1]), "item 0 of the train split of make changes when it is read again: remove random transforms"),
     ],
 )
 def test_what_does_not_fit_is_one_line_with_what_is_accepted(made, says):
@@ -172,8 +193,10 @@ def test_an_item_that_cannot_be_read_is_named():
         def __getitem__(self, place):
             raise KeyError("height")
 
-    assert "item 0 of train of it cannot be read: KeyError: 'height'" in error_of(read, Broken([1]))
+    assert "item 0 of the train split of make cannot be read: correct the code of the data set (KeyError: 'height')" in error_of(
+        read, Broken([1])
+    )
     examples = read(data := pairs(3)).found["train"]
     data.items[1] = None
-    with pytest.raises(BadImage, match="item 1 of train of it cannot be read: "):
+    with pytest.raises(BadImage, match="item 1 of the train split of make cannot be read: "):
         examples.load(1)

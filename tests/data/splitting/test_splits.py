@@ -76,14 +76,14 @@ def test_too_few_images_to_split_are_an_error():
     with pytest.raises(UserError, match=f"^{few}the data have only 2 examples, {needs.format('example', 'example')}"):
         assemble({"train": examples([(0,), (1,)])}, ["a", "b"], SplitRule(FRACTIONS))
     grouped = replace(examples([(0,), (1,)] * 2), groups=["x", "y"] * 2)
-    grouped_few = f"^{few}the 4 examples form only 2 groups, which are never divided, {needs.format('group', 'group')}"
+    grouped_few = f"^{few}the 4 examples form only 2 groups, {needs.format('group', 'group')}"
     with pytest.raises(UserError, match=grouped_few):
         assemble({"train": grouped}, ["a", "b"], SplitRule(FRACTIONS))
 
 
 def test_copies_are_named_where_they_make_a_data_set_too_small():
     copies = Examples(range(8), [(0,)] * 4 + [(1,)] * 4, to_rgb, [np.zeros(2)] * 4 + [np.ones(2)] * 4)
-    line = "the 8 examples are copies of only 2 different ones, and copies are never divided, and .*: add different examples of each class$"
+    line = "the 8 examples are copies of only 2 different ones, and .*: add different examples of each class$"
     with pytest.raises(UserError, match=line):
         assemble({"train": copies}, ["a", "b"], SplitRule(FRACTIONS))
 

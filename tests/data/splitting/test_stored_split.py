@@ -128,7 +128,7 @@ def test_a_split_for_data_with_splits_and_damaged_files_are_one_line(tmp_path):
     (tmp_path / FILE).write_text(json.dumps({"format": 99}))
     with pytest.raises(UserError, match="newer ftlit"):
         read_split(tmp_path)
-    with pytest.raises(UserError, match=r"no split\.json in this folder"):
+    with pytest.raises(UserError, match=r"has no split\.json: give the folder of a run"):
         read_split(tmp_path / "other")
 
 

@@ -91,7 +91,7 @@ def test_a_convolutional_net_and_boltzmann_machines_are_pretrained_on_unlabelled
         (("data=unlabelled", "data.root=photos"), "the data have no labels"),
         ((*data, "pretrain=rbm", "backbone=glyph"), "layer 'stem': pretrain=rbm needs layers of one Linear with bias"),
         ((*data, "pretrain=autoencoder", "trainer=ddp_cpu", "trainer.devices=2"), "in one process"),
-        ((*data, "pretrain=autoencoder", "data.root=maps/layers"), "has no image files, only 5 other files"),
+        ((*data, "pretrain=autoencoder", "data.root=maps/layers"), "has no image files, only 5 other files: give a folder with images"),
     ):
         mistake = train(tmp_path, *arguments)
         assert mistake.returncode == 2 and message in mistake.stderr and mistake.stderr.count("\n") == 1, mistake.stderr

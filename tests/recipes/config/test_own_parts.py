@@ -156,7 +156,10 @@ def test_a_part_that_cannot_be_called_is_one_line_before_anything_is_built(overr
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data._target_=MINE.nothing", "data._target_=MINE.nothing returned None: return torch Datasets: a pair (train, test), a triple"),
+        (
+            "data._target_=MINE.nothing",
+            "data._target_=MINE.nothing returned None: return torch Datasets, as a pair (train, test)",
+        ),
         ("data._target_=MINE.broken", "data._target_=MINE.broken failed: KeyError: 'height' ("),
         ("data._target_=MINE.texts", "nothing is left for val"),
         ("data._target_=MINE.with_spec backbone.in_chans=4", "but data._target_=MINE.with_spec has pictures of 1 or 3"),

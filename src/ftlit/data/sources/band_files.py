@@ -49,8 +49,8 @@ def band_headers(paths: Sequence[Path], *, channels: int, decode: bool = False) 
         headers.append(ImageHeader(fault))
     if len(first_of) > 1:
         raise UserError(
-            f"{shown(first_of[True])} is of uint8, whose values are divided by 255, but {shown(first_of[False])} is of another type, whose "
-            "values are taken as they are: save all files as uint8, or none"
+            f"{shown(first_of[True])} has uint8 values, which are divided by 255, but {shown(first_of[False])} has values of another type, "
+            "which are not: save all files with the same type of values"
         )
     return headers
 

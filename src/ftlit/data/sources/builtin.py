@@ -108,10 +108,12 @@ def _build(name: str, root: Path, download: bool, options: Arguments) -> Any:
     try:
         return cls(**given)
     except TypeError as error:
-        raise UserError(f"{name} does not accept these arguments ({one_line(error)}); accepted: {', '.join(takes)}") from error
+        raise UserError(f"{name} does not accept these arguments: give only {', '.join(takes)} ({one_line(error)})") from error
     except Exception as error:  # each class has its own: not found, a damaged archive, no network, a package that it needs
-        hint = f"the data set is not in {root}; give data.download=true to download it, or data.root=... with the folder that contains it"
-        raise UserError(f"{name} cannot be loaded: {hint if 'download=True' in str(error) else one_line(error)}") from error
+        if "download=True" in str(error):
+            give = "give data.download=true to download it, or data.root=... with the folder that contains it"
+            raise UserError(f"{name} is not in the folder {root}: {give}") from error
+        raise UserError(f"{name} cannot be loaded: {one_line(error)}") from error
 
 
 def _contents(dataset: Any) -> list[Content] | None:

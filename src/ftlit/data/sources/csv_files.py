@@ -14,7 +14,7 @@ from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.source_paths import existing_csv
 from ftlit.data.splitting.split_names import split_named
 from ftlit.errors import UserError, closest, one_line, shorten, unknown
-from ftlit.formatting import shell_word, shown
+from ftlit.formatting import count, shell_word, shown
 
 USUAL_NAMES = {  # option that gives a column -> names that other programs use for it
     "path_column": ("image", "images", "img", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image_id", "name"),
@@ -22,11 +22,12 @@ USUAL_NAMES = {  # option that gives a column -> names that other programs use f
     "text_column": ("sentence", "content", "review", "body", "document", "message", "tweet"),
 }
 QUOTE_ERRORS = {  # part of a message of the csv module -> what is wrong with a row
-    "unexpected end of data": "has a double quote that is opened and never closed",
+    "unexpected end of data": "has a double quote that is never closed: add the closing quote",
     "expected after": 'has a double quote inside a value in double quotes: write each " inside such a value as ""',
 }
 SPLIT_COLUMN = "split"  # the default of `split_column`, the only column that a file need not have
 TAB = ("tab", "\\t")  # what stands for a tab on the command line
+TAB_CHARACTER = "\t"
 _BEYOND = "\0beyond"  # key of the values beyond the last column; no csv file can hold it
 
 
@@ -59,11 +60,13 @@ class CsvFormat:
             "".encode(self.encoding)
         except (LookupError, ValueError) as error:  # an unknown name, one that is not for texts, one with a null byte
             raise UserError(
-                f"data.encoding={self.encoding} is no encoding of texts that Python knows: give utf-8, cp1252 (of spreadsheets on "
-                "Windows), latin-1, utf-16, ..."
+                f"data.encoding={self.encoding} is not a text encoding of Python: give utf-8, cp1252 (spreadsheets on Windows), latin-1, "
+                "utf-16, ..."
             ) from error
         if self.separator is not None and self.separator not in TAB and (len(self.separator) != 1 or self.separator in '"\r\n'):
-            raise UserError(f"data.separator={self.separator!r}: give one character, such as ';' or '|', or tab; null: the usual ones")
+            raise UserError(
+                f"data.separator={self.separator!r}: give one character, such as ';' or '|', or tab, or leave data.separator out"
+            )
 
     @property
     def decoder(self) -> str:
@@ -134,9 +137,8 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
     missing = {option: column for option, column in wanted.items() if column not in (None, *known) and (option, column) not in optional}
     if not missing:
         return
-    if len(known) == 1 and (mark := next((mark for mark in (",", ";", "\t", "|", ":") if mark in known[0]), None)):
-        given = "tab" if mark == "\t" else mark
-        raise UserError(f"{shown(path)} has no column {shorten(map(repr, missing.values()))}, only {known[0]!r}: give {_separator(given)}")
+    if mark := _mark_in(known):
+        raise UserError(f"{shown(path)} has no column {shorten(map(repr, missing.values()))}, only {known[0]!r}: give {_separator(mark)}")
     if any(Path(name).suffix.lower() in Image.registered_extensions() for name in known):
         raise UserError(
             f"the first line of {shown(path)} is data ({shorten(known)}), not a header: insert a first line with the names of the columns, "
@@ -153,16 +155,26 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
     raise UserError(f"{shown(path)} has no column {missing[option]!r}: {hint} file has the columns {shorten(known)}")
 
 
+def _mark_in(columns: Sequence[str]) -> str | None:
+    """The separator that the name of an only column contains: the file was read with another one."""
+    return next((mark for mark in (",", ";", "\t", "|", ":") if mark in columns[0]), None) if len(columns) == 1 else None
+
+
 def _separator(mark: str) -> str:
-    return shell_word(f"data.separator={mark}")
+    return shell_word(f"data.separator={TAB[0] if mark == TAB_CHARACTER else mark}")
 
 
 def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> None:
     """Reject a row with more values than columns: a comma in a cell without quotes would cut that cell."""
     beyond: list[str] = row.pop(_BEYOND, [])
     if any(text.strip() for text in beyond):
-        given = f"{len(columns) + len(beyond)} values for {len(columns)} columns"
-        raise UserError(f"{where} has {given} ({shorten(columns)}): if a value contains a comma, put it in double quotes")
+        advice = "put a value that contains the separator in double quotes"
+        if mark := _mark_in(columns):
+            advice = f"give {_separator(mark)}"
+        raise UserError(
+            f"{where} has {count(len(columns) + len(beyond), 'value')}, but the header has {count(len(columns), 'column')} "
+            f"({shorten(map(repr, columns))}): {advice}"
+        )
 
 
 def cell_of(row: Mapping[str, str], column: str, where: str) -> str:

@@ -75,7 +75,8 @@ class FolderImages(Collection[Path]):
         self.tree = read_tree(existing_folder(root), arrays=arrays)
         self._number = sum(map(self.tree.is_image, self.tree.all_names()))
         if not self._number:
-            raise UserError(f"{shown(self.tree.path)} has no image files, only {sum(1 for _ in self.tree.all_names())} other files")
+            others = count(sum(1 for _ in self.tree.all_names()), "other file")
+            raise UserError(f"{shown(self.tree.path)} has no image files, only {others}: give a folder with images")
 
     def __len__(self) -> int:
         return self._number
@@ -94,10 +95,10 @@ def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry]) -> N
         names = shorten((shown(file.path) for file in lost.values()), most=3)
         advice = "convert the files to .png"
         if all(file.name.lower().endswith(ARRAY_SUFFIX) for file in lost.values()):
-            advice = f"give backbone.in_chans=..., their number of bands ({ARRAY_SUFFIX} is read for any number but 1 and 3)"
+            advice = f"give backbone.in_chans=N, because {ARRAY_SUFFIX} files are read only as N bands, with N other than 1 and 3"
         raise UserError(
-            f"{count(len(lost), 'class')} would be empty, because the files do not have the ending of an image (.jpg, .png, ...), for "
-            f"example {names}: {advice}, or remove the folder{'s' if len(lost) > 1 else ''}"
+            f"{count(len(lost), 'class')} would be empty, because no file has the ending of an image, such as .jpg or .png ({names}): "
+            f"{advice}, or remove the folder{'s' if len(lost) > 1 else ''}"
         )
 
 
@@ -106,7 +107,7 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
         search = re.compile(pattern).search
     except re.error as error:
         raise UserError(
-            f"data.group_pattern={pattern!r} is not a regular expression (Python: {one_line(error)}): correct it, or leave it out"
+            f"data.group_pattern={pattern!r} is not a valid regular expression: correct the pattern ({one_line(error)})"
         ) from error
     matches = [search(printable(file.path.relative_to(root).as_posix())) for file in files]
     if not any(matches):

@@ -131,19 +131,20 @@ def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> No
     all_classes = "if all these folders are classes, give data.layout=class"
     if "train" not in of_split:
         raise UserError(
-            f"{shown(tree.path)} has the folders {shorten(shown(folder.name) for folder in tree.filled)}, of which none is train: rename "
-            f"the folder with the training images to train; {all_classes}"
+            f"{shown(tree.path)} has no folder train, only {shorten(shown(folder.name) for folder in tree.filled)}: rename the folder with "
+            f"the training images to train; {all_classes}"
         )
     if twice := next((split for split, names in of_split.items() if len(names) > 1), None):
         raise UserError(
-            f"the folders {' and '.join(of_split[twice])} of {shown(tree.path)} would both be the split {twice}: put their images into one "
-            f"folder, or rename the folders whose images are not for {twice}; {all_classes}"
+            f"{shown(tree.path)} has {len(of_split[twice])} folders for the split {twice} ({', '.join(of_split[twice])}): move their "
+            f"images into one folder; {all_classes}"
         )
     others = [shown(folder.name) for folder in tree.filled if folder.name not in named and any(map(tree.is_image, folder.all_names()))]
     if others:
         raise UserError(
-            f"{shown(tree.path)} has folders of splits ({', '.join(map(shown, named))}) and other folders ({shorten(others)}): to ignore "
-            f"the other folders, give data.layout=split/class; if one of them is a split, rename it train, val or test; {all_classes}"
+            f"{shown(tree.path)} has the split folders {', '.join(map(shown, named))} and other folders ({shorten(others, most=3)}): give "
+            "data.layout=split/class to ignore the other folders, data.layout=class if all these folders are classes, or rename folders of "
+            "splits to train, val or test"
         )
 
 
@@ -176,12 +177,9 @@ def _check_classes(folder: Folder, above: Layout) -> None:
     lower = (*above, *["group"] * (_depth(folder) - 1), "class")
     lowest = shorten(sorted(_names_at(folder, _depth(folder))), most=5)
     raise UserError(
-        f"most folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}), so it is "
-        f"not clear which are the classes. If the classes are {lowest} (the lowest folders), give data.layout={'/'.join(lower)}. If the "
-        f"classes are {upper}, "
-        f"give data.layout={'/'.join((*above, 'class'))}, or data.layout={'/'.join((*above, 'class', 'group'))} where the images of a "
-        "subfolder belong together (one patient, one video) and must stay in one split. "
-        f"If {upper} are splits, name them train, val and test"
+        f"{shown(folder.path)} has two levels of folders that may be the classes, because most of its folders have the same subfolders: "
+        f"give data.layout={'/'.join(lower)} if the classes are {lowest}, or data.layout={'/'.join((*above, 'class'))} if the classes are "
+        f"{upper}; data.layout={'/'.join((*above, 'class', 'group'))} keeps the images of each subfolder in one split"
     )
 
 
@@ -191,9 +189,12 @@ def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
         if folder.folders and not files:
             names = shorten((shown(inner.name) for inner in folder.folders), most=5)
             raise UserError(f"the folders in {shown(folder.path)} ({names}) are empty: put the images of each class into its folder")
-        itself = f", or give data.layout=class if {shown(folder.name)} is itself a class" if above else ""
-        beside = "" if above or not _is_class_folder(folder) else f"; did you mean data.root={shown(folder.path.absolute().parent)}?"
-        raise UserError(f"{shown(folder.path)} has {count(files, 'file')} and no class folders: make one folder per class{itself}{beside}")
+        advice = "make one folder per class"
+        if above:
+            advice += f", or give data.layout=class if {shown(folder.name)} is itself a class"
+        elif _is_class_folder(folder):
+            advice = f"did you mean data.root={shown(folder.path.absolute().parent)}?"
+        raise UserError(f"{shown(folder.path)} has {count(files, 'file')} and no class folders: {advice}")
 
 
 def _is_class_folder(folder: Folder) -> bool:

@@ -109,8 +109,8 @@ def _load(path: str | Path, config: str | None) -> Any:
             raise
         except Exception as error:  # not written by save_to_disk, or damaged
             raise UserError(
-                f"data.path={shown(path)} cannot be read: {one_line(error)}; give a folder that save_to_disk of datasets wrote, or "
-                f"data=folder data.root={shown(path)} for image files"
+                f"data.path={shown(path)} is not a folder that save_to_disk of Hugging Face wrote: give such a folder, or data=folder "
+                f"data.root={shown(path)} for image files ({one_line(error).rstrip('.')})"
             ) from error
     try:
         with _offline(datasets):
@@ -118,8 +118,8 @@ def _load(path: str | Path, config: str | None) -> Any:
     except Exception as error:  # not in the cache, an unknown configuration, ...
         name = ", ".join(map(repr, filter(None, (str(path), config))))
         raise UserError(
-            f"data.path={path} is no folder, and no data set that can be read from the cache of Hugging Face ({one_line(error)}): download "
-            f'it once with python -c "import datasets; datasets.load_dataset({name})", or give the folder of save_to_disk'
+            f"data.path={path} is neither a folder nor a data set in the cache of Hugging Face: download the data set with "
+            f'python -c "import datasets; datasets.load_dataset({name})" ({one_line(error)})'
         ) from error
 
 
@@ -143,10 +143,14 @@ def _splits(loaded: Any, path: str | Path) -> tuple[dict[Split, Any], list[str]]
     parts = dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
     named = {name: split_named(name) for name in parts}
     if "train" not in named.values():
-        raise UserError(f"data.path={shown(path)} has the splits {shorten(parts)}: it needs one that is called train")
+        raise UserError(
+            f"data.path={shown(path)} has the splits {shorten(parts)}, but no train: rename the split with the training examples to train"
+        )
     known = [split for split in named.values() if split]
     if twice := [split for split in SPLITS if known.count(split) > 1]:
-        raise UserError(f"data.path={shown(path)} has the splits {shorten(parts)}, of which several are {twice[0]}: rename them")
+        raise UserError(
+            f"data.path={shown(path)} has several splits for {twice[0]} ({shorten(parts)}): keep one of them, or rename the others"
+        )
     notes = [f"splits that are not read: {shorten(others)}"] if (others := [name for name, split in named.items() if split is None]) else []
     return {split: parts[name] for split in SPLITS for name in parts if named[name] == split}, notes
 
@@ -158,13 +162,15 @@ def _input_column(features: Mapping[str, Any], image_column: str | None, text_co
         if given not in features:
             raise unknown("column", given, features)
         if given not in there:
-            raise UserError(f"data.{option}={given} has {_kind(features[given])}: give one of {shorten(there) or 'none'}")
+            needed = "texts" if texts else "images"
+            advice = f"give data.{option}={' or '.join(there[:3])}" if there else f"give a data set with a column of {needed}"
+            raise UserError(f"data.{option}={given} has {_kind(features[given])} values, not {needed}: {advice}")
         return given
     if not there:
         other = "no images and no texts"
         if images or strings:
             other = "images, but the backbone takes texts" if texts else "texts, but the backbone takes images"
-        raise UserError(f"the data set has {other}: its columns are {_columns(features)}")
+        raise UserError(f"the data set has {other}: give another backbone or data set (the columns are {_columns(features)})")
     usual = [name for name in USUAL_TEXTS if name in there] if texts else []
     if len(there) > 1 and not usual:
         raise UserError(f"the data set has several columns of {'texts' if texts else 'images'} ({shorten(there)}): give data.{option}=...")
@@ -180,7 +186,8 @@ def _label_column(features: Mapping[str, Any], given: str | None, *, other_than:
     usual = [name for name in USUAL_LABELS if name in features and name != other_than]
     if len(there) == 1 or not usual:
         if len(there) != 1:
-            raise UserError(f"it is not known which column has the labels: give data.label_column=..., one of {_columns(features)}")
+            found = f"several columns of class labels ({shorten(there)})" if there else "no column of class labels"
+            raise UserError(f"the data set has {found}: give data.label_column=..., one of {_columns(features)}")
         return there[0]
     return usual[0]
 
@@ -193,7 +200,7 @@ def _classes(train: Any, column: str) -> tuple[list[Any], bool]:
         return list(names), multilabel
     values = {value for row in train[column] for value in (row if multilabel and row is not None else (row,))} - {None}
     if not all(isinstance(value, str | int) for value in values):
-        raise UserError(f"data.label_column={column} has {_kind(feature)}: labels are class labels, whole numbers or texts")
+        raise UserError(f"data.label_column={column} has {_kind(feature)} values: give a column of class labels, whole numbers or texts")
     return sorted(values), multilabel
 
 

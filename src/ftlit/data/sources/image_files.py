@@ -57,7 +57,7 @@ def collect(
         headers_of: gives the headers of files, as `read_headers` does.
 
     Raises:
-        UserError: files that cannot be used. The message has their number and the first ten.
+        UserError: files that cannot be used. The message has their number and the first three.
     """
     if input_spec.takes_bands:
         headers_of = partial(band_headers, channels=input_spec.channels)
@@ -136,14 +136,14 @@ def _checked(
     faults = {place: header.fault for place, header in enumerate(headers) if header.fault is not None}
     if not faults:
         return files, headers, []
-    names = shorten((shown(files[place].path) + (fault and f" ({fault})") for place, fault in faults.items()), most=10)
+    bad = [shown(files[place].path) + (fault and f" ({fault})") for place, fault in faults.items()]
     if on_bad_image == "stop":
-        raise UserError(f"{len(faults)} of {len(files)} files are not images: {names}; remove them, or set data.on_bad_image=skip")
+        raise UserError(f"{len(faults)} of {len(files)} files are not images: give data.on_bad_image=skip, or remove {shorten(bad, 3)}")
     kept = [file for place, file in enumerate(files) if place not in faults]
     if emptied := _classes(files[place] for place in faults) - _classes(kept):
         gone = shorten(sorted(f"class {label} in {split}" for split, label in emptied))
-        raise UserError(f"no file of {gone} can be read as an image: replace the damaged files ({names})")
-    notes = [f"{len(faults)} of {len(files)} files are ignored, because they cannot be read as images: {names}"]
+        raise UserError(f"no file of {gone} can be read as an image: replace the damaged files ({shorten(bad, 3)})")
+    notes = [f"{len(faults)} of {len(files)} files are ignored, because they cannot be read as images: {shorten(bad, 10)}"]
     return kept, [header for header in headers if header.fault is None], notes
 
 
@@ -208,18 +208,16 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
     if not files:
         raise UserError(f"{shown(path)} lists no images: add one row per image")
     if missing := [file.path for file in files if not file.path.is_file()]:
-        hint = f"relative paths start in {shown(base)} (data.root)"
+        hint = f"correct the paths, or give data.root=... in place of {shown(base)}, where relative paths start"
         if all("\\" in str(name) for name in missing):
-            hint = f"write / for each \\; {hint}"
+            hint = f"write / for each \\ (relative paths start in {shown(base)})"
         raise UserError(
-            f"{shown(path)} lists {count(len(missing), 'file')} that cannot be found: {shorten(map(shown, missing), 10)}; {hint}"
+            f"{shown(path)} lists {count(len(missing), 'file')} that cannot be found, {shorten(map(shown, missing), 3)}: {hint}"
         )
 
 
 def _check_listed_once(files: Sequence[FileEntry], lists: Sequence[str | Path]) -> None:
     if twice := [shown(file) for file, times in Counter(abspath(file.path) for file in files).items() if times > 1]:
         verb = "lists" if len(lists) == 1 else "list"
-        hint = "give each file only one row; if it has several labels, write them in one cell and give data.label_separator=..."
-        raise UserError(
-            f"{' and '.join(map(shown, lists))} {verb} {count(len(twice), 'file')} more than once: {shorten(twice, 10)}; {hint}"
-        )
+        hint = "remove the repeated rows, or write several labels of a file in one cell and give data.label_separator=..."
+        raise UserError(f"{' and '.join(map(shown, lists))} {verb} {count(len(twice), 'file')} more than once, {shorten(twice, 3)}: {hint}")

@@ -9,13 +9,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.sources.label_notes import label_notes
-from ftlit.data.sources.torch_items import LABELS, Items, kind_of, pair_at
+from ftlit.data.sources.torch_items import LABELS, Items, item_name, kind_of, pair_at
 from ftlit.data.splitting.split_names import split_named
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError, shorten
 
 ACCEPTED = (
-    "torch Datasets: a pair (train, test), a triple (train, val, test), or a mapping of them such as "
+    "torch Datasets, as a pair (train, test), a triple (train, val, test), or a mapping such as "
     "{'train': ..., 'test': ..., 'class_names': [...]}"
 )
 CLASS_NAMES = "class_names"
@@ -63,7 +63,7 @@ def splits_in(made: object, source: str) -> tuple[dict[Split, Any], list[str] | 
         parts = {split_named(str(key)): value for key, value in given.items()}
         if None in parts or len(parts) < len(given) or "train" not in parts:
             keys = shorten(map(repr, made))
-            raise UserError(f"{source} returned a mapping with the keys {keys}: give train, perhaps val and test, and perhaps class_names")
+            raise UserError(f"{source} returned a mapping with the keys {keys}: give train, and optionally val, test and class_names")
     elif isinstance(made, tuple | list) and made and all(_is_data_set(part) for part in made):
         if len(made) > len(SPLITS):
             raise UserError(f"{source} returned {len(made)} data sets: give {ACCEPTED}")
@@ -139,8 +139,8 @@ def read_splits(splits: Mapping[Split, Any], class_names: list[str] | None, sour
             number = numbers.get(label, -1) if isinstance(label, str) else label
             if not 0 <= number < len(names):
                 raise UserError(
-                    f"item {place} of {split} of {source} has the label {label!r}, but the classes are {len(names)} ({shorten(names)}): "
-                    f"give a number from 0 to {len(names) - 1}, or a name among them"
+                    f"{item_name(place, split, source)} has the label {label!r}, which is none of the {len(names)} classes "
+                    f"({shorten(names)}): give a class name, or a class number from 0 to {len(names) - 1}"
                 )
             labels.append((number,))
         found[split] = Examples(items.sources, labels, items.load, items.contents)
@@ -152,8 +152,8 @@ def _check_lengths(read: Mapping[Split, Items], names: Sequence[str], source: st
         for place, label in enumerate(items.labels):
             if len(label) != len(names):
                 raise UserError(
-                    f"item {place} of {split} of {source} has {len(label)} labels of 0 and 1, but there are {len(names)} classes "
-                    f"({shorten(names)}): give each item a vector with a number for each class"
+                    f"{item_name(place, split, source)} has a label vector of length {len(label)}, but there are {len(names)} classes "
+                    f"({shorten(names)}): give each item a vector of length {len(names)}"
                 )
 
 

@@ -37,7 +37,9 @@ class ReadItem(Dataset[Image.Image]):  # a data set, so that `fingerprint` does 
         try:
             return picture_of(self.held[0][place][0])
         except Exception as error:  # a user's code raises anything
-            raise BadImage(f"item {place} of {self.names[0]} cannot be read: {one_line(error)}") from error
+            raise BadImage(
+                f"item {place} of {self.names[0]} cannot be read: correct the code of the data set ({one_line(error)})"
+            ) from error
 
 
 class Items:
@@ -57,37 +59,43 @@ class Items:
         self.labels: list[Any] = []
         self.contents: list[np.ndarray[Any, Any]] = []
         self.sources: Sequence[Any] = range(len(dataset))
-        self.load: Callable[[Any], Any] = read_text if texts else ReadItem(dataset, f"{split} of {source}")
+        self.load: Callable[[Any], Any] = read_text if texts else ReadItem(dataset, f"the {split} split of {source}")
         found: list[str] = []
         for place in range(len(dataset)):
             value, label = pair_at(dataset, place, split, source)
-            where = f"item {place} of {split} of {source}"
+            where = item_name(place, split, source)
             self.labels.append(label_of(label, where))
             if texts != isinstance(value, str):
                 raise UserError(
-                    f"{where} is {kind_of(value)}, but the first item of train is {'a text' if texts else 'an image'}: give one kind"
+                    f"{where} is {kind_of(value)}, but the first item of train is {'a text' if texts else 'an image'}: give only "
+                    f"{'texts' if texts else 'images'}"
                 )
             if texts:
                 found.append(value)
             self.contents.append(content_of(value, where))
         for place in {0, len(dataset) - 1}:
-            again = content_of(pair_at(dataset, place, split, source)[0], f"item {place} of {split} of {source}")
+            again = content_of(pair_at(dataset, place, split, source)[0], item_name(place, split, source))
             if not np.array_equal(again, self.contents[place]):
                 raise UserError(
-                    f"item {place} of {split} of {source} is another one when it is read again: leave out random transforms, and give "
-                    "data.augment=photo, trivial_augment or rand_augment for training"
+                    f"{item_name(place, split, source)} changes when it is read again: remove random transforms from the data set, and "
+                    "give data.augment=photo, trivial_augment or rand_augment"
                 )
         if texts:
             self.sources = found
 
 
+def item_name(place: int, split: str, source: str) -> str:
+    """The name of an item in messages."""
+    return f"item {place} of the {split} split of {source}"
+
+
 def pair_at(dataset: Any, place: int, split: str, source: str) -> tuple[Any, Any]:
     """Input and label of an item. Raises `UserError` if it cannot be read, or is no pair."""
-    where = f"item {place} of {split} of {source}"
+    where = item_name(place, split, source)
     try:
         item = dataset[place]
     except Exception as error:  # a user's code raises anything
-        raise UserError(f"{where} cannot be read: {type(error).__name__}: {one_line(error)}") from error
+        raise UserError(f"{where} cannot be read: correct the code of the data set ({type(error).__name__}: {one_line(error)})") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
         what = f"{kind_of(item)} of {len(item)} values" if isinstance(item, tuple | list) else kind_of(item)
         raise UserError(f"{where} is {what}: give a pair (image, label), or (text, label)")
@@ -127,8 +135,7 @@ def picture_of(value: Any) -> Image.Image:
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # also where a value is NaN
             raise ValueError(
-                f"{given} with floats from {low:.3g} to {high:.3g}: give floats from 0 to 1, before normalisation, which ftlit does as the "
-                "backbone expects"
+                f"{given} with floats from {low:.3g} to {high:.3g}: give floats from 0 to 1, because ftlit normalises the images"
             )
         array = (array * 255).round()
     elif array.min() < 0 or array.max() > 255:

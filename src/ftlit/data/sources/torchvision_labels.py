@@ -42,9 +42,9 @@ def labels_of(dataset: Any, options: Arguments) -> list[tuple[int, ...]]:
         return [(_number(dataset, place),) for place in range(len(dataset))]
     places = {0, len(dataset) // 2, len(dataset) - 1} if options and len(dataset) else ()
     if any(_number(dataset, place) != listed[place][0] for place in places):
+        names = " or ".join(f"data.options.{name}" for name in options)
         raise UserError(
-            f"with data.options={dict(options)}, the targets of {type(dataset).__name__} differ from the class numbers that it lists, "
-            f"which is not supported: leave out {' or '.join(f'data.options.{name}' for name in options)}"
+            f"{names} changes the targets of {type(dataset).__name__}, but not the list of labels, which ftlit reads: leave out {names}"
         )
     return listed
 

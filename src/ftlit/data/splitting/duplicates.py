@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ftlit.data.bad_image import BadImage, unreadable
 from ftlit.data.dataset import Examples, Split
 from ftlit.data.file_paths import are_files, texts_of
-from ftlit.data.images import BadImage
-from ftlit.errors import one_line, shorten
+from ftlit.errors import shorten
 from ftlit.fingerprint import of_array, of_bytes
 from ftlit.formatting import shown
 
@@ -42,7 +42,7 @@ def content_hash(content: Content) -> str:
     except FileNotFoundError as error:
         raise BadImage(f"there is no file {shown(content)}") from error
     except OSError as error:
-        raise BadImage(f"{shown(content)} cannot be read as an image: {one_line(error)}") from error
+        raise unreadable(content, error) from error
 
 
 def content_hashes(examples: Examples) -> list[str]:

@@ -65,10 +65,10 @@ def _too_few(empty: Sequence[Split], examples: int, different: int, classes: int
     """The error where splits that are made from train stay empty."""
     unit, copies = "group" if grouped else "example", different < examples and not grouped
     if grouped:
-        why = [f"the {count(examples, 'example')} form only {count(different, 'group')}, which are never divided"]
+        why = [f"the {count(examples, 'example')} form only {count(different, 'group')}"]
     elif copies:
         only = "one" if different == 1 else f"only {different:,} different ones"
-        why = [f"the {examples:,} examples are copies of {only}, and copies are never divided"]
+        why = [f"the {examples:,} examples are copies of {only}"]
     else:
         why = [f"the data have only {count(examples, 'example')}"]
     if classes and not stored:

@@ -195,7 +195,7 @@ def read_split(
     """
     path = Path(folder).expanduser() / FILE
     if not path.is_file():
-        raise UserError(f"data.split_from={shown(folder)}: no {FILE} in this folder; give the folder of a run")
+        raise UserError(f"data.split_from={shown(folder)} has no {FILE}: give the folder of a run")
     with reading(path, REMEDY):
         content = read_json(path, remedy=REMEDY)
         images = {split: _entries(content["splits"][split]) for split in SPLITS}
