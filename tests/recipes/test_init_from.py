@@ -5,12 +5,14 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import warm
 from digit_folders import write_digits
+from doc_pages import Sample, all_blocks, missing
 from paths import ROOT, python_path
 
 from ftlit import UserError, load
@@ -66,6 +68,13 @@ def monday(tmp_path_factory):
 def fitted(monday):
     """What a run printed that fits the head anew on the features of the trained backbone."""
     return run(monday, "init_from=monday", "data.root=more", "scenario=small_similar", "hydra.run.dir=fitted")
+
+
+def test_the_page_shows_the_table_that_is_printed(fitted):
+    """Its rows, and the line after them; numbers and their signs are of another day."""
+    (block,) = (block for block in all_blocks("console") if block.page.name == "continuing.md")
+    shown, printed = (re.sub(r"[+-](?=\d)", "", text) for text in (block.text, fitted.replace("monday", "runs/monday")))
+    assert missing(Sample("", replace(block, text=shown)), printed.splitlines()) == []
 
 
 def test_the_split_is_kept_and_new_images_are_added_by_their_hash(monday, fitted):
