@@ -115,3 +115,15 @@ def test_predict_reads_arrays_and_names_a_file_of_other_bands(folder, tmp_path, 
     assert predict(str(folder / "run"), [str(tmp_path)], PredictOptions(workers=0), rows_of) == 1
     out = capsys.readouterr().out
     assert "good.npy,forest," in out and "photo.png has 3 bands, but backbone.in_chans=4" in out
+
+
+def test_images_in_other_units_than_those_of_training_are_reported(folder, tmp_path, capsys, recwarn):
+    path, network = folder / "scenes/forest/0.npy", load(folder / "run")
+    network(path)
+    network(torch.zeros(4, 16, 16))  # no data
+    assert not [warning for warning in recwarn if "units" in str(warning.message)]
+    np.save(tmp_path / "small.npy", (np.load(path) / 16).clip(0, 255).astype(np.uint8))
+    with pytest.warns(UserWarning, match=r"^images whose values are between 0 and 1, .* with a mean up to 1,\d+: the predictions are pr"):
+        network(tmp_path / "small.npy")
+    done = warm.run([sys.executable, "-m", "ftlit.cli.main", "predict", str(folder / "run"), str(tmp_path)], env=dict(os.environ))
+    assert sum(line.startswith("ftlit: warning: images whose values") for line in done.stderr.splitlines()) == 1

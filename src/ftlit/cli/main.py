@@ -3,6 +3,7 @@
 import platform
 import runpy
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -97,6 +98,7 @@ def predict(arguments: list[str]) -> None:
     """Print a row for each image, or draw a map over it. Raises `SystemExit` with status 1 where some have no prediction."""
     parser = predict_parser()
     given = parser.parse_intermixed_args(arguments)
+    warnings.formatwarning = lambda message, *_, **__: f"ftlit: warning: {message}\n"
     if given.trust:
         search_current_folder()
     import ftlit.inference.dense_map  # here, so that --help stays fast

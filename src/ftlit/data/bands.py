@@ -4,6 +4,7 @@
 without any scaling: only mean and std of each band, which are measured on the training images, bring them to one scale.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ftlit.formatting import count, shown
 Array = np.ndarray[Any, Any]
 ARRAY_SUFFIX = ".npy"
 TIFF_SUFFIXES = (".tif", ".tiff")
+UNIT_RATIO = 100  # between values of 8 bits, which are read as 0 to 1, and others
+EMPTY = 1e-2  # largest value, after rounding, of an image without data
 
 
 @versioned("to_bands", 1)
@@ -121,6 +124,28 @@ def _values(path: Path) -> Array:
 def bands_of(image: Image.Image) -> Array:
     """The values of a PIL image of any mode (H, W, bands), upright. Bands keep their meaning: no colours are converted."""
     return np.asarray(ImageOps.exif_transpose(image))
+
+
+def other_units(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> str:
+    """Why the values of normalised images cannot be in the units of the training images; empty where nothing shows it.
+
+    Values of 8 bits are read as 0 to 1, all others as they are in the file. So images of 8 bits, for a network that was trained on 16 bits,
+    or the reverse, are wrong by orders of magnitude, without an error.
+
+    Args:
+        images: (N, C, H, W), normalised with `mean` and `std`.
+        mean: of each band, over the training images.
+        std: of each band.
+    """
+    scale, offset = (torch.tensor(values, device=images.device)[:, None, None] for values in (std, mean))
+    most, trained = (images.float() * scale + offset).amax(dim=(1, 2, 3)), max(mean)
+    if trained >= UNIT_RATIO and bool(((most > EMPTY) & (most < 1 + EMPTY)).any()):
+        return (
+            f"images whose values are between 0 and 1, as those of 8 bits are read, for a network of bands with a mean up to {trained:,.4g}"
+        )
+    if trained <= 1 and bool((most >= UNIT_RATIO).any()):
+        return f"images with values of {UNIT_RATIO} and more, for a network of bands with a mean up to {trained:.4g}"
+    return ""
 
 
 def tifffile_of(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from ftlit.data.bands import UNIT_RATIO
 from ftlit.data.input_spec import InputSpec
 from ftlit.export.export_formats import ExportFormat
 from ftlit.export.images_to_logits import Variant
@@ -84,11 +85,21 @@ def _read_bands(spec: InputSpec) -> list[str]:
     return [
         "bands = np.load(path)",
         f"bands = np.moveaxis(bands, 2, 0) if bands.shape[2] == {spec.channels} else bands",
+        *_check_units(spec),
         "bands = (bands / (255 if bands.dtype == np.uint8 else 1)).astype(np.float32)",
         f"planes = [{_resized('plane', spec)} for plane in map(Image.fromarray, np.ascontiguousarray(bands))]",
         f"left, top = (round((side - {spec.size}) / 2) for side in planes[0].size)",
         f"images = np.stack([np.array(plane.crop((left, top, left + {spec.size}, top + {spec.size}))) for plane in planes])[None]",
     ]
+
+
+def _check_units(spec: InputSpec) -> Iterator[str]:
+    """A line that warns as `ftlit.data.bands.other_units` does, by the type of the values."""
+    if max(spec.mean) >= UNIT_RATIO:
+        yield 'if bands.dtype == np.uint8: print(f"warning: {path} has 8 bits, other than the training images", file=sys.stderr)'
+    elif max(spec.mean) <= 1:
+        yield f"if bands.max() >= {UNIT_RATIO} and bands.dtype != np.uint8:"
+        yield '    print(f"warning: {path} has larger values than the training images", file=sys.stderr)'
 
 
 def _resized(name: str, spec: InputSpec) -> str:

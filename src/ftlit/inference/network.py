@@ -1,5 +1,6 @@
 """The network of a run: it predicts one image or text, or many."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ftlit.data.bands import other_units
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.pictures import picture_of
@@ -187,7 +189,10 @@ class Network:
 
     def _outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and pooled features at the highest cut that the head reads, of a batch."""
-        inputs = normalized(inputs.to(self.device, non_blocking=True), self.backbone.input_spec)
+        spec = self.backbone.input_spec
+        inputs = normalized(inputs.to(self.device, non_blocking=True), spec)
+        if isinstance(spec, InputSpec) and spec.takes_bands and (misfit := other_units(inputs, spec.mean, spec.std)):
+            warnings.warn(f"{misfit}: the predictions are probably wrong; give images in the units of the training images", stacklevel=2)
         with torch.inference_mode(), autocast_of(self.precision, self.device.type):
             features = features_for(self.head, self.backbone, inputs)
             return logits_of(self.head, features), self.backbone.pool(features[-1])
