@@ -11,22 +11,47 @@ class UserError(ValueError):
     """Input that cannot be used. Its text is one line; the command line prints it and exits with status 2."""
 
 
-def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
+def unknown(what: str, given: object, options: Iterable[object], *, owner: str = "") -> UserError:
     """The error for a name that is not among `options`, with the closest match first.
 
+    Args:
+        what: kind of thing that is named, such as `layer`.
+        given: the name.
+        options: the names that there are.
+        owner: what has the options, such as a class; empty where that is clear.
+
     >>> print(unknown("layer", "layr4", ["stem", "layer4"]))
-    no layer 'layr4': did you mean 'layer4'? There are: stem, layer4
-    >>> print(unknown("layer", 7, ["stem", "layer4"]))
-    no layer 7: give one of stem, layer4
-    >>> print(unknown("argument", "width", []))
-    no argument 'width': there are no arguments, so leave it out
+    there is no layer 'layr4': did you mean 'layer4'? There are: stem, layer4
+    >>> print(unknown("field", 7, ["epoch", "step"], owner="Stage"))
+    Stage has no field 7: give one of epoch, step
+    >>> print(unknown("argument", "width", [], owner="alexnet"))
+    alexnet has no arguments: leave out 'width'
     """
-    names = [str(option) for option in options]
+    names, subject = [str(option) for option in options], f"{owner} has" if owner else "there is"
     if not names:
-        return UserError(f"no {what} {given!r}: there are no {what}s, so leave it out")
+        return UserError(f"{subject if owner else 'there are'} no {what}s: leave out {given!r}")
+    return UserError(f"{subject} no {what} {given!r}: {_proposal(given, names)}")
+
+
+def invalid(option: str, value: object, options: Iterable[object]) -> UserError:
+    """The error for a value that is not among those that an option or argument accepts, with the closest match first.
+
+    >>> print(invalid("cache.pixels", "maybe", ["auto", "true", "false"]))
+    cache.pixels=maybe is not valid: give one of auto, true, false
+    """
+    return UserError(f"{option}={value} is not valid: {_proposal(value, [str(option) for option in options])}")
+
+
+def _proposal(given: object, names: Sequence[str]) -> str:
+    """The closest of the names if there is one, then all.
+
+    >>> _proposal("tpo", ["top"]), _proposal("low", ["top"])
+    ("did you mean 'top'?", 'give top')
+    """
     meant = closest(given, names)
-    there = f"did you mean {meant!r}? There are:" if meant else "give one of"
-    return UserError(f"no {what} {given!r}: {there} {shorten(names)}")
+    if len(names) == 1:
+        return f"did you mean {meant!r}?" if meant else f"give {names[0]}"
+    return f"did you mean {meant!r}? There are: {shorten(names)}" if meant else f"give one of {shorten(names)}"
 
 
 def closest(given: object, names: Sequence[str]) -> str | None:

@@ -38,8 +38,8 @@ def test_hydra_reads_a_search_with_flags(words):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--epochs", "5"], "no option 'epochs': give trainer.max_epochs=5"),
-        (["--learning-rate=0.1"], "no option 'learning_rate': give optimizer.lr=0.1"),
+        (["--epochs", "5"], "there is no option 'epochs': give trainer.max_epochs=5"),
+        (["--learning-rate=0.1"], "there is no option 'learning_rate': give optimizer.lr=0.1"),
         (["--seed", "3"], "there is no flag '--seed': options have no leading dashes, so give seed=3"),
     ],
 )

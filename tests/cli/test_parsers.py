@@ -20,11 +20,11 @@ def test_paths_may_stand_on_both_sides_of_an_option(words):
             [],
             "predict: also give RUN and PATH; example: ftlit predict runs/mine photo.png more/photos --top 3 > predictions.csv",
         ),
-        (predict_parser, ["run", "a", "--tap", "3"], "no option of ftlit predict '--tap': did you mean '--top'? There are: --"),
+        (predict_parser, ["run", "a", "--tap", "3"], "ftlit predict has no option '--tap': did you mean '--top'? There are: --"),
         (
             cache_parser,
             ["prune", "--unsed", "3"],
-            "no option of ftlit cache '--unsed': did you mean '--unused'? There are: --all, --folder, ",
+            "ftlit cache has no option '--unsed': did you mean '--unused'? There are: --all, --folder, ",
         ),
         (cache_parser, ["prune", "--max-gb", "ten"], "cache prune: --max-gb ten: give a number"),
         (predict_parser, ["run", "a", "--top", "many"], "predict: --top many: give a whole number"),

@@ -125,7 +125,7 @@ def test_a_sweep_grows_in_its_last_option_and_runs_only_what_is_missing(config, 
     assert done.stdout.count("is done already") == 2 and "skipping 2 finished jobs" in done.stdout, done.stderr
     jobs = [read_job(tmp_path / str(number)) for number in range(4)]
     assert [(job.values["seed"], job.status) for job in jobs] == [("1", 0), ("2", 0), ("1", 2), ("2", 2)]
-    assert all(job.reason.startswith("no layer 'nope'") for job in jobs[2:])
+    assert all(job.reason.startswith("there is no layer 'nope'") for job in jobs[2:])
 
 
 def test_jobs_that_never_began_are_listed_at_the_end(tmp_path, monkeypatch, capsys):

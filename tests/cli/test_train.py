@@ -60,7 +60,7 @@ USER_ERRORS = {
     "data=folder": "data.root=",
     "head._target_=torch.nn.Linaer": "did you mean 'Linear'",
     "+sede=1": "did you mean 'seed'",
-    "++se=1": "no option 'se'",
+    "++se=1": "there is no option 'se'",
     "optimizer.lr=-1": "give a number above 0",
 }
 

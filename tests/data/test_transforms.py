@@ -105,7 +105,7 @@ def test_one_number_is_used_for_three_channels_and_specs_compare_by_value(given_
         ({"std": [1, 1, -1]}, "give values above 0"),
         ({"size": 0}, "input_spec.size=0: give a whole number of pixels, 1 or more"),
         ({"size": 32, "resize": 31}, "input_spec.resize=31 is below input_spec.size=32: give input_spec.resize=32 or more"),
-        ({"interpolation": "bilinaer"}, "no interpolation 'bilinaer': did you mean 'bilinear'?"),
+        ({"interpolation": "bilinaer"}, "input_spec.interpolation=bilinaer is not valid: did you mean 'bilinear'?"),
     ],
 )
 def test_a_field_out_of_its_range_is_an_error(fields, message):
@@ -115,5 +115,5 @@ def test_a_field_out_of_its_range_is_an_error(fields, message):
 
 
 def test_an_unknown_augment_is_an_error_with_the_closest_match():
-    with pytest.raises(UserError, match="no augment 'trivial': did you mean 'trivial_augment'"):
+    with pytest.raises(UserError, match="augment=trivial is not valid: did you mean 'trivial_augment'"):
         train_transform(InputSpec(), "trivial")

@@ -166,7 +166,7 @@ class AlwaysDropout(nn.Module):
         (Masked(), -1, "output returns a tuple, and only tensors are stored"),
         (AlwaysDropout(), -1, "output gives other features each time that it gets the same images, also in evaluation mode"),
         (nn.Flatten(0), -1, r"output returns a tensor of shape \(6144,\) for 2 images"),
-        (Net(), "bdy.1", "no module in Net named 'bdy.1': did you mean 'body.1'"),
+        (Net(), "bdy.1", "Net has no module 'bdy.1': did you mean 'body.1'"),
         (Net(), 1, "cuts=1: Net is no Backbone, so give the name of a submodule, or -1 for its output"),
         (Owner(Net()), -1, "Owner has no forward: name a submodule that takes the images"),
         (nn.Linear(7, 2), -1, r"Linear cannot be run on images of shape \(3, 32, 32\): .*; give a module, or the name of one, that"),

@@ -103,5 +103,5 @@ def test_label_smoothing_outside_of_0_to_1_is_an_error(smoothing):
 
 
 def test_unknown_class_weights_are_an_error_with_the_closest_match():
-    with pytest.raises(UserError, match="no class_weights 'balance': did you mean 'balanced'"):
+    with pytest.raises(UserError, match="class_weights=balance is not valid: did you mean 'balanced'"):
         cross_entropy([1, 1], class_weights="balance")

@@ -181,7 +181,7 @@ def test_rows_are_the_modules_that_stages_and_groups_name_so_that_a_gap_is_repor
 
 def test_an_unknown_layer_is_an_error_with_the_closest_name():
     model = Net()
-    with pytest.raises(UserError, match="no module of Net 'hihg': did you mean 'high'"):
+    with pytest.raises(UserError, match="Net has no module 'hihg': did you mean 'high'"):
         examine(model, SCHEDULE, build_optimizer(model, SGD), ["hihg"])
 
 

@@ -121,8 +121,8 @@ def test_a_factor_that_is_no_number_is_an_error():
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"train": ["head"], "epochs": 2}, "no field of Stage 'epochs': did you mean 'epoch'?"),
-        ({"trian": ["head"]}, "no field of Stage 'trian': did you mean 'train'?"),
+        ({"train": ["head"], "epochs": 2}, "Stage has no field 'epochs': did you mean 'epoch'?"),
+        ({"trian": ["head"]}, "Stage has no field 'trian': did you mean 'train'?"),
         ({"name": "warm-up"}, "stage 'warm-up' trains nothing"),
         ({"train": 5}, "train=5 in schedule.stages: give names of layers"),
         (

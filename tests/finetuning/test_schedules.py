@@ -87,8 +87,8 @@ def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"head": "fcc"}, r"no module of Plain, 'fcc': did you mean 'fc'"),
-        ({"evry": 2}, "no argument of top_down 'evry': did you mean 'every'"),
+        ({"head": "fcc"}, r"Plain has no module 'fcc': did you mean 'fc'"),
+        ({"evry": 2}, "top_down has no argument 'evry': did you mean 'every'"),
         ({"backbone": "top"}, "3 parameters of Plain are neither in the backbone 'top' nor in the head 'fc'"),
         ({"layers": ["token", "steam", "top"]}, "no parameters .* 'steam': did you mean 'stem'"),
         ({"layers": ["token", "top"]}, "2 parameters of the backbone '' are in none of layers='token', 'top': add stem, or give globs"),
@@ -129,7 +129,7 @@ def test_without_a_module_it_is_a_function_of_the_module():
     module, backbone, head, _ = MODULES["beside"]
     later = schedules.top_down(backbone=backbone, head=head, every=3)
     assert later(module) == schedules.top_down(module, backbone=backbone, head=head, every=3)
-    with pytest.raises(UserError, match="no argument of top_down 'evry'"):
+    with pytest.raises(UserError, match="top_down has no argument 'evry'"):
         schedules.top_down(backbone=backbone, head=head, evry=3)
 
 

@@ -73,7 +73,7 @@ def test_class_names_are_different_texts(tmp_path, names):
             "which ftlit accepts only from a file that you trust: ",
         ),
         ({"loader": "bert", "name": "tiny", "download": True}, "is not in the local Hugging Face cache: add --trust"),
-        ({"progress": True}, "mlp: no argument 'progress'"),
+        ({"progress": True}, "mlp has no argument 'progress'"),
         ({"head": {"hidden": [1 << 40]}}, "short texts, true, false and null are read"),
     ],
 )

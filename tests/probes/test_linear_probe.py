@@ -175,7 +175,7 @@ BAD = {
     "the targets go from -1 to 8; accepted class numbers: 0 or more": (FEATURES[:10], LABELS[:10] - 1, {}),
     r"targets are torch.float32: give an integer tensor \(4,\)": (FEATURES[:4], LABELS[:4].float(), {}),
     "targets are a list: give an integer tensor": (FEATURES[:2], ["a", "b"], {}),
-    "no pooling 'maxx': did you mean 'max'": (FEATURES, LABELS, {"pooling": "maxx"}),
+    "pooling=maxx is not valid: did you mean 'max'": (FEATURES, LABELS, {"pooling": "maxx"}),
     r"float vectors \(N, C\), not features of shape \(4, 3, 2, 2\)": (torch.zeros(4, 3, 2, 2), LABELS[:4], {}),
     r"targets have the shape \(3,\), but there are 4 feature vectors: give the shape \(4,\)": (FEATURES[:4], LABELS[:3], {}),
     "targets are missing: give an integer tensor": (FEATURES[:4], None, {}),

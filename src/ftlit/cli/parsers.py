@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
         """The error for a word that no argument takes."""
         if not word.startswith("-"):
             return UserError(f"{self.prog} does not take {word!r}: see {self.prog} --help")
-        return unknown(f"option of {self.prog}", word.partition("=")[0], sorted(set(self.options())))
+        return unknown("option", word.partition("=")[0], sorted(set(self.options())), owner=self.prog)
 
     def options(self) -> Iterator[str]:
         """The options, those of actions such as `ftlit cache prune` included."""

@@ -15,7 +15,7 @@ from ftlit.cli.command_words import complete
 from ftlit.cli.deferred_imports import defer_torchmetrics
 from ftlit.cli.output import robust_output
 from ftlit.cli.run_again import with_run
-from ftlit.errors import one_line, unknown
+from ftlit.errors import invalid, one_line
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.config.early_checks import check_early
@@ -101,7 +101,7 @@ def run_recipe(cfg: DictConfig) -> float:
     if processes.is_sweep() and processes.several_processes(cfg):
         return processes.run_in_own_process()
     if cfg.recipe not in RECIPES:
-        raise unknown("recipe", cfg.recipe, RECIPES)
+        raise invalid("recipe", cfg.recipe, RECIPES)
     check_early(cfg)
     resume.decide(cfg)
     _print_loading(cfg)

@@ -7,7 +7,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from ftlit.data.dataset import Batch
-from ftlit.errors import unknown
+from ftlit.errors import invalid
 
 MIXES: dict[str, Callable[[int], list[nn.Module]]] = {
     "none": lambda num_classes: [],
@@ -31,7 +31,7 @@ class MixedCollate:
 
     def __init__(self, mix: str, num_classes: int) -> None:
         if mix not in MIXES:
-            raise unknown("mix", mix, MIXES)
+            raise invalid("mix", mix, MIXES)
         self.steps = MIXES[mix](num_classes)
 
     def __call__(self, samples: list[Batch]) -> Batch:

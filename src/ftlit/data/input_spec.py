@@ -9,7 +9,7 @@ from torchvision.transforms.functional import InterpolationMode
 from ftlit.code_identity import versioned
 from ftlit.data.limits import MAX_VALUE
 from ftlit.data.transforms import Transform, eval_transform, train_transform
-from ftlit.errors import UserError, in_quotes, unknown
+from ftlit.errors import UserError, in_quotes, invalid
 
 BAND_INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")  # that torch has for tensors
 
@@ -49,7 +49,7 @@ class InputSpec:
         if bool(self.mean) != bool(self.std):
             raise UserError(f"input_spec.mean={self.mean} and input_spec.std={self.std}: give both, or leave both out to measure them")
         if self.interpolation not in (modes := [m.value for m in InterpolationMode]):
-            raise unknown("interpolation", self.interpolation, modes)
+            raise invalid("input_spec.interpolation", self.interpolation, modes)
         if self.takes_bands and self.interpolation not in BAND_INTERPOLATIONS:
             raise UserError(
                 f"input_spec.interpolation={self.interpolation} does not apply to bands (backbone.in_chans={self.channels}): give "

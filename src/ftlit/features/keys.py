@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ftlit.errors import unknown
+from ftlit.errors import invalid
 from ftlit.features.shard import DTYPES
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.submodules import Submodules
@@ -116,7 +116,7 @@ def stored_dtype(name: str | None, computed: torch.dtype) -> torch.dtype:
     if name is None:
         return computed
     if name not in DTYPE_OF:
-        raise unknown("data type for stored features", name, DTYPE_OF)
+        raise invalid("dtype", name, DTYPE_OF)
     return DTYPE_OF[name]
 
 

@@ -52,7 +52,7 @@ class Submodules(nn.Module):
         modules = dict(module.named_modules(remove_duplicate=False))
         for name in names:
             if name != OUTPUT and name not in modules:
-                raise unknown(f"module in {type(module).__name__} named", name, [known for known in modules if known])
+                raise unknown("module", name, [known for known in modules if known], owner=type(module).__name__)
         self.cuts = tuple(names)
         paths = ["" if name == OUTPUT and name not in modules else name for name in names]
         self._targets = {name: modules[path] for name, path in zip(names, paths, strict=True)}

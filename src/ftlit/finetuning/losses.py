@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ftlit.errors import UserError, shorten, unknown
+from ftlit.errors import UserError, invalid, shorten, unknown
+from ftlit.formatting import count
 from ftlit.registry import Registry
 
 ClassWeights = Literal["balanced"] | Sequence[float]  # of each class by number
@@ -79,14 +80,17 @@ def weights_of_classes(counts: Sequence[int], given: ClassWeights) -> list[float
     """
     if isinstance(given, str):
         if given != "balanced":
-            raise unknown("class_weights", given, ["balanced", "null"])
+            raise invalid("class_weights", given, ["balanced", "null"])
         # a class may have no training images, only some in val or test: count one, or its weight, and val/loss, would be infinite
         return [sum(counts) / (len(counts) * max(number, 1)) for number in counts]
     weights = [float(weight) for weight in given]
     if len(weights) != len(counts):
-        raise UserError(f"{len(weights)} class weights for {len(counts)} classes: give one for each class, or balanced")
+        raise UserError(
+            f"class_weights has {count(len(weights), 'number')}, but there are {count(len(counts), 'class')}: "
+            "give one number for each class, or balanced"
+        )
     if wrong := [weight for weight in weights if not (isfinite(weight) and weight > 0)]:
-        raise UserError(f"class weight {wrong[0]}: give numbers above 0")
+        raise UserError(f"class_weights contains {wrong[0]}: give numbers above 0")
     return weights
 
 
@@ -99,11 +103,11 @@ def weights_by_name(given: Mapping[str, float], class_names: Sequence[str]) -> l
     weights = {str(name): weight for name, weight in given.items()}  # a config reads a name such as 7 as a number
     for name, weight in weights.items():
         if name not in class_names:
-            raise unknown("class", name, class_names)
+            raise UserError(f"class_weights: {unknown('class', name, class_names)}")
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise UserError(f"the weight of class {name!r} is {weight!r}: give a number above 0")
+            raise UserError(f"class_weights has {weight!r} for the class {name!r}: give a number above 0")
     if missing := [name for name in class_names if name not in weights]:
-        raise UserError(f"these classes have no weight: {shorten(missing)}; give each class one, 1.0 for no change")
+        raise UserError(f"class_weights has no weight for {shorten(missing)}: give each class a weight, 1.0 for no change")
     return [float(weights[name]) for name in class_names]
 
 

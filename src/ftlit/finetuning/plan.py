@@ -190,7 +190,7 @@ def lowest_first(module: nn.Module, layers: Sequence[str]) -> Sequence[str]:
     """
     places = {name: place for place, (name, _) in enumerate(module.named_modules())}
     if wrong := next((layer for layer in layers if layer not in places), None):
-        raise unknown(f"module of {type(module).__name__}", wrong, [name for name in places if name])
+        raise unknown("module", wrong, [name for name in places if name], owner=type(module).__name__)
     given = [places[layer] for layer in layers]
     return layers[::-1] if given == sorted(given, reverse=True) else layers
 

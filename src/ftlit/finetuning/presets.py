@@ -231,5 +231,5 @@ def _fields(dataclass: type, given: Mapping[str, Any]) -> dict[str, Any]:
     known = [field.name for field in fields(dataclass)]
     for name in given:
         if name not in known:
-            raise unknown(f"field of {dataclass.__name__}", name, known)
+            raise unknown("field", name, known, owner=dataclass.__name__)
     return dict(given)

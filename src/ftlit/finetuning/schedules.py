@@ -39,7 +39,7 @@ def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head")
     parts = dict(module.named_modules())
     for path in (backbone, head):
         if path not in parts:
-            raise unknown(f"module of {type(module).__name__},", path, [name for name in parts if name])
+            raise unknown("module", path, [name for name in parts if name], owner=type(module).__name__)
     return _layers_in(parts[backbone], head if not backbone else head.removeprefix(f"{backbone}."))
 
 
@@ -95,7 +95,7 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
     ) -> Schedule:
         accepted = list(signature(preset).parameters)[1:]
         if wrong := next((name for name in options if name not in accepted), None):
-            raise unknown(f"argument of {preset.__name__}", wrong, ["backbone", "head", "layers", "batchnorm", *accepted])
+            raise unknown("argument", wrong, ["backbone", "head", "layers", "batchnorm", *accepted], owner=preset.__name__)
         if module is None:
             return partial(schedule, backbone=backbone, head=head, layers=layers, batchnorm=batchnorm, **options)  # type: ignore[return-value]
         found = preset(_checked(module, backbone, head, layers), **options)
@@ -179,7 +179,7 @@ def _sorted(module: nn.Module, backbone: str, head: str, layers: Sequence[str], 
             below = layer.removeprefix(f"{backbone}.") if backbone else layer
             if below != layer and any(covers(layer, name) for name in names):
                 raise UserError(f"layer {layer!r} is named from the module: name it below the backbone {backbone!r}, as {below!r}")
-            raise unknown(f"parameters in the backbone {backbone!r} of a layer", layer, found)
+            raise unknown("parameters in layer", layer, found, owner=f"the backbone {backbone!r}" if backbone else "the module")
         first[layer] = covered[0]
     return sorted(first, key=first.__getitem__)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from ftlit.errors import UserError, in_quotes, unknown
+from ftlit.errors import UserError, in_quotes, invalid
 from ftlit.finetuning.freeze import BatchNorm, check_batchnorm
 from ftlit.finetuning.train_entries import Entry, Given, describe, entries_of
 from ftlit.formatting import count
@@ -34,7 +34,7 @@ class Until:
 
     def __post_init__(self) -> None:
         if self.mode not in ("max", "min"):
-            raise unknown("mode", self.mode, ("max", "min"))
+            raise invalid("mode", self.mode, ("max", "min"))
         if self.threshold is None and self.patience is None:
             raise UserError(
                 f"metric={self.metric!r} in `until`: also give a threshold, a patience (number of validations without improvement), or both"

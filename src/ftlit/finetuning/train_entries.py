@@ -40,7 +40,7 @@ def _entries(given: object) -> Iterable[Entry]:
             parts = f"parts such as {{head: bias}} ({', '.join(PARTS)})"
             raise UserError(f"`train` of a stage holds {pair!r}, which is no layer: give names such as head, or {parts}")
         if pair[1] not in PARTS:
-            raise unknown(f"part of {pair[0]!r} in `train`", pair[1], PARTS)
+            raise unknown("part", pair[1], PARTS, owner=f"{pair[0]!r} in `train`")
     return [pattern if part == "all" else (pattern, part) for pattern, part in pairs]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ftlit.data.tokens import TextSpec
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, invalid
 from ftlit.files import replacing
 from ftlit.formatting import count, printable
 from ftlit.inference.network import Network
@@ -61,7 +61,7 @@ class EmbedOptions:
         if self.suffix == ".parquet":
             _parquet()
         if self.pooling not in POOLINGS:
-            raise unknown("pooling", self.pooling, POOLINGS)
+            raise invalid("pooling", self.pooling, POOLINGS)
         check_least(batch_size=(self.batch_size, 1), workers=(self.workers, 0))
 
     @property

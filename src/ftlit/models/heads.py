@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
 from ftlit.code_identity import versioned
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, invalid
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.feature_batch import FeatureBatch
@@ -80,7 +80,7 @@ class LinearHead(nn.Linear):
     ) -> None:
         widths = [in_features] if isinstance(in_features, int) else list(in_features)
         if combine not in COMBINES:
-            raise unknown("head.combine", combine, COMBINES)
+            raise invalid("head.combine", combine, COMBINES)
         if len(widths) != max(1, len(cuts)):
             accepted = f"a list of {len(cuts)} numbers, one per cut" if len(cuts) > 1 else "one number"
             raise UserError(f"in_features={in_features} does not fit a linear head on {count(max(1, len(cuts)), 'cut')}: give {accepted}")

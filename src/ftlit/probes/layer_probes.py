@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, invalid
 from ftlit.features.extract import Features
 from ftlit.files import write_figure, write_rows
 from ftlit.finetuning.losses import ClassWeights
@@ -57,7 +57,7 @@ class LayerProbes:
                 raise UserError(f"probe.{name}=[]: give at least one of {', '.join(options)}")
             for one in given:
                 if one not in options:
-                    raise unknown(f"probe.{name}", one, options)
+                    raise invalid(f"probe.{name}", one, options)
         if self.cuts is not None and not self.cuts:
             raise UserError("probe.cuts=[]: give at least one cut, or null for all")
         if self.l2 is not None and not (len(self.l2) and all(l2 > 0 for l2 in self.l2)):

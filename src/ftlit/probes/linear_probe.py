@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, invalid
 from ftlit.features.extract import Features
 from ftlit.finetuning.losses import ClassWeights, describe_weights, weights_of_classes
 from ftlit.models.heads import LinearHead, PooledHead
@@ -170,7 +170,7 @@ def fit_probe(
     """
     plain = PROBE_KINDS[kind]
     if pooling not in POOLINGS:
-        raise unknown("pooling", pooling, POOLINGS)
+        raise invalid("pooling", pooling, POOLINGS)
     cuts = cuts_of(features, cut)
     l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2), reverse=True)
     if not l2_penalties or not all(0 < value < float("inf") for value in l2_penalties):

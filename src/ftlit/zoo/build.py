@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.errors import UserError, one_line, shorten, unknown
+from ftlit.errors import UserError, invalid, one_line, shorten, unknown
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import TOKEN_POOLINGS, TokenPooling, token_pool_of
@@ -38,7 +38,7 @@ def override_input_spec(known: InputSpec, given: Mapping[str, Any] | None) -> In
     overrides = {name: value for name, value in (given or {}).items() if value is not None}
     for name in overrides:
         if name not in (options := [field.name for field in fields(InputSpec)]):
-            raise unknown("input_spec field", name, options)
+            raise unknown("field", name, options, owner="input_spec")
     try:
         if isinstance(overrides.get("size"), int | float):
             overrides.setdefault("resize", round((known.resize or known.size) * overrides["size"] / known.size))
@@ -180,7 +180,7 @@ def pool_tokens(backbone: Backbone, pooling: TokenPooling | None) -> Backbone:
     if pooling is None:
         return backbone
     if pooling not in TOKEN_POOLINGS:
-        raise unknown("backbone.pooling", pooling, TOKEN_POOLINGS)
+        raise invalid("backbone.pooling", pooling, TOKEN_POOLINGS)
     last, given = backbone.cuts[-1], f"backbone.pooling={pooling}"
     shapes = backbone.feature_shapes
     if len(shapes[last]) != 2:

@@ -85,7 +85,7 @@ def _from_names(model: nn.Module, layers: Sequence[str], images: Tensor) -> Netw
         raise UserError("layers=[]: name at least one module")
     for name in layers:
         if name not in modules or not name:
-            raise unknown(f"module in {type(model).__name__} named", name, [known for known in modules if known])
+            raise unknown("module", name, [known for known in modules if known], owner=type(model).__name__)
     calls = _calls(model, images)
     own: list[ModuleCall] = []
     for name in layers:

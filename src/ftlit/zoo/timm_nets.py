@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, invalid, one_line, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import TokenPooling
 from ftlit.models.weights_origin import WeightsOrigin
@@ -73,7 +73,7 @@ def load_timm(
             gives no vector for an image; weights that cannot be loaded or do not fit.
     """
     if split_at not in get_args(SplitAt):
-        raise unknown("value of split_at", split_at, get_args(SplitAt))
+        raise invalid("backbone.split_at", split_at, get_args(SplitAt))
     create = partial(_timm().create_model, name)
     config = _config(name)
     for argument in kwargs:
@@ -132,8 +132,11 @@ def _config(name: str) -> Config:
     try:
         found = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
-        tagged = [other for other in timm.list_pretrained() if other.startswith(f"{name.partition('.')[0]}.")]
-        raise unknown("network of timm", name, tagged) from error
+        architecture, _, tag = name.partition(".")
+        tagged = [other for other in timm.list_pretrained() if other.startswith(f"{architecture}.")]
+        if not tagged:
+            raise UserError(f"timm has no weights {tag!r} of {architecture}: give backbone.name={architecture}") from error
+        raise unknown("network", name, tagged, owner="timm") from error
     return found.to_dict() if found else {}
 
 

@@ -120,7 +120,7 @@ def load_backbone(
     net, weights = _net(name), file_of(weights, name)
     for argument in kwargs:
         if argument not in net.arguments:
-            raise UserError(f"{name}: {unknown('argument', argument, net.arguments)}")
+            raise unknown("argument", argument, net.arguments, owner=name)
     source = find(weights, net.sources, weights_key)
     published = source is not None and source.published_as is not None
     known = (source and source.input_spec) or _default_spec(net)

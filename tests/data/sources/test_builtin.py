@@ -129,7 +129,7 @@ def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
     ("name", "options", "message"),
     [
         ("CIFAR1O", {}, "did you mean 'CIFAR10'"),
-        ("ImageFolder", {}, "no data set of torchvision 'ImageFolder'"),
+        ("ImageFolder", {}, "torchvision has no data set 'ImageFolder'"),
         ("CIFAR10", {}, "CIFAR10 is not in the folder .*: give data.download=true"),
         ("ImageNet", {}, "ImageNet cannot be loaded: The archive"),
         ("FakeData", {"sise": 3}, "does not accept these arguments: give only size, image_size"),

@@ -100,7 +100,7 @@ def test_features_stored_in_half_precision_train_nearly_the_same_weights(tmp_pat
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "no cache.dtype 'int8'")],
+    [({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "cache.dtype=int8 is not valid")],
 )
 def test_options_out_of_range_are_errors(tmp_path, options, message):
     with pytest.raises(UserError, match=message):

@@ -219,7 +219,7 @@ REFUSED = [
     (OwnData(batch_size=None), Owner, AT, "train of OwnData cannot be read again by place, because batch_size=None"),
     (OwnData(data=Nested()), Owner, AT, "entry 1 of a batch of 4 images is a dict: give a tensor or list with one value for each image"),
     (OwnData(), Owner, {}, r"Owner has 0 backbones: give FeatureData\(cut=...\), .* one of encoder, head"),
-    (OwnData(), Owner, {"cut": "encodr"}, "no module in Owner named 'encodr': did you mean 'encoder'"),
+    (OwnData(), Owner, {"cut": "encodr"}, "Owner has no module 'encodr': did you mean 'encoder'"),
     (OwnData(), Owner, {**AT, "max_gb": 1e-9}, r"features at encoder need 640 B, more than max_gb=1e-09"),
     (OwnData(), Owner, {**AT, "pooled": True}, "pooled=True stores vectors of a Backbone, and encoder is none"),
     (
@@ -248,7 +248,7 @@ def test_what_cannot_be_held_is_one_line(tmp_path, data, module, options, messag
 
 def test_an_unknown_argument_is_one_line(tmp_path):
     for data in (OwnData(), digits_data(InputSpec(size=8))):
-        with pytest.raises(UserError, match=r"^no argument of FeatureData for this data 'cuts': did you mean 'cut'"):
+        with pytest.raises(UserError, match=r"^FeatureData for this data has no argument 'cuts': did you mean 'cut'"):
             FeatureData(data, tmp_path, cuts="encoder")
 
 

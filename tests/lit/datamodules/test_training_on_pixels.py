@@ -87,7 +87,7 @@ def test_validation_after_the_fit_reads_pixels_and_the_test_reads_images(photos,
     ("options", "given", "message"),
     [
         ({"augment": "trivial_augment"}, True, r"cache.pixels=true supports data.augment=none and data.augment=photo: give one of these"),
-        ({}, "maybe", "no cache.pixels 'maybe'"),
+        ({}, "maybe", "cache.pixels=maybe is not valid"),
     ],
 )
 def test_choices_that_cannot_be_met_are_one_line_errors(tmp_path, options, given, message):

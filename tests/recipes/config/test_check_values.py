@@ -24,7 +24,7 @@ def hydra():
             "head._target_=no_such.Module cannot be imported: No module named 'no_such': give the command in the folder that holds "
             "no_such, or add that folder to PYTHONPATH",
         ),
-        ("head._target_=ftlit.no_such.Head", "head._target_=ftlit.no_such.Head cannot be imported: no head 'ftlit.no_such.Head'"),
+        ("head._target_=ftlit.no_such.Head", "head._target_=ftlit.no_such.Head cannot be imported: there is no head 'ftlit.no_such.Head'"),
         ("loss._target_=json.no_such.Loss", "loss._target_=json.no_such.Loss cannot be imported: No module named 'json.no_such'"),
         ("head._target_=Head", "head._target_=Head cannot be imported: give its module too, such as head._target_=my_module.Head"),
         (
@@ -32,7 +32,7 @@ def hydra():
             "head._target_=ftlit.head.MLPHead cannot be imported: it has moved; give head._target_=ftlit.models.heads.MLPHead",
         ),
         ("schedule._target_=ftlit.finetuning.presets.top_dwn", "did you mean 'ftlit.finetuning.presets.top_down'? There are: ftlit."),
-        ("head._target_=torch.nn.NoSuch", "no class or function of torch.nn 'NoSuch'"),
+        ("head._target_=torch.nn.NoSuch", "torch.nn has no class or function 'NoSuch'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: give a number above 0 and at most 1000"),
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: give a number from 0 to 1000"),
         ("checkpoint=slm", "checkpoint=slm: give auto, full or slim"),
@@ -40,7 +40,7 @@ def hydra():
         ("resume=1", "resume=1: give true, false or auto"),
         ("sweep.resume=trie", "sweep.resume=trie: give true or false"),
         ("seed=-1", "seed=-1: give a whole number from 0 to 4294967295"),
-        ("callbacks.best.monitor=val/acc", "callbacks.best.monitor: no metric 'val/acc': did you mean 'val/accuracy'?"),
+        ("callbacks.best.monitor=val/acc", "callbacks.best.monitor: there is no metric 'val/acc': did you mean 'val/accuracy'?"),
         ("~lr_scheduler.curve", "lr_scheduler has no curve, which it needs: leave ~lr_scheduler.curve out, or choose another scheduler"),
         ("+trainer.logger=false", "give logger=csv or logger=tensorboard"),
         ("+trainer.callbacks=[]", "give +callbacks.NAME._target_=..."),
@@ -50,7 +50,7 @@ def hydra():
         ("trainer.limit_test_batches=0.0", "give 1 or more"),
         ("trainer.precision=17", "trainer.precision=17: give "),
         ("trainer.strategy=ddp_spawn", "is not supported (a run cannot be pickled): give trainer.strategy=ddp"),
-        ("trainer.strategy=dpp", "no trainer.strategy 'dpp': did you mean 'ddp'? There are: auto, ddp, ddp_fork, "),
+        ("trainer.strategy=dpp", "trainer.strategy=dpp is not valid: did you mean 'ddp'? There are: auto, ddp, ddp_fork, "),
         ("+trainer.max_time={days: -1}", "trainer.max_time.days=-1: give a whole number from 0"),
         ("trainer.num_nodes=2", "the rank of this machine is unknown: start the command with torchrun or srun"),
         (
@@ -68,7 +68,7 @@ def hydra():
         ("trainer.max_epochs=-1", "trainer.max_epochs=-1 never ends: add +trainer.max_steps=..., or give a number of epochs"),
         (
             "head.hiden=3",
-            "no option 'head.hiden': the chosen head has the options cuts, combine; did you mean head.hidden, an option of",
+            "there is no option 'head.hiden': the chosen head has the options cuts, combine; did you mean head.hidden, an option of",
         ),
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
         ("data.test_fraction=0", "data.test_fraction=0: give a number above 0 and below 1, such as 0.05: every run needs val"),
@@ -93,7 +93,7 @@ def test_an_unusable_value_is_one_line_before_training(override, message, monkey
 
 def test_a_scheduler_waits_for_a_metric_that_is_logged(monkeypatch):
     text = error_text(monkeypatch, "lr_scheduler=plateau", "lr_scheduler.monitor=val/los")
-    assert text.startswith("lr_scheduler.monitor: no metric 'val/los': did you mean 'val/loss'?")
+    assert text.startswith("lr_scheduler.monitor: there is no metric 'val/los': did you mean 'val/loss'?")
 
 
 def test_a_custom_callback_may_log_an_unknown_metric():

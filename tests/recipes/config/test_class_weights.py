@@ -64,11 +64,11 @@ def test_the_record_of_a_refitted_head_counts_train_and_val(words):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("{0: 2}", "loss.class_weights: these classes have no weight: 1, 2, 3, 4, 5, 6, 7, 8, 9; give each class one, 1.0 for no change"),
-        (NAMED.partition("=")[2].replace("9:", "99:"), "loss.class_weights: no class '99': did you mean '9'? There are: 0, 1, 2"),
-        (NAMED.partition("=")[2].replace("3,", "many,"), "loss.class_weights: the weight of class '9' is 'many': give a number above 0"),
+        ("{0: 2}", "loss.class_weights has no weight for 1, 2, 3, 4, 5, 6, 7, 8, 9: give each class a weight, 1.0 for no change"),
+        (NAMED.partition("=")[2].replace("9:", "99:"), "loss.class_weights: there is no class '99': did you mean '9'? There are: 0, 1, 2"),
+        (NAMED.partition("=")[2].replace("3,", "many,"), "loss.class_weights has 'many' for the class '9': give a number above 0"),
         (NAMED.partition("=")[2].replace("0.5", "0"), "loss.class_weights.8=0: give a number above 0"),
-        ("[1,2]", "loss.class_weights: 2 class weights for 10 classes: give one for each class, or balanced"),
+        ("[1,2]", "loss.class_weights has 2 numbers, but there are 10 classes: give one number for each class, or balanced"),
         ("balance", "loss.class_weights='balance': did you mean balanced?"),
     ],
 )
@@ -128,5 +128,5 @@ def test_a_custom_loss_has_weights_of_its_own(words):
     cfg.loss = {"_target_": "torch.nn.CrossEntropyLoss", "class_weights": "focal"}
     assert class_weights_of(cfg, data) is None
     cfg.loss = {"_target_": "ftlit.finetuning.losses.cross_entropy", "class_weights": "focal"}
-    with pytest.raises(UserError, match=r"^loss\.class_weights: no class_weights 'focal'"):
+    with pytest.raises(UserError, match=r"^loss\.class_weights=focal is not valid"):
         class_weights_of(cfg, data)

@@ -95,25 +95,25 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["trainer.max_epoch=3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
-        (["+trainer.max_epoch=3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
-        (["backbone=resnet51"], "no backbone option 'resnet51': did you mean 'resnet50'?"),
-        (["head=mlp", "head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
-        (["head=mlp", "+head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
+        (["trainer.max_epoch=3"], "there is no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
+        (["+trainer.max_epoch=3"], "there is no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
+        (["backbone=resnet51"], "backbone has no option 'resnet51': did you mean 'resnet50'?"),
+        (["head=mlp", "head.hiden=[5]"], "there is no option 'head.hiden': did you mean 'head.hidden'?"),
+        (["head=mlp", "+head.hiden=[5]"], "there is no option 'head.hiden': did you mean 'head.hidden'?"),
         (
             ["head._target_=torch.nn.Linear", "head.bias=false"],
-            "no option 'head.bias' beside head._target_: to pass it to torch.nn.Linear, give +head.bias=false",
+            "there is no option 'head.bias' beside head._target_: to pass it to torch.nn.Linear, give +head.bias=false",
         ),
         (
             ["optimizer._target_=torch.optim.SGD", "optimizer.momentum=0.9"],
             "no option 'optimizer.momentum' beside optimizer._target_: to pass it to torch.optim.SGD, give +optimizer.momentum=0.9",
         ),
-        (["backbones=resnet50"], "no option 'backbones': did you mean 'backbone'?"),
-        (["scenaro=small_similar"], "no option 'scenaro': did you mean 'scenario'?"),
-        (["sede=1"], "no option 'sede': did you mean 'seed'?"),
-        (["lr=3e-4"], "no option 'lr': give optimizer.lr=3e-4"),
-        (["data=folder", "data.root=x", "on_bad_image=skip"], "no option 'on_bad_image': did you mean data.on_bad_image?"),
-        (["scenario=small_simlar"], "no scenario option 'small_simlar': did you mean 'small_similar'?"),
+        (["backbones=resnet50"], "there is no option 'backbones': did you mean 'backbone'?"),
+        (["scenaro=small_similar"], "there is no option 'scenaro': did you mean 'scenario'?"),
+        (["sede=1"], "there is no option 'sede': did you mean 'seed'?"),
+        (["lr=3e-4"], "there is no option 'lr': give optimizer.lr=3e-4"),
+        (["data=folder", "data.root=x", "on_bad_image=skip"], "there is no option 'on_bad_image': did you mean data.on_bad_image?"),
+        (["scenario=small_simlar"], "scenario has no option 'small_simlar': did you mean 'small_similar'?"),
         (["optimizer.lr='0.1'"], "optimizer.lr='0.1': give a number ('0.1' is a text: give 0.1 without quotes)"),
         (["+optimizer.lr=1"], "optimizer.lr has a value already, so + cannot add it: leave out the +, so give optimizer.lr=1"),
         (["cache=no"], "cache has no option 'no': give cache=none"),
@@ -215,7 +215,7 @@ def test_a_fault_while_a_user_error_is_handled_is_a_fault():
 def test_the_command_line_prints_only_the_message_and_exits_with_2():
     done = warm.run([sys.executable, "-m", "ftlit.cli.train", "backbone=resnet51"])
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith("ftlit: no backbone option 'resnet51': did you mean 'resnet50'?")
+    assert done.stderr.startswith("ftlit: backbone has no option 'resnet51': did you mean 'resnet50'?")
 
 
 def test_an_error_that_is_its_own_cause_is_looked_at_once():

@@ -339,7 +339,7 @@ def test_submitit_names_an_option_that_a_launcher_does_not_have_and_those_that_i
     name, known = unknown_of_launcher(caught.value)
     assert name == "timeout" and {"setup", "timeout_min", "cpus_per_task"} <= set(known)
     text = str(as_user_error(caught.value))
-    assert text.startswith("no option of hydra.launcher 'timeout': did you mean 'timeout_min'? There are: ") and "\n" not in text
+    assert text.startswith("hydra.launcher has no option 'timeout': did you mean 'timeout_min'? There are: ") and "\n" not in text
     assert unknown_of_launcher(NameError("name 'x' is not defined")) is None
 
 

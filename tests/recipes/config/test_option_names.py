@@ -20,11 +20,11 @@ def hydra():
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["hydra.sweep.dri=x"], "no option 'hydra.sweep.dri': did you mean 'hydra.sweep.dir'? There are: "),
-        (["hydra.sweper.n_trials=3"], "no option 'hydra.sweper': did you mean 'hydra.sweeper'? There are: "),
-        (["hydra/lancher=joblib"], "no option 'hydra/lancher': did you mean 'hydra/launcher'? There are: "),
-        (["hydra.dir=x"], "no option 'hydra.dir': did you mean hydra.run.dir or hydra.sweep.dir?"),
-        (["hydra.mmmm=x"], "no option 'hydra.mmmm': to list Hydra's own options, add --cfg hydra"),
+        (["hydra.sweep.dri=x"], "there is no option 'hydra.sweep.dri': did you mean 'hydra.sweep.dir'? There are: "),
+        (["hydra.sweper.n_trials=3"], "there is no option 'hydra.sweper': did you mean 'hydra.sweeper'? There are: "),
+        (["hydra/lancher=joblib"], "there is no option 'hydra/lancher': did you mean 'hydra/launcher'? There are: "),
+        (["hydra.dir=x"], "there is no option 'hydra.dir': did you mean hydra.run.dir or hydra.sweep.dir?"),
+        (["hydra.mmmm=x"], "there is no option 'hydra.mmmm': to list Hydra's own options, add --cfg hydra"),
     ],
 )
 def test_a_misspelt_name_below_hydra_is_one_line_with_the_closest_one(overrides, line, monkeypatch):
@@ -34,11 +34,11 @@ def test_a_misspelt_name_below_hydra_is_one_line_with_the_closest_one(overrides,
 @pytest.mark.skipif(find_spec("hydra_plugins.hydra_submitit_launcher") is None, reason="hydra-submitit-launcher is not installed")
 @pytest.mark.parametrize("name", ["hydra.launcher.partion", "hydra.launcher.partition"])
 def test_a_name_of_another_launcher_comes_with_that_launcher(name):
-    meant = f"no option {name!r}: give hydra.launcher.partition=... with hydra/launcher=submitit_slurm"
+    meant = f"there is no option {name!r}: give hydra.launcher.partition=... with hydra/launcher=submitit_slurm"
     assert str(unknown_hydra_option(name, [])) == meant
     assert str(unknown_hydra_option(name, ["hydra/launcher=submitit_local", "head=wrong"])) == meant
     own = str(unknown_hydra_option("hydra.launcher.partion", ["hydra/launcher=submitit_slurm", "seed=1,2"]))
-    assert own.startswith("no option 'hydra.launcher.partion': did you mean 'hydra.launcher.partition'? There are: ")
+    assert own.startswith("there is no option 'hydra.launcher.partion': did you mean 'hydra.launcher.partition'? There are: ")
 
 
 @pytest.mark.parametrize("word", ["hydra.launcher=joblib", "+hydra.sweeper=optuna", "hydra.launcher="])

@@ -97,7 +97,7 @@ CHOICE_ERRORS = [chosen_synonym(*choice.split("=")) for choice in CHOICES]
     ],
 )
 def test_the_words_depend_on_the_value_where_it_means_another_option(name, value, words):
-    assert str(synonym(name, value)) == f"no option {name!r}: give {words}"
+    assert str(synonym(name, value)) == f"there is no option {name!r}: give {words}"
 
 
 def is_choice(word):
@@ -143,5 +143,5 @@ def test_columns_by_other_names_and_semicolons(tmp_path):
 def test_images_of_a_split_in_a_place_of_their_own_are_answered_with_the_folder_for_them():
     for name, split in (("test", "test"), ("data.test_dir", "test"), ("data.test_root", "test"), ("val", "val"), ("data.val_dir", "val")):
         places = f"put the {split} images into data.root/{split}/CLASS and the training images into data.root/train/CLASS"
-        assert str(synonym(name, "photos/x")) == f"no option {name!r}: {places}, or use data=csv with a column named split"
+        assert str(synonym(name, "photos/x")) == f"there is no option {name!r}: {places}, or use data=csv with a column named split"
     assert synonym("trainer.test", "x") is None

@@ -23,8 +23,8 @@ def failed(processes):
     [
         (torchrun, ["optimizer.lr=-1", "hydra.run.dir=run"], "ftlit: optimizer.lr=-1: give"),  # before the processes join
         (srun, ["data=folder", "data.root=nowhere", "hydra.run.dir=run"], "nowhere"),
-        (torchrun, ["epochs=3"], "ftlit: no option 'epochs'"),  # after they have agreed on a folder
-        (srun, ["epochs=3"], "ftlit: no option 'epochs'"),
+        (torchrun, ["epochs=3"], "ftlit: there is no option 'epochs'"),  # after they have agreed on a folder
+        (srun, ["epochs=3"], "ftlit: there is no option 'epochs'"),
         (torchrun, ["data=csv", "data.csv=one.csv"], "one.csv"),  # while the others wait for the first
         (srun, ["data=csv", "data.csv=one.csv"], "one.csv"),
     ],

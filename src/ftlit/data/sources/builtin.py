@@ -81,7 +81,7 @@ def torchvision_dataset(name: str, rule: SplitRule, *, root: str | Path, downloa
             with which the targets are not class numbers.
     """
     if name not in DATASETS:
-        raise unknown("data set of torchvision", name, sorted(DATASETS))
+        raise unknown("data set", name, sorted(DATASETS), owner="torchvision")
     check_options(name, options, DATASETS[name])
     parts = {split: _build(name, Path(root).expanduser(), download, {**options, **how}) for split, how in DATASETS[name].items()}
     labels = {split: labels_of(part, options) for split, part in parts.items()}

@@ -46,7 +46,7 @@ def parse_layout(text: str) -> Layout:
     levels = tuple(level.strip() for level in text.strip("/").split("/"))
     for level in levels:
         if level not in LEVELS:
-            raise unknown("level of data.layout", level, LEVELS)
+            raise unknown("level", level, LEVELS, owner="data.layout")
     if levels.count("class") != 1 or levels.count("split") > 1:
         level = "class" if levels.count("class") != 1 else "split"
         has = f"has the level {level} {levels.count(level)} times" if level in levels else f"lacks the level {level}"

@@ -30,7 +30,7 @@ from ftlit.data.sources.grey_range import measure_grey_range
 from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_headers
 from ftlit.data.sources.label_notes import label_notes
 from ftlit.data.splitting.splits import SplitRule, assemble
-from ftlit.errors import UserError, shorten, unknown
+from ftlit.errors import UserError, invalid, shorten
 from ftlit.formatting import count, shown
 
 
@@ -131,7 +131,7 @@ def _checked(
 ) -> tuple[Sequence[FileEntry], list[ImageHeader], list[str]]:
     """Return the files that are images, their headers, and a note on files that are left out."""
     if on_bad_image not in (options := ("stop", "skip")):
-        raise unknown("on_bad_image", on_bad_image, options)
+        raise invalid("data.on_bad_image", on_bad_image, options)
     headers = headers_of(_paths(files), decode=on_bad_image == "skip")
     faults = {place: header.fault for place, header in enumerate(headers) if header.fault is not None}
     if not faults:

@@ -6,7 +6,7 @@ from math import inf
 from lightning.pytorch import Trainer
 
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, invalid
 from ftlit.features.keys import DTYPE_OF
 from ftlit.features.pixel_plan import PIXEL_CHOICES, PixelChoice, StorablePixels
 from ftlit.features.stored_pixels import StoredPixels, reads_files
@@ -27,7 +27,7 @@ def check_options(data: ImageData, dtype: str | None, max_gb: float) -> None:
 def check_store_options(dtype: str | None, max_gb: float) -> None:
     """Raise `UserError` for options out of their range."""
     if dtype is not None and dtype not in DTYPE_OF:
-        raise unknown("cache.dtype", dtype, DTYPE_OF)
+        raise invalid("cache.dtype", dtype, DTYPE_OF)
     if max_gb < 0:
         raise UserError(f"cache.max_gb={max_gb}: give a number, 0 or more")
 
@@ -39,7 +39,7 @@ def storable_pixels(data: ImageData, choice: PixelChoice) -> StorablePixels | No
         UserError: an unknown choice, or `True` for such views.
     """
     if choice != "auto" and not isinstance(choice, bool):
-        raise unknown("cache.pixels", str(choice), PIXEL_CHOICES)
+        raise invalid("cache.pixels", choice, PIXEL_CHOICES)
     train, val = (StoredPixels.of(data.transforms[split]) for split in ("train", "val"))
     if train and val:
         sizes = {split: len(data.collection.splits[split]) for split in ("train", "val")}

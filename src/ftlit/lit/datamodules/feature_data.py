@@ -81,7 +81,7 @@ class FeatureData(WrapsImageData):
         names = [parameter.name for parameter in accepted]
         wrong = next((name for name in options if name not in names), None)
         if wrong and all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in accepted):  # of a subclass
-            raise unknown("argument of FeatureData for this data", wrong, names)
+            raise unknown("argument", wrong, names, owner="FeatureData for this data")
         return super().__new__(cls) if kind is cls else LoaderFeatures(data, *args, **options)
 
     def __init__(

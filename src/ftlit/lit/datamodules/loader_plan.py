@@ -220,7 +220,7 @@ def _part(module: LightningModule, cut: str | None) -> tuple[str, nn.Module]:
     modules = dict(module.named_modules())
     if cut is not None:
         if cut not in modules or not cut:
-            raise unknown(f"module in {type(module).__name__} named", cut, [name for name in modules if name])
+            raise unknown("module", cut, [name for name in modules if name], owner=type(module).__name__)
         return cut, modules[cut]
     found = [name for name, part in modules.items() if isinstance(part, Backbone)]
     if len(found) != 1:

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, invalid, one_line, unknown
 from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
 from ftlit.lit.callbacks.best_checkpoint import mode_of
@@ -77,14 +77,14 @@ def unknown_metric(given: str) -> UserError:
     """The error for a metric that is not logged. Another one is proposed only where this is a misspelling of it.
 
     >>> print(unknown_metric("val/acuracy"))
-    no metric 'val/acuracy': did you mean 'val/accuracy'? There are: val/accuracy, val/f1, val/loss
+    there is no metric 'val/acuracy': did you mean 'val/accuracy'? There are: val/accuracy, val/f1, val/loss
     >>> print(unknown_metric("val/top5"))
-    no metric 'val/top5': give one of val/accuracy, val/f1, val/loss, or add a callback (+callbacks.NAME._target_=...) that logs it
+    there is no metric 'val/top5': give one of val/accuracy, val/f1, val/loss, or add a callback (+callbacks.NAME._target_=...) that logs it
     """
     if is_misspelt(given, VAL_METRICS):
         return unknown("metric", given, VAL_METRICS)
     return UserError(
-        f"no metric {given!r}: give one of {', '.join(VAL_METRICS)}, or add a callback (+callbacks.NAME._target_=...) that logs it"
+        f"there is no metric {given!r}: give one of {', '.join(VAL_METRICS)}, or add a callback (+callbacks.NAME._target_=...) that logs it"
     )
 
 
@@ -103,7 +103,7 @@ def _check_trainer(trainer: DictConfig) -> None:
         raise UserError("trainer.devices=0: give 1 or more, or -1 for all devices")
     strategy = trainer.get("strategy")
     if isinstance(strategy, str) and strategy.lower() not in (known := ["auto", *StrategyRegistry.available_strategies()]):
-        raise unknown("trainer.strategy", strategy, [name for name in known if not any(part in name for part in PICKLING)])
+        raise invalid("trainer.strategy", strategy, [name for name in known if not any(part in name for part in PICKLING)])
     method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy
     if any(part in str(method) for part in PICKLING):
         raise UserError(f"trainer.strategy={strategy} is not supported (a run cannot be pickled): give trainer.strategy=ddp")

@@ -24,7 +24,7 @@ def class_weights_of(cfg: DictConfig, data: Any) -> ClassWeights | None:
         weights = list(weights) if isinstance(weights, ListConfig) else weights
         weights_of_classes(_counts(data, ["train"]), weights)
     except UserError as error:
-        raise UserError(f"loss.class_weights: {error}") from None
+        raise UserError(f"loss.{error}") from None
     return weights  # type: ignore[no-any-return]
 
 

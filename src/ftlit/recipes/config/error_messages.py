@@ -66,7 +66,7 @@ def as_user_error(error: BaseException) -> UserError | None:
         if type(cause).__module__.startswith("submitit."):  # SLURM refused a job, or ended it
             return UserError(f"hydra/launcher: {one_line(cause)[:MAX_CHARACTERS]}")
         if of_launcher := hydra_errors.unknown_of_launcher(cause):
-            return unknown("option of hydra.launcher", *of_launcher)
+            return unknown("option", *of_launcher, owner="hydra.launcher")
         if isinstance(cause, MissingConfigException):
             return _wrong_option(cause)
         if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's
@@ -166,7 +166,7 @@ def _wrong_option(error: MissingConfigException) -> UserError:
         return known
     if extra := PLUGIN_EXTRAS.get(f"{group}={option}"):
         return UserError(f'{group}={option} needs another package: pip install "ftlit[{extra}]"')
-    return unknown(f"{group} option", option, options) if options else UserError(one_line(error))
+    return unknown("option", option, options, owner=group) if options else UserError(one_line(error))
 
 
 def _wrong_override(chain: list[BaseException]) -> UserError:
@@ -189,7 +189,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
         return UserError(one_line(chain[-1]))
     parent, _, leaf = name.rpartition(".")
     if (own := _given_value(f"{parent}._target_")) != NOT_GIVEN and not name.startswith("hydra."):
-        return UserError(f"no option {name!r} beside {parent}._target_: to pass it to {own}, give {_added(name)}")
+        return UserError(f"there is no option {name!r} beside {parent}._target_: to pass it to {own}, give {_added(name)}")
     if re.match(r"hydra[./]", name):
         return unknown_hydra_option(name, sys.argv[1:])
     if meant := renamed_option(name) or synonym(name, _given_value(name)):
@@ -197,7 +197,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     composed = _composed(without=name)
     known = list(dict.fromkeys([*names_in(composed), *known_names(), *overlay_groups()]))
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
-        return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
+        return UserError(f"there is no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
     leaves = [other.rpartition(".")[2] for other in siblings]
     target = OmegaConf.select(composed, f"{parent}._target_")
@@ -232,7 +232,7 @@ def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserErr
         return UserError(f"{name} is an option of {option}, not of {chosen}: give {option} too, or leave {name} out")
     meant = f"; did you mean {group}.{near[0]}, an option of {group}={other[near[0]]}?" if near else ""
     has = f"the options {', '.join(leaves)}" if leaves else "no options"
-    return UserError(f"no option {name!r}: {chosen} has {has}{meant}")
+    return UserError(f"there is no option {name!r}: {chosen} has {has}{meant}")
 
 
 def _chosen(group: str) -> str:

@@ -106,10 +106,10 @@ def unknown_hydra_option(name: str, words: Iterable[str]) -> UserError:
         return unknown("option", name, [f"{parent}.{sibling}" for sibling in siblings])
     if near := get_close_matches(leaf, [other for leaves in others.values() for other in leaves], n=1):
         needed = " or ".join(option for option, leaves in others.items() if near[0] in leaves)
-        return UserError(f"no option {name!r}: give {parent}.{near[0]}=... with {needed}")
+        return UserError(f"there is no option {name!r}: give {parent}.{near[0]}=... with {needed}")
     deeper = [other for other in known if other.endswith(f".{leaf}")]
     meant = f"did you mean {' or '.join(deeper[:3])}?" if deeper else "to list Hydra's own options, add --cfg hydra"
-    return UserError(f"no option {name!r}: {meant}")
+    return UserError(f"there is no option {name!r}: {meant}")
 
 
 def _leaves(names: Iterable[str], parent: str) -> list[str]:

@@ -108,15 +108,15 @@ def synonym(name: str, value: object) -> UserError | None:
     """
     plain = name.rpartition(".")[2].lower().replace("_", "").replace("-", "")
     if plain in OF_DATA:
-        return UserError(f"no option {name!r}: the number of classes comes from the data; leave this option out")
+        return UserError(f"there is no option {name!r}: the number of classes comes from the data; leave this option out")
     if (split := SPLIT_FOLDERS.get(plain)) and name.rpartition(".")[0] in ("", "data"):
         places = f"put the {split} images into data.root/{split}/CLASS and the training images into data.root/train/CLASS"
-        return UserError(f"no option {name!r}: {places}, or use data=csv with a column named split")
+        return UserError(f"there is no option {name!r}: {places}, or use data=csv with a column named split")
     text = {True: "true", False: "false", None: "null"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
     words = _words(plain, text)
     if words is None or f" {words}".startswith(f" {name}="):
         return None
-    return UserError(f"no option {name!r}: give {words}")
+    return UserError(f"there is no option {name!r}: give {words}")
 
 
 def chosen_synonym(group: str, option: str) -> UserError | None:

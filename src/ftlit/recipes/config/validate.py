@@ -166,7 +166,7 @@ def _why(name: str, path: str) -> str:
         return f"give its module too, such as {name}._target_=my_module.{path}"
     try:
         names = [other for other in dir(import_module(module)) if not other.startswith("_")]
-        return str(unknown(f"class or function of {module}", leaf, names))
+        return str(unknown("class or function", leaf, names, owner=module))
     except Exception as fault:  # a module can raise anything
         top = path.partition(".")[0]
         if not isinstance(fault, ModuleNotFoundError) or fault.name != top:

@@ -107,7 +107,7 @@ def read_config(name: str, folder: Path, fields: Mapping[str, Any]) -> Any:
     known = config.to_dict()
     for field, value in fields.items():
         if field not in known:
-            raise UserError(f"{name}: {unknown('argument', field, known)}")
+            raise unknown("argument", field, known, owner=name)
         setattr(config, field, value)
     config.name_or_path = ""  # the same network in another folder has the same features
     return config

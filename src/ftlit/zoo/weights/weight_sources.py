@@ -17,7 +17,7 @@ import torch
 from torchvision import models
 
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import UserError, one_line, shorten, unknown
+from ftlit.errors import UserError, invalid, one_line, shorten
 from ftlit.formatting import shown
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.run_folder import is_run_folder
@@ -135,7 +135,7 @@ def _unknown(text: str, sources: Mapping[str, WeightSource]) -> UserError:
         return UserError(f"backbone.weights={text}: ftlit does not download weights from this address; {other}")
     if meant := SYNONYMS.get(text.lower()):
         return UserError(f"backbone.weights={text} is not the name of weights: give backbone.weights={meant}")
-    return unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
+    return invalid("backbone.weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
 
 
 def as_record(weights: str | PathLike[str] | None) -> str | None:
