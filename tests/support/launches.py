@@ -43,6 +43,18 @@ def torchrun(folder, port, *words):
     return [start(folder, *words, **group, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
 
 
+def torchrun_nodes(folders, port, *words, caches=None):
+    """Two agents of torchrun as two machines with a process each. Each works in its folder, with its own cache where `caches` are given."""
+    agents = []
+    for rank, folder in enumerate(folders):
+        values = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(folder)}
+        values |= {"FTLIT_CACHE": str(caches[rank])} if caches else {}
+        place = ("--nnodes=2", "--nproc-per-node=1", f"--node-rank={rank}", "--master-addr=127.0.0.1", f"--master-port={port}")
+        train = (str(ROOT / "train.py"), "trainer=cpu", "report=false", *words)
+        agents.append(Program([sys.executable, "-m", "torch.distributed.run", *place, *train], folder, cwd=folder, env=values))
+    return agents
+
+
 def srun(folder, port, *words):
     slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0"}
     ranks = ({"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01")

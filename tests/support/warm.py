@@ -67,8 +67,9 @@ def _can_fork(command: Any, settings: Mapping[str, Any]) -> bool:
 class StartedPopen(Popen):  # type: ignore[type-arg]
     """In the place of `subprocess.Popen` in a program that was forked."""
 
-    def __new__(cls, command: Any, *arguments: Any, **settings: Any) -> Any:
+    def __new__(cls, *arguments: Any, args: Any = None, **settings: Any) -> Any:
         """A `Process` where a fork is possible, else a `Popen`."""
+        command, *arguments = (args, *arguments) if args is not None else arguments
         forks = not arguments and not settings.keys() - KNOWN and _can_fork(command, settings)
         return start(command, **settings) if forks else Popen(command, *arguments, **settings)
 

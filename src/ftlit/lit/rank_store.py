@@ -86,20 +86,21 @@ class Processes:
                 return
 
     @contextmanager
-    def ahead(self, name: str, minutes: float) -> Iterator[None]:
-        """Run a block in the first process. The others wait for its end, and run it then. An error of the user in the first is theirs too.
+    def ahead(self, name: str, minutes: float, first: int = 0) -> Iterator[None]:
+        """Run a block in one process. The others wait for its end, and run it then. An error of the user in that one is theirs too.
 
         Args:
             name: of the block, the same in all processes, and used once.
-            minutes: without a report after which the first process counts as lost.
+            minutes: without a report after which that process counts as lost.
+            first: the process.
 
         Raises:
-            LostProcess: in the others: the first process reports no more, or has failed.
+            LostProcess: in the others: that process reports no more, or has failed.
         """
-        if self.rank:
-            outcome = self.value(name, 0, minutes)
+        if self.rank != first:
+            outcome = self.value(name, first, minutes)
             if outcome == FAILED:
-                raise LostProcess(f"process {self.rank} stops, because process 0 failed: see the error of that process")
+                raise LostProcess(f"process {self.rank} stops, because process {first} failed: see the error of that process")
             if outcome != DONE:
                 raise UserError(outcome)
             yield

@@ -36,6 +36,7 @@ from ftlit.recipes.run.elastic import describe_change
 from ftlit.recipes.run.feature_setup import head_feature_bytes
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers
+from ftlit.recipes.run.machines import check_machines
 from ftlit.recipes.run.resume import alone_in, began_with, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
@@ -63,9 +64,11 @@ def fit(cfg: DictConfig, run: Run) -> float:
         raise UserError(f"doctor=strict: {plan.warnings[0]}")
     first = run.trainer.is_global_zero
     with alone_in(cfg.paths.run) if first else nullcontext():
-        with lost_processes(cfg, run.trainer), first_ahead("plan", cfg.rank_timeout):
-            if first:
-                _begin(cfg, run, plan)
+        with lost_processes(cfg, run.trainer):
+            with first_ahead("plan", cfg.rank_timeout):
+                if first:
+                    _begin(cfg, run, plan)
+            check_machines(cfg, run.data)
         started, known = time.perf_counter(), Results()
         with left_after_interruption(cfg, run, known), lost_processes(cfg, run.trainer), compiled_layers_allowed(run.model):
             before = _predict_with_start(cfg, run)

@@ -22,6 +22,7 @@ from ftlit.features.store import Store
 from ftlit.features.stored_pixels import PIXELS, write_pixels
 from ftlit.features.table import FeatureTable
 from ftlit.formatting import count, size_in_words
+from ftlit.lit.datamodules.exchange import copy_between_machines, missing_everywhere
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
 from ftlit.lit.rank_store import meet
 from ftlit.models.backbone import Backbone
@@ -71,7 +72,7 @@ def extract_requested(store: Store, backbone: Backbone, requests: Sequence[Extra
     """Compute and write the missing features. Afterwards all tables are refreshed and complete.
 
     Batches are fixed ranges of the missing images, and each of W processes takes every W-th batch, so that one process and W processes
-    compute the same features.
+    compute the same features. Machines with disks of their own compute what none of them has, and copy it to each other.
 
     Args:
         store: of the tables.
@@ -88,20 +89,20 @@ def extract_requested(store: Store, backbone: Backbone, requests: Sequence[Extra
     with _locked(store, tables, trainer):
         _refresh(tables, trainer, check=True)
         missing = [request.missing() for request in requests]
-        images, size = sum(len(places) for places, _ in missing), sum(size for _, size in missing)
+        size = sum(size for _, size in missing)
+        own = [places for places, _ in missing] if trainer.num_nodes == 1 else missing_everywhere(requests, trainer)
+        images = sum(map(len, own))
         with together(trainer):
             if size > shutil.disk_usage(store.folder).free:
                 raise no_space(store.folder, size)
         progress = progress_of_features(images, backbone.input_spec.noun, _cuts(requests), shown=first, processes=trainer.world_size)
         with together(trainer), progress as advance:
-            for request, (places, _) in zip(requests, missing, strict=True):
+            for request, places in zip(requests, own, strict=True):
                 _compute(backbone, request, places, (trainer.global_rank, trainer.world_size), trainer, num_workers, advance)
         _refresh(tables, trainer, check=False)
-        if trainer.num_nodes > 1:  # the disk of another machine may hold what this one lacks: its processes share that
-            lacking = [request.missing()[0] for request in requests]
+        if trainer.num_nodes > 1:
             with together(trainer):
-                for request, places in zip(requests, lacking, strict=True):
-                    _compute(backbone, request, places, (trainer.local_rank, trainer.num_devices), trainer, num_workers)
+                copy_between_machines(requests, trainer)
             for table in tables:
                 table.refresh(check=False)
     if first:
@@ -130,10 +131,12 @@ def _cuts(requests: Sequence[ExtractionRequest]) -> str:
 
 
 def _refresh(tables: Sequence[FeatureTable], trainer: Trainer, *, check: bool) -> None:
-    """Refresh the tables in all processes, in the first one before the others: it removes damaged shards, or merges small ones."""
+    """Refresh the tables in all processes, in the first one before the others: it removes damaged shards, as the first of each other
+    machine does, or merges small ones.
+    """
     for first in (True, False):
         for table in tables if trainer.is_global_zero is first else ():
-            table.refresh(check=check and first)
+            table.refresh(check=check and trainer.local_rank == 0)
             if first and not check:
                 table.merge()
         meet(trainer)
@@ -179,7 +182,7 @@ def _compute(
     part: tuple[int, int],
     trainer: Trainer,
     num_workers: int,
-    advance: Callable[[int], object] = lambda number: None,
+    advance: Callable[[int], object],
 ) -> None:
     """Compute this process's share of the missing features, batches `part[0]`, `part[0] + part[1]`, ...; report images to `advance`."""
     device, precision = next(backbone.parameters(), torch.empty(0)).device, trainer.precision_plugin

@@ -4,6 +4,9 @@ from omegaconf import DictConfig
 
 from ftlit.formatting import shell_command
 from ftlit.recipes.config.overrides import OF_ITS_FOLDER, arguments, typed_command
+from ftlit.recipes.run.launched import launched
+
+OF_LAUNCHER = ("++trainer.devices=", "++trainer.num_nodes=")  # words that `recipes.run.launched.complete` adds
 
 
 def resume_command(cfg: DictConfig) -> str:
@@ -13,5 +16,6 @@ def resume_command(cfg: DictConfig) -> str:
 
 def start_command(cfg: DictConfig) -> str:
     """The command that starts this run again in its folder, by itself where it is a job of a sweep."""
-    words = [word for word in arguments(cfg.paths.run) if not OF_ITS_FOLDER.match(word)]
+    added = OF_LAUNCHER if launched() else ()  # it gives them again
+    words = [word for word in arguments(cfg.paths.run) if not OF_ITS_FOLDER.match(word) and not word.startswith(added)]
     return shell_command([*typed_command(), *words])

@@ -96,6 +96,11 @@ def _record_of(data: Any) -> DataRecord:
     return {"class_names": list(images.class_names), "splits": record, **_bands_record(images.input_spec)}
 
 
+def digest_of_data(data: Any) -> str:
+    """A digest of the images, labels and classes of a built-in data module; the same for all custom ones."""
+    return hashlib.sha256(json.dumps(_record_of(data), sort_keys=True).encode()).hexdigest()
+
+
 def _bands_record(spec: object) -> DataRecord:
     """Mean and std of bands; nothing for other images, and for texts."""
     return {"bands": {"mean": list(spec.mean), "std": list(spec.std)}} if isinstance(spec, InputSpec) and spec.takes_bands else {}

@@ -31,12 +31,14 @@ class Launched:
         rank: of this process, from 0.
         count: processes on all machines.
         nodes: machines, with equally many processes.
+        leader: rank of the first process on this machine; the own one where processes are not numbered machine by machine.
     """
 
     launcher: str
     rank: int
     count: int
     nodes: int = 1
+    leader: int = 0
 
     @property
     def devices(self) -> int:
@@ -53,7 +55,7 @@ def launched() -> Launched | None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         count = _variable("WORLD_SIZE")
         here = _variable("LOCAL_WORLD_SIZE", count)
-        found = Launched(TORCHRUN, _variable("RANK"), count, count // here)
+        found = Launched(TORCHRUN, rank := _variable("RANK"), count, count // here, rank - _variable("LOCAL_RANK", 0))
         uneven = here * found.nodes != count
     elif _variable("SLURM_NTASKS", 1) > 1 and not _is_alone_in_slurm():
         found = _of_srun()
@@ -91,7 +93,8 @@ def _of_srun() -> Launched:
             "or ask for one task (--ntasks=1), or unset SLURM_NTASKS"
         )
     nodes = _variable("SLURM_STEP_NUM_NODES", _variable("SLURM_NNODES", 1))
-    return Launched(SRUN, _variable("SLURM_PROCID"), count, nodes)
+    rank, local, node = (_variable(f"SLURM_{name}", 0) for name in ("PROCID", "LOCALID", "NODEID"))
+    return Launched(SRUN, rank, count, nodes, rank - local if node * (count // nodes) + local == rank else rank)
 
 
 def _tasks_per_node() -> list[str]:
@@ -206,7 +209,8 @@ def check_alone(recipe: str) -> None:
 
 @contextmanager
 def first_ahead(name: str, minutes: float) -> Iterator[None]:
-    """Run a block in the first of the launched processes before the others, which wait for its end.
+    """Run a block in the first of the launched processes before the others, which wait for its end; then in the first of each other machine
+    before those on the same one.
 
     A process that no launcher started runs it at once.
 
@@ -222,7 +226,8 @@ def first_ahead(name: str, minutes: float) -> Iterator[None]:
             join(int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]), CONNECT_MINUTES)
         yield
         return
-    with _joined(own).ahead(name, minutes):
+    processes = _joined(own)
+    with processes.ahead(name, minutes), processes.ahead(f"{name} on machine of {own.leader}", minutes, own.leader):
         try:
             yield
         except Exception as error:
