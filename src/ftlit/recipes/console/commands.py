@@ -3,10 +3,7 @@
 from omegaconf import DictConfig
 
 from ftlit.formatting import shell_command
-from ftlit.recipes.config.overrides import OF_ITS_FOLDER, arguments, typed_command
-from ftlit.recipes.run.launched import launched
-
-OF_LAUNCHER = ("++trainer.devices=", "++trainer.num_nodes=")  # words that `recipes.run.launched.complete` adds
+from ftlit.recipes.config.overrides import LAUNCHER_WORDS, OF_ITS_FOLDER, arguments, typed_command
 
 
 def resume_command(cfg: DictConfig) -> str:
@@ -16,6 +13,5 @@ def resume_command(cfg: DictConfig) -> str:
 
 def start_command(cfg: DictConfig) -> str:
     """The command that starts this run again in its folder, by itself where it is a job of a sweep."""
-    added = OF_LAUNCHER if launched() else ()  # it gives them again
-    words = [word for word in arguments(cfg.paths.run) if not OF_ITS_FOLDER.match(word) and not word.startswith(added)]
+    words = [word for word in arguments(cfg.paths.run) if not OF_ITS_FOLDER.match(word) and word not in LAUNCHER_WORDS]
     return shell_command([*typed_command(), *words])

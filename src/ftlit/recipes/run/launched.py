@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ftlit.errors import UserError
 from ftlit.files import WriteError
 from ftlit.recipes.config.error_messages import as_user_error
+from ftlit.recipes.config.overrides import LAUNCHER_WORDS
 
 if TYPE_CHECKING:
     from ftlit.lit.rank_store import Processes
@@ -125,6 +126,7 @@ def complete(words: Sequence[str]) -> list[str]:
             raise UserError(f"{name}={given[name]}, but {own.launcher} started the processes for {name}={number}: leave {name} out")
     added = [f"++trainer.devices={own.devices}"] if _number(given.get("trainer.devices", "auto")) is None else []
     added += [f"++trainer.num_nodes={own.nodes}"] if own.nodes > 1 and "trainer.num_nodes" not in given else []
+    LAUNCHER_WORDS[:] = added
     if own.count > 1 and "hydra.run.dir" not in given:
         if given.get("resume") == "auto":
             raise UserError(NEEDS_FOLDER)
