@@ -147,7 +147,7 @@ def test_the_optimizer_is_taken_out_of_what_configure_optimizers_returns(returns
     assert plan(model=model, optimizer=returns(own)) == plan(model=model, optimizer=own)
 
 
-@pytest.mark.parametrize(("number", "message"), [(0, "no optimizer in tuple"), (2, "several optimizers")])
+@pytest.mark.parametrize(("number", "message"), [(0, "tuple contains none"), (2, "got several")])
 def test_no_optimizer_or_several_are_an_error(number, message):
     model = Net()
     with pytest.raises(UserError, match=message):

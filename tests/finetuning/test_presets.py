@@ -35,7 +35,7 @@ def test_layer_numbers_may_be_a_text_a_list_a_range_or_empty(given, numbers):
 
 @pytest.mark.parametrize(
     ("given", "line"),
-    [("5", "no layer encoder.5; give numbers from 0 to 4"), ("3-9", "no layer encoder.5"), ([7], "no layer encoder.7"),
+    [("5", "no layer encoder.5: give numbers from 0 to 4"), ("3-9", "no layer encoder.5"), ([7], "no layer encoder.7"),
      *((text, f"'{text}' is not a layer number") for text in (-1, "first", "1;2")),
      ("3-1", 'a range begins with its lower number: give "1-3"')],
 )  # fmt: skip

@@ -141,7 +141,7 @@ def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, mes
 
 @pytest.mark.parametrize("epochs", [[], [1], [0, 0], [0, 3, 2], [0, 2, 2]])
 def test_stages_out_of_order_are_an_error(epochs):
-    messages = "no stages: give at least one", "must begin at epoch 0", "begins at epoch 0, as stage 0 does", "each must begin later"
+    messages = "no stages: give at least one", "must begin at epoch 0", "begins at epoch 0, as stage 0 does", "give each stage a later one"
     with pytest.raises(UserError, match="|".join(messages)):
         Schedule([Stage(["*"], epoch=epoch) for epoch in epochs])
 
@@ -201,10 +201,10 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
             {"epoch": 1, "step": 5, "until": Until("val/loss", patience=2)},
             "and also epoch and until: leave out step, or leave out epoch and until",
         ),
-        ({"until": Until("val/loss", patience=2)}, "begins when val/loss stalls 2 times, which may never happen: also give epoch="),
+        ({"until": Until("val/loss", patience=2)}, "begins when val/loss stalls 2 times, but this may never happen: add epoch="),
         (
             {"epoch": 1, "from_best": True},
-            "lacks `until`, whose metric selects the best weights: give `until`, such as {metric: val/accuracy",
+            "from_best=true needs `until`, whose metric selects the best weights: add until={metric: val/accuracy",
         ),
         ({"epoch": 1, "batchnorm": "frozn"}, "no batchnorm policy 'frozn': did you mean 'frozen'?"),
         ({"step": -1}, "has step=-1: give a whole number, 0 or more"),
@@ -234,14 +234,12 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
         (
             [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],
             (9, -1, 10),
-            "stage '*' (epoch 3, that is, step 30) must begin later than stage 'b' (step 40), with 10 steps per epoch: "
-            "let stage '*' begin at epoch 5",
+            "stage '*' begins at step 30, which is not after stage 'b' at step 40 (10 steps per epoch): let stage '*' begin at epoch 5",
         ),
         (
             [Stage(["a"]), Stage(["b"], epoch=4), Stage(["*"], step=40)],
             (9, -1, 10),
-            "stage '*' (step 40) must begin later than stage 'b' (epoch 4, that is, step 40), with 10 steps per epoch: "
-            "let stage '*' begin at step 41",
+            "stage '*' begins at step 40, which is not after stage 'b' at step 40 (10 steps per epoch): let stage '*' begin at step 41",
         ),
     ],
 )

@@ -89,11 +89,14 @@ def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line
     [
         ({"head": "fcc"}, r"Plain has no module 'fcc': did you mean 'fc'"),
         ({"evry": 2}, "top_down has no argument 'evry': did you mean 'every'"),
-        ({"backbone": "top"}, "3 parameters of Plain are neither in the backbone 'top' nor in the head 'fc'"),
+        ({"backbone": "top"}, "Plain has 3 parameters outside of backbone='top' and head='fc'"),
         ({"layers": ["token", "steam", "top"]}, "no parameters .* 'steam': did you mean 'stem'"),
-        ({"layers": ["token", "top"]}, "2 parameters of the backbone '' are in none of layers='token', 'top': add stem, or give globs"),
-        ({"layers": [["token", "stem"], ["top"]]}, r"one glob, such as 'features.\[0-3\]'.*every=2"),
-        ({"layers": "stem"}, "layers='stem': give a list"),
+        ({"layers": ["token", "top"]}, r"layers=\['token', 'top'\] leaves out 2 parameters of the module: add stem, or give globs"),
+        (
+            {"layers": [["token", "stem"], ["top"]]},
+            r"not a list of names: give one name for each layer, or a glob such as 'features.\[0-3\]'",
+        ),
+        ({"layers": "stem"}, "layers='stem' is not a list of names: give layers=\\['stem'\\]"),
     ],
 )
 def test_a_wrong_name_is_one_line(wrong, line):
@@ -111,7 +114,7 @@ def test_layers_are_unfrozen_from_the_top_in_whichever_order_they_are_given():
 
 
 def test_a_layer_named_from_the_module_is_one_line():
-    with pytest.raises(UserError, match=r"'encoder\.2' is named from the module: name it below the backbone 'encoder', as '2'"):
+    with pytest.raises(UserError, match=r"are relative to the backbone 'encoder': give '2' instead of 'encoder\.2'"):
         schedules.top_down(MODULES["beside"][0], backbone="encoder", head="classifier", layers=["0", "encoder.2"])
 
 

@@ -113,8 +113,8 @@ class CustomNorm(nn.BatchNorm2d):
 
 @pytest.mark.parametrize(("norm", "message"), [
     (nn.BatchNorm2d(4, track_running_stats=False), r"'2\.last' \(BatchNorm2d\) .* no running statistics"),
-    (CustomNorm(4), r"'2\.last' \(CustomNorm\) .* supported classes are BatchNorm1d"),
-    (nn.LazyBatchNorm2d(), r"'2\.last' \(LazyBatchNorm2d\) .* supported classes are BatchNorm1d"),
+    (CustomNorm(4), r"'2\.last' \(CustomNorm\) .*: replace it by one of BatchNorm1d"),
+    (nn.LazyBatchNorm2d(), r"'2\.last' \(LazyBatchNorm2d\) .*: replace it by one of BatchNorm1d"),
 ])  # fmt: skip
 def test_an_unsupported_batch_norm_is_an_error_and_changes_nothing(norm, message):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ModuleDict({"last": norm}))

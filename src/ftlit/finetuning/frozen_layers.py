@@ -27,15 +27,16 @@ def frozen_layers(layers: Sequence[str], embeddings: bool = False, numbers: Numb
     ['embeddings', 'encoder.0', 'encoder.1']
     """
     if embeddings and EMBEDDINGS not in layers:
-        raise UserError(f"freeze_embeddings=true: this backbone has no layer {EMBEDDINGS!r}, {_alternatives(layers)}")
+        raise UserError(f"freeze_embeddings=true: this backbone has no layer {EMBEDDINGS!r}, {_alternatives(layers, 'freeze_embeddings')}")
     known = [int(found[1]) for layer in layers if (found := NUMBERED_LAYER.fullmatch(layer))]
     wanted = set(_numbers(numbers))
     if wanted and not known:
         raise UserError(
-            f"freeze_layers={numbers} freezes layers named encoder.0, encoder.1, ..., but this backbone has {_alternatives(layers)}"
+            f"freeze_layers={numbers} freezes layers named encoder.0, encoder.1, ..., but this backbone has "
+            f"{_alternatives(layers, 'freeze_layers')}"
         )
     if missing := sorted(wanted - set(known)):
-        raise UserError(f"freeze_layers={numbers}: there is no layer encoder.{missing[0]}; give numbers from {min(known)} to {max(known)}")
+        raise UserError(f"freeze_layers={numbers}: there is no layer encoder.{missing[0]}: give numbers from {min(known)} to {max(known)}")
     names = {f"encoder.{number}" for number in wanted} | ({EMBEDDINGS} if embeddings else set())
     return [layer for layer in layers if layer in names]
 
@@ -58,11 +59,11 @@ def _numbers(given: Numbers) -> Iterator[int]:
         if not (text := str(part).strip()):
             continue
         if not (ends := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", text)):
-            raise UserError(f'freeze_layers={given}: {text!r} is not a layer number; give numbers and ranges, such as "1,2,3" or "0-3"')
+            raise UserError(f'freeze_layers={given}: {text!r} is not a layer number: give numbers and ranges, such as "1,2,3" or "0-3"')
         if int(ends[2] or ends[1]) < int(ends[1]):
             raise UserError(f'freeze_layers={given}: a range begins with its lower number: give "{ends[2]}-{ends[1]}"')
         yield from range(int(ends[1]), int(ends[2] or ends[1]) + 1)
 
 
-def _alternatives(layers: Sequence[str]) -> str:
-    return f"only {', '.join(layers)}; to freeze layers by name, give schedule=explicit"
+def _alternatives(layers: Sequence[str], option: str) -> str:
+    return f"only {shorten(layers, most=3)}: leave out {option}, or give schedule=explicit to freeze layers by name"

@@ -219,6 +219,6 @@ def _linear_of(layer: nn.Module) -> tuple[nn.Linear, bool]:
         return parts[0], isinstance(parts[1], nn.ReLU)
     names = [f"{type(part).__name__}{'' if getattr(part, 'bias', part) is not None else ' without bias'}" for part in parts]
     raise UserError(
-        "pretrain=rbm needs layers of one Linear with bias and one ReLU or Sigmoid, such as those of backbone=mlp, but this layer has "
+        "pretrain=rbm needs layers of one Linear with bias and one ReLU or Sigmoid, but a layer of this backbone has "
         f"{shorten(names, most=4)}: give backbone=mlp or pretrain=autoencoder"
     )

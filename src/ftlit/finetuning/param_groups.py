@@ -128,8 +128,8 @@ def optimizer_of(configured: object) -> Optimizer:
     """The optimizer in what `configure_optimizers` returns. Raises `UserError` for none or several."""
     found = list(_optimizers(configured))
     if len(found) != 1:
-        has = "several optimizers" if found else f"no optimizer in {type(configured).__name__}"
-        raise UserError(f"examine was given {has}: give the one optimizer of the module, as ftlit.build_optimizer returns it")
+        has = "got several" if found else f"{type(configured).__name__} contains none"
+        raise UserError(f"examine needs one optimizer, but {has}: give the optimizer that ftlit.build_optimizer returns")
     return found[0]
 
 

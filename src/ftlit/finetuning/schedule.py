@@ -43,7 +43,9 @@ class Schedule:
         if not self.stages:
             raise UserError("the schedule has no stages: give at least one, which begins at epoch 0")
         if self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
-            raise UserError(f"the first stage must begin at epoch 0, but {self.stages[0].begins} is given")
+            raise UserError(
+                f"the first stage must begin at epoch 0 instead of {self.stages[0].begins}: leave out its epoch, step and `until`"
+            )
         for i, stage in enumerate(self.stages[1:], 1):
             if stage.epoch == 0:
                 raise UserError(
@@ -52,7 +54,7 @@ class Schedule:
         for unit in ("epoch", "step"):
             times = [getattr(stage, unit) for stage in self.stages if getattr(stage, unit) is not None]
             if any(b <= a for a, b in pairwise(times)):
-                raise UserError(f"stages begin at {unit}s {times}: each must begin later than the previous stage")
+                raise UserError(f"stages begin at {unit}s {times}: give each stage a later one than the stage before it")
         for pattern, factor in self.lr_scale:
             if not (factor > 0 and isfinite(factor)):
                 raise UserError(
@@ -129,12 +131,9 @@ class Schedule:
         for (before, a), (stage, b) in pairwise(zip(self.stages, steps, strict=True)):
             if b <= a:
                 later = f"epoch {a // steps_per_epoch + 1}" if stage.step is None else f"step {a + 1}"
-                own, other = (
-                    one.begins if one.step is not None else f"{one.begins}, that is, step {at}" for one, at in ((stage, b), (before, a))
-                )
                 raise UserError(
-                    f"stage {stage.name!r} ({own}) must begin later than stage {before.name!r} ({other}), with "
-                    f"{count(steps_per_epoch, 'step')} per epoch: let stage {stage.name!r} begin at {later}"
+                    f"stage {stage.name!r} begins at step {b}, which is not after stage {before.name!r} at step {a} "
+                    f"({count(steps_per_epoch, 'step')} per epoch): let stage {stage.name!r} begin at {later}"
                 )
         ends = {f"max_steps={max_steps}": max_steps}
         if max_epochs is not None:

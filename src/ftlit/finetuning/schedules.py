@@ -15,6 +15,7 @@ from ftlit.finetuning.presets import lr_factors
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import pattern_of, with_pattern
+from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import covers, not_covered
 
@@ -147,30 +148,33 @@ def _checked(module: nn.Module, backbone: str, head: str, layers: Sequence[str] 
     found = layers_of(module, backbone, head)
     names = [name for name, _ in module.named_parameters()]
     if not any(covers(head, name) for name in names):
-        raise UserError(f"the head {head!r} of {type(module).__name__} has no parameters: name another")
+        raise UserError(f"the head {head!r} of {type(module).__name__} has no parameters: name another module as head")
     given = found if layers is None else _sorted(module, backbone, head, layers, found)
     wanted = [head, *(_path(backbone, layer) for layer in given)]
     if others := [name for name in names if not any(covers(path, name) for path in wanted)]:
         if layers is not None and all(not backbone or covers(backbone, name) for name in others):
             left = [name.removeprefix(f"{backbone}.") for name in not_covered(wanted, names)]
             raise UserError(
-                f"{len(others)} parameters of the backbone {backbone!r} are in none of layers={shorten(map(repr, given), most=4)}: "
+                f"layers=[{shorten(map(repr, given), most=4)}] leaves out {count(len(others), 'parameter')} of {_named(backbone)}: "
                 f"add {shorten(left, most=4)}, or give globs such as 'features.*' that cover all"
             )
         raise UserError(
-            f"{len(others)} parameters of {type(module).__name__} are neither in the backbone {backbone!r} nor in the head {head!r}: "
-            f"{shorten(others, most=4)}; give backbone and head that hold all, or a Schedule with stages of your own"
+            f"{type(module).__name__} has {count(len(others), 'parameter')} outside of backbone={backbone!r} and head={head!r} "
+            f"({shorten(others, most=3)}): name a backbone and a head that contain all parameters, or build a Schedule from stages"
         )
     return given
+
+
+def _named(backbone: str) -> str:
+    return f"the backbone {backbone!r}" if backbone else "the module"
 
 
 def _sorted(module: nn.Module, backbone: str, head: str, layers: Sequence[str], found: Sequence[str]) -> list[str]:
     """The given layers in the order in which the module registers their parameters. Raises `UserError` for one without parameters."""
     if isinstance(layers, str) or not all(isinstance(layer, str) for layer in layers):
-        raise UserError(
-            f"layers={layers!r}: give a list of names; one glob, such as 'features.[0-3]', makes one layer of several modules that are "
-            "unfrozen together, and top_down(every=2) gives each layer two epochs"
-        )
+        together = "a glob such as 'features.[0-3]' for modules that are unfrozen together"
+        give = f"layers=[{layers!r}]" if isinstance(layers, str) else f"one name for each layer, or {together}"
+        raise UserError(f"layers={layers!r} is not a list of names: give {give}")
     names = [name for name, _ in module.named_parameters() if not covers(head, name)]
     first: dict[str, int] = {}
     for layer in layers:
@@ -178,8 +182,8 @@ def _sorted(module: nn.Module, backbone: str, head: str, layers: Sequence[str], 
         if not covered:
             below = layer.removeprefix(f"{backbone}.") if backbone else layer
             if below != layer and any(covers(layer, name) for name in names):
-                raise UserError(f"layer {layer!r} is named from the module: name it below the backbone {backbone!r}, as {below!r}")
-            raise unknown("parameters in layer", layer, found, owner=f"the backbone {backbone!r}" if backbone else "the module")
+                raise UserError(f"the names in layers are relative to the backbone {backbone!r}: give {below!r} instead of {layer!r}")
+            raise unknown("parameters in layer", layer, found, owner=_named(backbone))
         first[layer] = covered[0]
     return sorted(first, key=first.__getitem__)
 

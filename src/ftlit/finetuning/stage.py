@@ -37,7 +37,7 @@ class Until:
             raise invalid("mode", self.mode, ("max", "min"))
         if self.threshold is None and self.patience is None:
             raise UserError(
-                f"metric={self.metric!r} in `until`: also give a threshold, a patience (number of validations without improvement), or both"
+                f"`until` has metric={self.metric!r} only: add a threshold, a patience (number of validations without improvement), or both"
             )
         if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
             raise UserError(f"patience={self.patience!r} in `until`: give a whole number, 1 or more{in_quotes(self.patience)}")
@@ -126,13 +126,13 @@ class Stage:
             raise UserError(f"stage {self.name!r} has step={self.step} and also {also}: leave out step, or leave out {also}")
         if self.until is not None and self.epoch is None:
             raise UserError(
-                f"stage {self.name!r} begins when {self.until}, which may never happen: also give epoch=..., "
+                f"stage {self.name!r} begins when {self.until}, but this may never happen: add epoch=..., "
                 "the latest epoch at which it begins"
             )
         if self.from_best and self.until is None:
             raise UserError(
-                f"stage {self.name!r} has from_best=true, but lacks `until`, whose metric selects the best weights: "
-                "give `until`, such as {metric: val/accuracy, threshold: 0.9}, or leave out from_best"
+                f"stage {self.name!r}: from_best=true needs `until`, whose metric selects the best weights: "
+                "add until={metric: val/accuracy, threshold: 0.9} or another, or leave out from_best"
             )
         if self.batchnorm is not None:
             check_batchnorm(self.batchnorm)

@@ -37,8 +37,8 @@ def _entries(given: object) -> Iterable[Entry]:
     pairs: list[Any] = list(given.items()) if isinstance(given, Mapping) else [given]
     for pair in pairs:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-            parts = f"parts such as {{head: bias}} ({', '.join(PARTS)})"
-            raise UserError(f"`train` of a stage holds {pair!r}, which is no layer: give names such as head, or {parts}")
+            parts = f"a part of a layer such as {{head: bias}} (one of {', '.join(PARTS)})"
+            raise UserError(f"`train` of a stage has {pair!r}, which is not the name of a layer: give a name such as head, or {parts}")
         if pair[1] not in PARTS:
             raise unknown("part", pair[1], PARTS, owner=f"{pair[0]!r} in `train`")
     return [pattern if part == "all" else (pattern, part) for pattern, part in pairs]
@@ -82,7 +82,7 @@ def select(module: nn.Module, entries: Sequence[Entry]) -> set[str]:
         covered = set(patterns.select([pattern_of(entry)], named))
         own = covered if isinstance(entry, str) else covered & _names(module, named, entry[1])
         if not own:
-            raise UserError(f"{describe(entry)} in `train` covers no parameter: {_why(entry[1], covered)}")
+            raise UserError(f"`train` has {describe(entry)}, but {entry[0]} has {_lacking(entry[1], covered)}")
         chosen |= own
     return chosen
 
@@ -102,7 +102,7 @@ def _is_norm(module: nn.Module) -> bool:
     return any("norm" in cls.__name__.lower() for cls in type(module).__mro__)
 
 
-def _why(part: str, covered: Iterable[str]) -> str:
+def _lacking(part: str, covered: Iterable[str]) -> str:
     if part == "lora":
-        return f"it has no LoRA matrices; {ADD_LORA}"
-    return f"it has no {'biases' if part == 'bias' else 'norms'}, only {shorten(sorted(covered), most=3)}"
+        return f"no LoRA matrices: {ADD_LORA}"
+    return f"no {'biases' if part == 'bias' else 'norms'}, only {shorten(sorted(covered), most=3)}: leave out this entry"

@@ -131,7 +131,7 @@ def load_either(module: nn.Module, state: Mapping[str, Any]) -> None:
 def _check(norm: _BatchNorm, what: str) -> None:
     if type(norm) not in BATCHNORMS:
         known = shorten(kind.__name__ for kind in BATCHNORMS)
-        raise UserError(f"{what} cannot be folded into a scale and a shift; the supported classes are {known}")
+        raise UserError(f"{what} cannot be folded into a scale and a shift: replace it by one of {known}")
     if norm.running_mean is None:
         raise UserError(
             f"{what} has no running statistics, so it cannot be folded into a scale and a shift: build it with track_running_stats=True"

@@ -39,7 +39,7 @@ def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
     if rest:
         raise UserError(
             f"a linear layer with {linear.in_features} inputs cannot read a feature map of {height}x{width}, because "
-            f"{linear.in_features} is not a multiple of {height * width}: give the size of the map that it reads"
+            f"{linear.in_features} is not a multiple of {height * width}: give the height and width of the map that it reads as size"
         )
     return _conv(linear, linear.weight.detach().view(-1, channels, height, width))
 
@@ -90,7 +90,7 @@ def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int,
         if maps:
             backbone.upto(len(maps) - 1).on_meta((channels, 2 * size, 2 * size))
     except Exception as error:
-        raise UserError(f"this backbone accepts only images of exactly {size} px: {one_line(error)}") from error
+        raise UserError(f"this backbone accepts only images of exactly {size} px: use another backbone ({one_line(error)})") from error
     above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]
     shape: tuple[int, ...] = shapes[maps[-1]] if maps else (channels, size, size)
     if above and (sequence := _as_sequence(above[0][1])) is not None:  # a layer that ends with the pooling

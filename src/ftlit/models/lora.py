@@ -95,8 +95,10 @@ def add_lora(module: nn.Module, lora: Lora = Lora(), within: Sequence[str] = ("*
     """
     found = list(_targets(module))
     for pattern in (*within, *lora.targets):
+        if not found:
+            raise UserError(f"LoRA needs linear layers or convolutions, but {type(module).__name__} has none: use another network")
         if not any(covers(pattern, name) for name, _, _ in found):
-            raise idle(pattern, [name for name, _, _ in found]) if found else UserError("LoRA needs linear layers or convolutions")
+            raise idle(pattern, [name for name, _, _ in found])
     chosen = [target for target in found if any(covers(pattern, target[0]) for pattern in within)]
     attention = [target for target in chosen if _in_attention(target[0])]
     if lora.targets:
@@ -107,7 +109,7 @@ def add_lora(module: nn.Module, lora: Lora = Lora(), within: Sequence[str] = ("*
     for name, owner, leaf in chosen:
         if own := _low_rank(owner, leaf):
             if (own.scale, len(own.a)) != (scale, min(lora.rank, len(own.b), own.a.shape[1])):
-                raise UserError(f"{name} has LoRA matrices of another rank or alpha already: call ftlit.merge_lora first")
+                raise UserError(f"{name} already has LoRA matrices of another rank or alpha: call ftlit.merge_lora(module) first")
         else:
             weight = getattr(owner, leaf)
             parametrize.register_parametrization(owner, leaf, LowRank(weight, lora.rank, scale))

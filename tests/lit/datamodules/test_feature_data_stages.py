@@ -19,7 +19,7 @@ def test_a_feature_batch_has_a_length_and_no_arithmetic():
         lambda: torch.cat([features, features]),
         lambda: [*features],
     ):
-        with pytest.raises(UserError, match="the batch holds stored features"):
+        with pytest.raises(UserError, match="the batch contains stored features"):
             use()
 
 

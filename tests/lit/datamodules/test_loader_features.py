@@ -232,9 +232,9 @@ REFUSED = [
         OwnData(),
         Normalising,
         AT,
-        r"the batch holds stored features \(encoder\) in place of images, and an operator is applied to it",
+        r"the batch contains stored features of encoder in place of images, so an operator cannot be applied to it",
     ),
-    (OwnData(), TwoPaths, AT, r"the batch holds stored features \(encoder\) in place of images, and \.mean is applied to it"),
+    (OwnData(), TwoPaths, AT, r"the batch contains stored features of encoder in place of images, so \.mean cannot be applied to it"),
     (OwnData(), paired, AT, "encoder returns a tuple, and only tensors are stored"),
 ]
 
