@@ -129,7 +129,7 @@ def test_texts_are_named_by_their_numbers_in_npz_and_a_long_one_does_not_make_th
         (("glyph", "set", "--out", "x.npz", "--cut", "layer9"), "no layer 'layer9'"),
         (("glyph", "set", "--out", "x.npz", "--pooling", "mean"), "pooling=mean is not valid"),
         (("glyph", "set", "--out", "x.npz", "--batch-size", "0"), "--batch-size 0: give a whole number, 1 or more"),
-        (("glyph", "none.png", "--out", "x.npz"), "x.npz is not written, because no images have features"),
+        (("glyph", "none.png", "--out", "x.npz"), "x.npz was not written, because none of the images can be used"),
         (("glyph", "set", "--out", "list.csv/x.npz"), "because a file has that name"),
     ],
 )

@@ -157,7 +157,7 @@ def test_a_record_with_an_unknown_callable_is_an_error_and_the_callable_is_not_c
         result = predict(tmp_path, str(file), "a.png")
         assert result.returncode == 2 and "os.system" in result.stderr and result.stderr.count("\n") == 1
     for fields in ({"head": {}}, {"head": {"name": "linear", "arguments": {"in_features": 5}}}, {"affine": False}):
-        with pytest.raises(UserError, match=r"do not match|its head lacks a name or arguments"):
+        with pytest.raises(UserError, match=r"do not match|the head has no name or no arguments"):
             load(changed(run, file, **fields))
     assert not (tmp_path / "ran").exists()
 

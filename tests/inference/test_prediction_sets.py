@@ -125,7 +125,7 @@ def test_a_checkpoint_without_scores_and_a_damaged_one_are_one_line_errors(run, 
     content = torch.load(file)
     torch.save({name: value for name, value in content.items() if name != KEY}, copy)
     network = load(copy)
-    with pytest.raises(UserError, match="holds no scores of held-out examples"):
+    with pytest.raises(UserError, match="need scores of held-out examples, which this checkpoint lacks"):
         network.prediction_set(Prediction({"a": 1.0}))
     for scores in (torch.tensor([2.0]), torch.tensor([]), "none", torch.tensor([float("nan")])):
         torch.save({**content, KEY: {"format": 1, "scores": scores}}, copy)

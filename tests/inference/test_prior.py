@@ -109,14 +109,14 @@ def test_the_forms_of_a_prior(text, prior):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("balance", "prior 'balance': give balanced, train, or a share for each class, such as cat=0.9,dog=0.1"),
-        ("cat=a,dog=1", "prior: cat=a is not a number"),
-        ("cat=1,cat=1", "prior: class 'cat' is given twice"),
+        ("balance", "prior 'balance' is not valid: give balanced, train, or a share for each class, such as cat=0.9,dog=0.1"),
+        ("cat=a,dog=1", "prior has cat=a, which is not a number"),
+        ("cat=1,cat=1", "prior has class 'cat' twice: give"),
         ("cat=1,dgo=1,owl=1", "no class 'dgo': did you mean 'dog'? There are: cat, dog, owl"),
-        ("cat=1,dog=1", "prior: no share for owl; give a share for each class (0 for a class that does not occur)"),
-        ("cat=1,dog=-1,owl=1", "prior: dog=-1.0: give shares from 0 to 1"),
-        ("cat=nan,dog=1,owl=1", "prior: cat=nan: give shares from 0 to 1"),
-        ("cat=0,dog=0,owl=0", "prior: all shares are 0"),
+        ("cat=1,dog=1", "prior has no share for owl: give a share for each class, 0 for a class that does not occur"),
+        ("cat=1,dog=-1,owl=1", "prior has dog=-1.0: give shares from 0 to 1"),
+        ("cat=nan,dog=1,owl=1", "prior has cat=nan: give shares from 0 to 1"),
+        ("cat=0,dog=0,owl=0", "prior has only shares of 0: give"),
     ],
 )
 def test_a_wrong_prior_is_an_error(text, message):

@@ -53,28 +53,28 @@ def test_class_names_are_different_texts(tmp_path, names):
     ("given", "text"),
     [
         ({"head": {"num_classes": 4}}, "4 outputs, but there are 3 classes"),
-        ({"hidden": [1 << 40]}, "short texts, true, false and null are read"),
-        ({"hidden": [float("nan")]}, "short texts, true, false and null are read"),
-        ({"hidden": list(range(5000))}, "short texts, true, false and null are read"),
+        ({"hidden": [1 << 40]}, "short texts, true, false and null: if you trust"),
+        ({"hidden": [float("nan")]}, "short texts, true, false and null: if you trust"),
+        ({"hidden": list(range(5000))}, "short texts, true, false and null: if you trust"),
         (
             {"hidden": [1 << 19, 1 << 19]},
-            "it has far more parameters than the file has weights, and may use up the memory",
+            "the network has far more parameters than the file has weights, and may use up the memory",
         ),
         ({"input_spec": {"size": 1 << 15}}, "above the limit of 8192"),
         ({"input_spec": {"size": 8, "resize": 1 << 15}}, "the backbone has input_spec.resize=32768, above the limit of 8192 pixels"),
         (
             {"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}},
-            "which ftlit accepts only from a file that you trust: ",
+            "which ftlit accepts only from a trusted file: ",
         ),
-        ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "which ftlit accepts only from a file that you trust: "),
-        ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "which ftlit accepts only from a file that you trust: "),
+        ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "which ftlit accepts only from a trusted file: "),
+        ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "which ftlit accepts only from a trusted file: "),
         (
             {"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"},
-            "which ftlit accepts only from a file that you trust: ",
+            "which ftlit accepts only from a trusted file: ",
         ),
         ({"loader": "bert", "name": "tiny", "download": True}, "is not in the local Hugging Face cache: add --trust"),
         ({"progress": True}, "mlp has no argument 'progress'"),
-        ({"head": {"hidden": [1 << 40]}}, "short texts, true, false and null are read"),
+        ({"head": {"hidden": [1 << 40]}}, "short texts, true, false and null: if you trust"),
     ],
 )
 def test_what_a_record_asks_for_is_checked_before_anything_is_built(tmp_path, given, text):

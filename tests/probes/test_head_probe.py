@@ -147,7 +147,9 @@ def test_a_feature_that_hardly_varies_has_weight_zero():
 
 
 def test_views_of_other_images_are_an_error():
-    with pytest.raises(UserError, match=r"a view has the shape \(40, 5\), but the features have \(40, 6\): give it rows of length 6"):
+    with pytest.raises(
+        UserError, match=r"views has a tensor of shape \(40, 5\), but features has \(40, 6\): give views with rows of length 6"
+    ):
         fit_probe(vectors(0), LABELS, views=[vectors(1)[:, :5]])
     with pytest.raises(UserError, match=r"targets have the shape \(40,\), but there are 39 feature vectors"):
         fit_probe(vectors(0), LABELS, views=[vectors(1)[:39]])
@@ -175,9 +177,9 @@ def test_no_cut_and_one_that_is_given_twice_are_errors(features, cut, message):
 
 
 def test_several_cuts_of_vectors_and_of_another_pooling_are_errors(features):
-    with pytest.raises(UserError, match=r"cut=\['low', 'top'\] needs the features that extract_features returns"):
+    with pytest.raises(UserError, match=r"cut=\['low', 'top'\] needs the Features that extract_features returns"):
         fit_probe(vectors(0), LABELS, cut=["low", "top"])
-    with pytest.raises(UserError, match="pooling='max' with several cuts"):
+    with pytest.raises(UserError, match="pooling='max' does not support several cuts"):
         fit_probe(features[0], cut=["low", "top"], pooling="max")
 
 

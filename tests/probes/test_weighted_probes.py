@@ -198,5 +198,5 @@ def test_a_custom_kind_without_weights_refuses_them(monkeypatch):
         ProbeKind(lambda *given: solve(*given, "ridge"), lambda outputs, labels: losses_of(outputs, labels, "ridge"))
     )
     assert fit_probe(*problem(2), kind="own", l2=L2).kind == "own"
-    with pytest.raises(UserError, match="this kind of probe takes no class weights"):
+    with pytest.raises(UserError, match="this kind of probe does not support class weights"):
         fit_probe(*problem(2), kind="own", l2=L2, class_weights="balanced")

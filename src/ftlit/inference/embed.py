@@ -133,7 +133,9 @@ def embed(network: Network, paths: Sequence[str], options: EmbedOptions) -> int:
                     failed += 1
                     print(f"ftlit: {printable(name)}: {reason}", file=sys.stderr)
         if failed == len(examples):
-            raise UserError(f"{options.out} is not written, because no {spec.noun} have features: see the reason of each above")
+            raise UserError(
+                f"{options.out} was not written, because none of the {spec.noun} can be used: correct the {spec.noun} named above"
+            )
     print(f"{len(examples) - failed:,} {spec.noun}, {count(width, 'feature')} each at {cut}: {options.out}", flush=True)
     if failed:
         print(f"ftlit: {failed} of {len(examples)} {spec.noun} have no features, and no row in {options.out}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Load the network of a run from its checkpoint alone; nothing in the file is executed."""
 
+import textwrap
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,7 +18,7 @@ from ftlit.inference.novelty import read_subspace
 from ftlit.inference.prediction_sets import read_calibration
 from ftlit.inference.prior import TrainedClasses
 from ftlit.inference.record import KEY, build_backbone, build_head, read_record, rewrite
-from ftlit.inference.record_checks import BadRecord, LimitedAllocation
+from ftlit.inference.record_checks import RESTORE, BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.lora import merge_lora
 from ftlit.run_folder import RUN, RUN_STATE, identity_of, meant_run
@@ -49,9 +50,10 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
     try:
         return replace(_built(record, state, trust=trust), **fields)
     except BadRecord as error:
-        raise UserError(f"the description of the network in {file} is not valid: {error}") from error
+        raise UserError(f"the network in {file} cannot be built, because {error}") from error
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"the weights in {file} do not match the description of the network in the same file: {one_line(error)}") from error
+        reason = textwrap.shorten(one_line(error), 160, placeholder=" ...")
+        raise UserError(f"the weights in {file} do not match the network that the file describes: {RESTORE} ({reason})") from error
 
 
 def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor], dict[str, Any]]:

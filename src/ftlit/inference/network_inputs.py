@@ -126,7 +126,7 @@ def _part(path: Path, column: str, *, texts: bool, arrays: bool) -> Collection[N
     if path.suffix.lower() == ".csv":
         return list(_column(path, column, texts=texts))
     if texts:
-        raise UserError(f"{path}: the network of this run takes texts; give csv files with a column text")
+        raise UserError(f"{path} is not a csv file, but the network of this run takes texts: give csv files with a column text")
     return FolderImages(path, arrays=arrays) if path.is_dir() else [path]
 
 

@@ -91,8 +91,7 @@ def threshold_of(calibration: Calibration | None, coverage: float, *, multilabel
         raise UserError("prediction sets need one label per example, but the data of this run has several: leave --coverage out")
     if calibration is None:
         raise UserError(
-            "this checkpoint holds no scores of held-out examples, which prediction sets need: give the folder of a run, or its best.ckpt. "
-            "(A run has no such scores if it is of an earlier version, had no val, had a single probe.l2, or had more than 33 million "
-            "logits, that is, images x classes.)"
+            "prediction sets need scores of held-out examples, which this checkpoint lacks: give the folder of a run, or its best.ckpt (a "
+            "run without val, with a single probe.l2 or with more than 33 million images x classes has no scores)"
         )
     return calibration.threshold(coverage)

@@ -13,8 +13,8 @@ from ftlit.errors import UserError, shorten, unknown
 BALANCED, TRAIN = "balanced", "train"
 FORMS = f"give {BALANCED}, {TRAIN}, or a share for each class, such as cat=0.9,dog=0.1"
 NO_SETS = (
-    "coverage and prior cannot be combined: a prior changes the class frequencies, and prediction sets reach their coverage only at those "
-    "of the training data; leave one of the two out"
+    "coverage and prior are given together, but prediction sets reach their coverage only at the class frequencies of the training data, "
+    "which a prior changes: leave one of the two out"
 )
 SUM_TOLERANCE = 1e-6  # of shares that sum to 1
 SAME = 1e-6  # difference of logits below which two priors are equal
@@ -50,17 +50,17 @@ def parse_prior(text: str) -> Prior:
     """
     if "=" not in text:
         if text not in (BALANCED, TRAIN):
-            raise UserError(f"prior {text!r}: {FORMS}")
+            raise UserError(f"prior {text!r} is not valid: {FORMS}")
         return text
     found = re.findall(r"(.+?)=([^,=]*)(?:,|$)", text, re.DOTALL)
     shares: dict[str, float] = {}
     for name, share in found:
         if name in shares:
-            raise UserError(f"prior: class {name!r} is given twice; give one share for each class")
+            raise UserError(f"prior has class {name!r} twice: give one share for each class")
         try:
             shares[name] = float(share)
         except ValueError:
-            raise UserError(f"prior: {name}={share} is not a number; {FORMS}") from None
+            raise UserError(f"prior has {name}={share}, which is not a number: {FORMS}") from None
     return shares
 
 
@@ -72,18 +72,18 @@ def shares_of(prior: Prior, class_names: Sequence[str], trained: TrainedClasses)
     """
     if isinstance(prior, str):
         if prior not in (BALANCED, TRAIN):
-            raise UserError(f"prior {prior!r}: {FORMS}")
+            raise UserError(f"prior {prior!r} is not valid: {FORMS}")
         counts = [1] * len(class_names) if prior == BALANCED else trained.counts
         return TrainedClasses(counts).prior
     for name in prior:
         if name not in class_names:
             raise unknown("class", name, class_names)
     if missing := [name for name in class_names if name not in prior]:
-        raise UserError(f"prior: no share for {shorten(missing)}; give a share for each class (0 for a class that does not occur)")
+        raise UserError(f"prior has no share for {shorten(missing)}: give a share for each class, 0 for a class that does not occur")
     if wrong := [f"{name}={share}" for name, share in prior.items() if not (isfinite(share) and share >= 0)]:
-        raise UserError(f"prior: {wrong[0]}: give shares from 0 to 1")
+        raise UserError(f"prior has {wrong[0]}: give shares from 0 to 1")
     if not sum(prior.values()):
-        raise UserError("prior: all shares are 0; give a share above 0 for at least one class")
+        raise UserError("prior has only shares of 0: give a share above 0 for at least one class")
     return TrainedClasses([prior[name] for name in class_names]).prior
 
 

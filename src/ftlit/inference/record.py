@@ -171,8 +171,8 @@ def _imported(noun: str, path: str, trust: bool) -> Callable[..., Any]:
         return resolve_name(path)  # type: ignore[no-any-return]
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"the {noun} of this run is {path}, which cannot be imported: {one_line(error)}; install the package, or add the "
-            "folder of the module to PYTHONPATH"
+            f"the {noun} of this run is {path}, which cannot be imported: install the package, or add the folder of the module to "
+            f"PYTHONPATH ({one_line(error)})"
         ) from error
 
 

@@ -36,8 +36,20 @@ MAX_ELEMENTS_SLIM = 1 << 32  # if the checkpoint holds differences only
 ELEMENTS_PER_STORED = 4  # a backbone is built whole before it is cut
 
 
+RESTORE = "restore the file from a copy, or train again"
+TRUST = "if you trust this file, add --trust (in Python: trust=True)"
+
+
 class BadRecord(UserError):
-    """A record from which no network is built."""
+    """A record from which no network is built.
+
+    Args:
+        reason: what is wrong.
+        remedy: what to do.
+    """
+
+    def __init__(self, reason: str, remedy: str = RESTORE) -> None:
+        super().__init__(f"{reason}: {remedy}")
 
 
 def check_record(record: Record, *, trust: bool) -> None:
@@ -48,23 +60,23 @@ def check_record(record: Record, *, trust: bool) -> None:
     """
     names = record["class_names"]
     if not isinstance(names, list) or not names or wrong_class_names(names):
-        raise BadRecord("its class names are not a list of distinct texts")
+        raise BadRecord("the class names are not a list of distinct texts")
     if not all(isinstance(record[name], bool) for name in ("affine", "multilabel")):
-        raise BadRecord("its fields affine and multilabel must be true or false")
+        raise BadRecord("the fields affine and multilabel are not true or false")
     if (lora := record.get("lora")) is not None and not _is_lora(lora):
-        raise BadRecord("its lora is not a rank, an alpha and names of weights")
+        raise BadRecord("the field lora is not a rank, an alpha and names of weights")
     for noun in ("backbone", "head"):
         part = record[noun]
         if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict) or not isinstance(_name(part), str):
-            raise BadRecord(f"its {noun} lacks a name or arguments")
+            raise BadRecord(f"the {noun} has no name or no arguments")
         if not trust and "import" not in part:
             _check_arguments(noun, part)
     for name in ("train_counts", "class_weights"):  # records of earlier programs have none
         if (values := record.get(name)) is not None and not _are_amounts(values, len(names)):
-            raise BadRecord(f"its {name} are not a number for each class, 0 or more")
+            raise BadRecord(f"the field {name} does not have one number, 0 or more, for each class")
     outputs = record["head"]["arguments"].get("num_classes", len(names))
     if outputs != len(names):
-        raise BadRecord(f"its head has {outputs} outputs, but there are {len(names)} classes")
+        raise BadRecord(f"the head has {outputs} outputs, but there are {len(names)} classes")
 
 
 def _are_amounts(values: Any, length: int) -> bool:
@@ -98,21 +110,21 @@ def _check_arguments(noun: str, part: Record) -> None:
     if others := [name for name in others if name not in COMMON]:
         network = f"{noun} ({arguments.get('name')} of {part['name']})"
         raise BadRecord(
-            f"it gives its {network} {shorten(sorted(map(str, others)))}, which ftlit accepts only "
-            "from a file that you trust: if you trust this one, add --trust (in Python: trust=True)"
+            f"the {network} has the arguments {shorten(sorted(map(str, others)))}, which ftlit accepts only from a trusted file", TRUST
         )
     for name, value in arguments.items():
         most = MAX_VALUE if name == "input_spec" else MAX_NUMBER
         for leaf in _leaves(value):
             if not _is_small(leaf, most) and name != "weights":
                 raise BadRecord(
-                    f"its {noun} has {name}={shorten([repr(leaf)[:40]])}, but only numbers up to {most:g}, short texts, true, "
-                    "false and null are read"
+                    f"the {noun} has {name}={shorten([repr(leaf)[:40]])}, but ftlit accepts only numbers up to {most:g}, short texts, "
+                    "true, false and null",
+                    TRUST,
                 )
     spec = arguments.get("input_spec") or {}
     sizes = {name: spec.get(name) for name in ("size", "resize")} if isinstance(spec, dict) else {}
     if large := [f"{name}={size}" for name, size in sizes.items() if isinstance(size, int) and size > MAX_PIXELS]:
-        raise BadRecord(f"the {noun} has input_spec.{large[0]}, above the limit of {MAX_PIXELS} pixels")
+        raise BadRecord(f"the {noun} has input_spec.{large[0]}, above the limit of {MAX_PIXELS} pixels", TRUST)
 
 
 def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
@@ -154,8 +166,5 @@ class LimitedAllocation(TorchFunctionMode):
             plain = {name: value for name, value in settings.items() if name not in ("generator", "pin_memory", "out")}
             self.left -= func(*args, **{**plain, "device": "meta"}).numel()
             if self.left < 0:
-                raise BadRecord(
-                    "it has far more parameters than the file has weights, and may use up the memory; if you trust this file, add --trust "
-                    "(in Python: trust=True)"
-                )
+                raise BadRecord("the network has far more parameters than the file has weights, and may use up the memory", TRUST)
         return func(*args, **settings)

@@ -36,8 +36,8 @@ def check_base(backbone: Backbone, base: Base | None) -> None:
     """Raise `UserError` if the backbone was loaded with other weights than those of `base`; `None`: the checkpoint is not slim."""
     if base and (here := _digest(backbone)) != base["digest"]:
         raise UserError(
-            f"this slim checkpoint needs the pretrained weights {base['origin']} with digest {base['digest']}, but the weights found have "
-            f"digest {here}: restore the weights with digest {base['digest']}"
+            f"the pretrained weights found are not those of this slim checkpoint: restore the weights with digest {base['digest']} "
+            f"({base['origin']}; the weights found have digest {here})"
         )
 
 

@@ -74,7 +74,7 @@ class Measurements:
 
     def __post_init__(self) -> None:
         if not self.depths:
-            raise UserError("depths is empty: give a Depth(cut, accuracy, logme) for at least one cut")
+            raise UserError("depths is empty: give depths=[Depth(cut, accuracy, logme), ...], with at least one cut")
 
 
 class SizeReason(StrEnum):

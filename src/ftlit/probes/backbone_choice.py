@@ -93,7 +93,7 @@ def choose_backbone(names: Sequence[str], measure: Callable[[str, int], Measured
         UserError: there is no candidate.
     """
     if not names:
-        raise UserError("there is no backbone to choose from: give at least one")
+        raise UserError("names is empty: give the name of at least one backbone")
     measured: dict[str, MeasuredBackbone] = {}
     asked: dict[str, int] = {}
     ranked = list(dict.fromkeys(names))

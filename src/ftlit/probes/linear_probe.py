@@ -174,9 +174,9 @@ def fit_probe(
     cuts = cuts_of(features, cut)
     l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2), reverse=True)
     if not l2_penalties or not all(0 < value < float("inf") for value in l2_penalties):
-        raise UserError(f"l2={l2} of a probe: give L2 penalties above 0")
+        raise UserError(f"l2={l2} is not valid: give L2 penalties above 0")
     if len(cuts) > 1 and pooling != "average":
-        raise UserError(f"pooling={pooling!r} with several cuts: give pooling='average', or one cut")
+        raise UserError(f"pooling={pooling!r} does not support several cuts: give pooling='average', or one cut")
     vectors, labels = vectors_and_labels(features, targets, cuts, views=len(views))
     augmented = [vectors_and_labels(view, labels, cuts)[0].to(vectors) for view in views]
     widths = widths_of(features, cuts, vectors.shape[1]) if widths is None else widths
@@ -184,7 +184,7 @@ def fit_probe(
     if any(view.shape != vectors.shape for view in examples.views):
         other = next(tuple(view.shape) for view in examples.views if view.shape != vectors.shape)
         lacking = f"{len(vectors)} rows, one for each image" if other[0] != len(vectors) else f"rows of length {vectors.shape[1]}"
-        raise UserError(f"a view has the shape {other}, but the features have {tuple(vectors.shape)}: give it {lacking}")
+        raise UserError(f"views has a tensor of shape {other}, but features has {tuple(vectors.shape)}: give views with {lacking}")
     classes = check_classes(vectors, labels, num_classes)
     for view in examples.views:
         check_classes(view, labels, classes)

@@ -28,7 +28,7 @@ def cuts_of(features: Features | Tensor, cut: str | Sequence[str] | None) -> tup
         raise UserError(f"cut={list(cuts)} names {twice[0]!r} more than once: give the name of each cut once")
     if len(cuts) > 1 and not isinstance(features, Features):
         raise UserError(
-            f"cut={list(cuts)} needs the features that extract_features returns, but a tensor is given: give them, or leave cut out"
+            f"cut={list(cuts)} needs the Features that extract_features returns, but features is a tensor: leave cut out, or give Features"
         )
     return tuple(name for name in features.cuts if name in cuts) if len(cuts) > 1 and isinstance(features, Features) else cuts
 
@@ -57,7 +57,7 @@ def vectors_and_labels(
         raise UserError(f"a probe needs float vectors (N, C), not features of shape {shape}: pool each feature to a vector")
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         given = targets.dtype if isinstance(targets, Tensor) else "missing" if targets is None else f"a {type(targets).__name__}"
-        raise UserError(f"targets are {given}: give an integer tensor ({len(features)},) with the class number of each feature vector")
+        raise UserError(f"targets are {given}: give an integer tensor of shape ({len(features)},), a class number for each vector")
     if targets.shape != features.shape[:1]:
         raise UserError(
             f"targets have the shape {tuple(targets.shape)}, but there are {count(len(features), 'feature vector')}: "
@@ -81,8 +81,8 @@ def check_classes(vectors: Tensor, labels: Tensor, num_classes: int | None, *, e
     least, most = int(labels.min()), int(labels.max())
     classes = most + 1 if num_classes is None else num_classes
     if least < 0 or most >= classes:
-        allowed = "0 or more" if num_classes is None else f"0 to {classes - 1}"
-        raise UserError(f"the targets go from {least} to {most}; accepted class numbers: {allowed}")
+        allowed = "of 0 or more" if num_classes is None else f"from 0 to {classes - 1}"
+        raise UserError(f"the targets go from {least} to {most}: give class numbers {allowed}")
     if classes < 2:
         raise UserError("all targets are 0: give at least two classes")
     present = torch.bincount(labels, minlength=classes)

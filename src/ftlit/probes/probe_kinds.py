@@ -34,7 +34,7 @@ class ProbeKind:
         if class_weights is None:
             return self
         if not self.takes_weights:
-            raise UserError("class_weights: this kind of probe takes no class weights; leave them out, or give probe.kinds=[softmax]")
+            raise UserError("this kind of probe does not support class weights: leave class_weights out, or give probe.kinds=[softmax]")
 
         def losses(outputs: Tensor, labels: Tensor) -> Tensor:
             return outputs.new_tensor(class_weights)[labels] * self.losses(outputs, labels)
