@@ -142,6 +142,8 @@ class Noise(Pairs):
             {"train": pairs(2), "other": pairs(2)},
             "make returned a mapping with the keys 'train', 'other': give train, and optionally",
         ),
+        ([(Image.fromarray(pixels(0)), 0)] * 40, "make returned a list of 40 samples: give samples by split, such as {'train': samples}"),
+        ((("a text", 0), ("another", 1)), "make returned a tuple of 2 samples: "),
         ({"test": pairs(2)}, "a mapping with the keys 'test': give train"),
         ((DataLoader(pairs(2)), pairs(2)), "make gives a DataLoader as train: give its data set (loader.dataset)"),
         ((pairs(2), Stream()), "make gives a Stream as test: give a Dataset with __len__ and __getitem__"),

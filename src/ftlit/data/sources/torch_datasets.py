@@ -13,6 +13,7 @@ from ftlit.data.sources.torch_items import LABELS, Items, item_name, kind_of, pa
 from ftlit.data.splitting.split_names import split_named
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError, shorten
+from ftlit.formatting import count
 
 ACCEPTED = (
     "torch Datasets, as a pair (train, test), a triple (train, val, test), or a mapping such as "
@@ -65,6 +66,11 @@ def splits_in(made: object, source: str) -> tuple[dict[Split, Any], list[str] | 
             keys = shorten(map(repr, made))
             raise UserError(f"{source} returned a mapping with the keys {keys}: give train, and optionally val, test and class_names")
     elif isinstance(made, tuple | list) and made and all(_is_data_set(part) for part in made):
+        if all(map(_is_sample, made)):
+            raise UserError(
+                f"{source} returned a {type(made).__name__} of {count(len(made), 'sample')}: give samples by split, such as "
+                "{'train': samples} (val and test are taken from them) or {'train': ..., 'test': ...}"
+            )
         if len(made) > len(SPLITS):
             raise UserError(f"{source} returned {len(made)} data sets: give {ACCEPTED}")
         order: Sequence[Split] = SPLITS if len(made) == len(SPLITS) else ("train", "test")
@@ -92,6 +98,13 @@ def splits_in(made: object, source: str) -> tuple[dict[Split, Any], list[str] | 
 
 def _is_data_set(part: object) -> bool:
     return isinstance(part, Dataset | DataLoader) or (isinstance(part, Sequence) and not isinstance(part, str | bytes))
+
+
+def _is_sample(part: Any) -> bool:
+    """Whether this is an (image or text, label) pair rather than a data set of two such pairs."""
+    if not isinstance(part, tuple | list) or len(part) != 2:
+        return False
+    return isinstance(part[0], str) or not isinstance(part[0], Sequence | Mapping | Dataset | DataLoader)
 
 
 def _names_of(dataset: Any) -> Any:

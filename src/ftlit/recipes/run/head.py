@@ -99,16 +99,24 @@ def recorded_head(cfg: DictConfig, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def check_head(backbone: Backbone, head: nn.Module, num_classes: int) -> None:
     """Try a head on features of zeros, so that a custom one that does not fit is found before training. Raises `UserError`."""
-    shape = backbone.feature_shapes[backbone.cuts[-1]]
     cuts = {cut: torch.zeros(2, *backbone.feature_shapes[cut]) for cut in head_cuts(head) or backbone.cuts[-1:]}
-    try:
-        with torch.no_grad():
-            logits = logits_of(head.eval(), features_for(head, backbone, FeatureBatch(cuts)))
-    except Exception as error:
-        where = f"{shape} at cut {backbone.cuts[-1]!r}"
-        raise UserError(f"{type(head).__name__} does not accept the features {where}: {one_line(error)}") from error
+    with torch.no_grad():
+        features = features_for(head, backbone, FeatureBatch(cuts))
+        try:
+            logits = logits_of(head.eval(), features)
+        except Exception as error:
+            given, maps = (" and ".join(map(_shape, values)) for values in (features, cuts.values()))
+            of_maps = given != maps and not getattr(head, "takes_map", False)
+            pooled = f", pooled from {maps} (a head with takes_map = True gets these)" if of_maps else ""
+            where = f"{given} at {' and '.join(map(repr, cuts))}{pooled}"
+            raise UserError(f"{type(head).__name__} does not accept the features {where}: {one_line(error)}") from error
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if found != (2, num_classes):
-        shown = f"(N{''.join(f', {size}' for size in found[1:])})" if isinstance(found, tuple) else found
+        shown = _shape(logits) if isinstance(logits, torch.Tensor) else found
         name = f"{type(head).__module__}.{type(head).__qualname__}"
         raise UserError(f"head {name} returns {shown}, but there are {num_classes} classes: it must return (N, {num_classes})")
+
+
+def _shape(values: torch.Tensor) -> str:
+    """`(N, 128)`: the shape of a batch."""
+    return f"(N{''.join(f', {size}' for size in values.shape[1:])})"
