@@ -140,8 +140,10 @@ def test_the_card_of_a_final_run_has_the_accuracy_of_the_earlier_network_only_an
     (run / "init_from").mkdir()
     write_result(run / "init_from", measured)
     write_result(run, {"fitted_on": "train + val + test", "images": 140, "init_from/run": "runs/monday"})
-    export_run(run, "torch", tmp_path / "net.pt2")
+    _, usage = export_run(run, "torch", tmp_path / "net.pt2", preprocessing=True)
+    assert usage.splitlines()[-1].startswith("accuracy: not measured: this network was trained on all images (final=true)")
     card = (tmp_path / "README.md").read_text()
+    assert "| agreement | the run has no test images (final=true), so the file was not compared" in card
     assert "so there never were test images; of the earlier network, runs/monday: test 0.9000 (95 % interval 0.744 to 0.965) |" in card
 
 

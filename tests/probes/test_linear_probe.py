@@ -1,5 +1,7 @@
 """Linear probes: standardised features, the choice of the L2 penalty, the head of a probe, errors for bad input."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -208,6 +210,21 @@ def test_the_summary_gives_the_argument_of_scikit_learn(kind):
     assert probe.samples == 100 and probe.summary == f"linear probe ({kind}, L2 1.0e-02, {argument}) on average-pooled features"
 
 
+@pytest.mark.parametrize(
+    ("tried", "chosen", "end"),
+    [
+        ([1.0, 1e-2, 1e-3], 1.0, "the largest tried: a larger one may be better"),
+        ([1.0, 1e-2, 1e-3], 1e-3, "the smallest tried: a smaller one may be better"),
+        ([1.0, 1e-2, 1e-5], 1e-5, ""),  # weaker ones change nothing
+        ([1.0, 1e-2, 1e-3], 1e-2, ""),
+        ([1e-3], 1e-3, ""),
+    ],
+)
+def test_the_summary_says_at_an_end_of_the_penalties_what_may_be_better_where_it_matters(tried, chosen, end):
+    probe = replace(fit_probe(FEATURES[:100], LABELS[:100], l2=1e-2), l2=chosen, losses=dict.fromkeys(tried, 0.5))
+    assert probe.summary.startswith(f"linear probe (softmax, L2 {chosen:.1e}, {end}{', ' if end else ''}C ")
+
+
 def test_a_custom_kind_is_fitted_chosen_and_named_in_the_summary(monkeypatch):
     def nearest_mean(features, labels, classes, l2_penalties):
         means = torch.stack([features[labels == label].mean(dim=0) for label in range(classes)])
@@ -223,6 +240,6 @@ def test_a_custom_kind_is_fitted_chosen_and_named_in_the_summary(monkeypatch):
     PROBE_KINDS.register("nearest_mean")(kind)
     probe = fit_probe(FEATURES[:300], LABELS[:300], kind="nearest_mean", l2=[1.0, 1e-1, 1e-2])
     assert probe.l2 == min(probe.losses, key=probe.losses.get) and probe.score > 0.9
-    assert probe.summary.startswith("linear probe (nearest_mean, L2 1.0e+00, the largest tried) on ")
+    assert probe.summary.startswith("linear probe (nearest_mean, L2 1.0e+00, the largest tried: a larger one may be better) on ")
     with pytest.raises(UserError, match="no kind of probe 'nearest_men': did you mean 'nearest_mean'"):
         fit_probe(FEATURES[:300], LABELS[:300], kind="nearest_men")

@@ -44,6 +44,7 @@ from ftlit.report.run_files import (
 )
 from ftlit.report.scores import reliability
 from ftlit.report.sections import SECTIONS
+from ftlit.report.tables import NEAREST_IMAGES
 
 pytestmark = pytest.mark.e2e
 
@@ -129,7 +130,7 @@ def test_two_processes_record_the_same_predictions_in_the_same_order_as_one(run)
     assert list(two.items) == list(alone.items) and list(two.labels) == list(alone.labels)
     assert np.abs(two.probability - alone.probability).max() < 5e-3
     features = [read(folder / name).features for name in ("two", "one")]
-    assert sorted(features[0][1].tolist()) == sorted(features[1][1].tolist())
+    assert all(sorted(features[0][part].tolist()) == sorted(features[1][part].tolist()) for part in (1, 2))
 
 
 def test_predictions_survive_writing_and_reading_with_any_class_names(tmp_path):
@@ -140,6 +141,22 @@ def test_predictions_survive_writing_and_reading_with_any_class_names(tmp_path):
     again = read_predictions(tmp_path)
     assert again.labels == labels and again.predicted == predictions.predicted and again.items[1:] == predictions.items[1:]
     assert len(again.items[0]) < 1000 and np.abs(again.probability - predictions.probability).max() < 1e-4
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+def test_the_feature_map_marks_errors_where_they_are_known(classes):
+    run_data = run_data_of(classes)
+    values, labels, wrong = run_data.features
+    draw = SECTIONS["features"].draw
+    for given, number in ((wrong, wrong.sum()), (None, 0), (wrong & False, 0)):
+        axes = draw(replace(run_data, features=(values, labels, given))).axes[0]
+        marks = [points for points in axes.collections if str(points.get_label()).startswith("errors (")]
+        assert [len(points.get_offsets()) for points in marks] == ([number] if number else [])
+
+
+def test_the_page_says_what_the_nearest_images_are_where_it_shows_them():
+    run_data = run_data_of(3)
+    assert NEAREST_IMAGES in page(run_data, {}) and NEAREST_IMAGES not in page(replace(run_data, nearest=None), {})
 
 
 def test_the_reliability_diagram_shows_the_probabilities_before_and_after_the_temperature(tmp_path):
@@ -206,7 +223,7 @@ def test_a_run_that_diverged_has_a_page():
     run_data = run_data_of(3)
     probability = run_data.predictions.probability.copy()
     probability[::2] = np.nan
-    features = np.full_like(run_data.features[0], np.inf), run_data.features[1]
+    features = np.full_like(run_data.features[0], np.inf), *run_data.features[1:]
     run_data = replace(run_data, predictions=replace(run_data.predictions, probability=probability), features=features)
     pictures = pictures_of(run_data)
     assert [name for name, picture in pictures.items() if isinstance(picture, str)] == ["features"]

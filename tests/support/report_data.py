@@ -24,7 +24,7 @@ def run_data_of(number: int, images: int = 400) -> RunData:
     counts = {split: {name: 3 for name in names} for split in ("train", "val", "test")}
     about = {"title": HOSTILE, "plan": [["ftlit", HOSTILE]], "warnings": [HOSTILE], "layers": layers, "counts": counts}
     metrics = [{"step": float(i), "train/loss": 1 / (i + 1), "val/loss": 1.0, "lr-AdamW/head": 1e-3} for i in range(20)]
-    features = draw.normal(size=(60, 5)).astype(np.float32), labels[:60]
+    features = draw.normal(size=(60, 5)).astype(np.float32), labels[:60], (predicted != labels)[:60]
     depths = {"ridge": {"stem": 0.5, "top": 0.7}}
     suspects = [SuspectRow(HOSTILE, HOSTILE, names[0], 0.01, 0.9, place) for place in range(3)]
     nearest = Pictures(np.repeat(pictures.images, NEAREST, axis=0), [HOSTILE] * 7 * NEAREST)

@@ -24,11 +24,13 @@ class Agreement(NamedTuple):
         same: number of such images.
         images: number of images that were compared.
         least: the share of images with the same class that is enough.
+        final: whether the run was trained on all images, so that it has no test images.
     """
 
     same: int
     images: int
     least: float
+    final: bool = False
 
     @property
     def enough(self) -> bool:
@@ -38,7 +40,8 @@ class Agreement(NamedTuple):
     def describe(self) -> str:
         """The comparison as text."""
         if not self.images:
-            return "the test images of the run are not there, so the file was not compared with ftlit predict on photos"
+            why = "has no test images (final=true)" if self.final else "has no test images whose files are there"
+            return f"the run {why}, so the file was not compared with ftlit predict on photos"
         return f"the file and ftlit predict name the same class for {self.same} of {self.images} test images of the run"
 
 

@@ -17,7 +17,7 @@ from ftlit.export.agreement import Agreement, compare, test_images
 from ftlit.export.export_formats import ExportFormat
 from ftlit.export.export_network import export, format_of, metadata_of
 from ftlit.export.images_to_logits import Variant
-from ftlit.export.model_card import CardFacts, facts_of, model_card
+from ftlit.export.model_card import CardFacts, accuracy_of, facts_of, model_card
 from ftlit.export.predict_script import predict_script
 from ftlit.export.program_files import ImagesToLogitsFunction
 from ftlit.formatting import printable, shell_word, size_in_words
@@ -75,6 +75,7 @@ def hand_over(run: str | Path, to: str, out: str | Path | None, variant: Variant
     folder, best = _folder_of(run)
     path = folder / "export" / to / f"{name}{export_format.suffixes[0]}" if out is None else Path(out).expanduser()
     _check_beside(path)
+    facts = facts_of(folder) if best else CardFacts()
     agreements: list[Agreement] = []
 
     def beside(target: Path, written: Path, logits: ImagesToLogitsFunction) -> None:
@@ -83,11 +84,12 @@ def hand_over(run: str | Path, to: str, out: str | Path | None, variant: Variant
         (written.parent / LABELS).write_text("".join(f"{_label(name)}\n" for name in network.class_names), encoding="utf-8")
         sample = _write_sample(network, target, written.parent)
         if variant.preprocessing:
-            agreements.append(compare(network, logits, test_images(folder), export_format.least_agreement or 0))
+            found = compare(network, logits, test_images(folder), export_format.least_agreement or 0)
+            agreements.append(found._replace(final=facts.is_final))
             network.to("cpu", precision="32-true")
         card = model_card(
             network,
-            facts_of(folder) if best else CardFacts(),
+            facts,
             file=f"{target.name}, {size_in_words(written.stat().st_size)}{', weights in float16' if variant.half else ''}",
             images=images,
             sample=sample,
@@ -97,7 +99,8 @@ def hand_over(run: str | Path, to: str, out: str | Path | None, variant: Variant
         (written.parent / CARD).write_text(card, encoding="utf-8")
 
     export(network, to, path, variant, beside)
-    return HandOver(path, "\n".join(_usage(network, export_format, path, variant)), agreements[0] if agreements else None)
+    usage = [*_usage(network, export_format, path, variant), *([f"accuracy: {accuracy_of(facts)}"] if facts.is_final else [])]
+    return HandOver(path, "\n".join(usage), agreements[0] if agreements else None)
 
 
 def packages_of(export_format: ExportFormat) -> str:

@@ -107,7 +107,7 @@ def model_card(network: Network, facts: CardFacts, *, file: str, images: str, sa
         ("file", file),
         ("network", _network(network)),
         ("data", "; ".join(f"{split} {number:,}" for split, number in facts.images.items()) + " images" if facts.images else UNKNOWN),
-        ("accuracy", "; ".join(_final(facts) if facts.is_final else _accuracy(facts.metrics, facts.images)) or "not measured"),
+        ("accuracy", accuracy_of(facts)),
         ("calibration", _calibration(network, facts)),
         ("input", images),
         *((("agreement", agreement),) if agreement else ()),
@@ -160,6 +160,11 @@ def _accuracy(metrics: JsonObject, images: dict[str, int]) -> Iterator[str]:
         number = f" on {images[split]:,} images" if split in images else ""
         interval = f" (95 % interval {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
         yield f"{split}{when} {accuracy:.4f}{interval}{number}"
+
+
+def accuracy_of(facts: CardFacts) -> str:
+    """The accuracy of a run in words, or why there is none."""
+    return "; ".join(_final(facts) if facts.is_final else _accuracy(facts.metrics, facts.images)) or "not measured"
 
 
 def _final(facts: CardFacts) -> Iterator[str]:

@@ -172,7 +172,8 @@ def tested_best(best: Probe, data: IndexedImages, test: Mapping[Pooling, Feature
     ((vectors, logits, targets),) = tested([best], test)
     predictions = predictions_of(logits, targets, items_of(data.collection.splits["test"], range(len(targets))))
     some = slice(None, None, -(-len(targets) // MOST_FEATURES))
-    return predictions, {"features": to_half(vectors[some]), "labels": targets[some].clone()}
+    wrong = logits.argmax(dim=1).cpu() != targets.cpu()
+    return predictions, {"features": to_half(vectors[some]), "labels": targets[some].clone(), "wrong": wrong[some].clone()}
 
 
 def write_files(cfg: DictConfig, repeats: Sequence[Repeat]) -> None:

@@ -110,7 +110,8 @@ class RunData:
         metrics: rows of metrics.csv, numbers only.
         stages: in order.
         predictions: on the test images.
-        features: (n, C) float32 of some test images, and their labels (n,); -1 for no label.
+        features: (n, C) float32 of some test images, their labels (n,), -1 for no label, and whether each was classified wrongly (n,), if
+            that is known.
         samples: training images.
         mistakes: the test images with the most confident errors.
         depths: kind of probe -> cut -> accuracy on held-out images, the lowest cut first.
@@ -127,7 +128,7 @@ class RunData:
     metrics: Sequence[Mapping[str, float]]
     stages: Sequence[StageRecord]
     predictions: Predictions | None
-    features: tuple[Array, Array] | None
+    features: tuple[Array, Array, Array | None] | None
     samples: Pictures | None
     mistakes: Pictures | None
     depths: Mapping[str, Mapping[str, float]]

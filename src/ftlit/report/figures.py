@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, NullFormatter
 
-from ftlit.report.contents import RunData
+from ftlit.report.contents import Array, RunData
 from ftlit.report.scores import confusion as confused
 from ftlit.report.scores import reliability
 
@@ -124,13 +124,18 @@ def calibration(run: RunData) -> Figure | None:
 
 
 def features(run: RunData) -> Figure | None:
-    """Feature map of test images, coloured by class: t-SNE (van der Maaten and Hinton 2008), initialised by principal components."""
+    """Feature map of test images, coloured by class, errors marked: t-SNE (van der Maaten and Hinton 2008), initialised by principal
+    components.
+    """
     if run.features is None or (run.features[1] >= 0).sum() < 10:
         return None
+    values, labels, wrong = run.features
+    known = labels >= 0  # the first of several labels; images without any are left out
+    values, labels = values[known], labels[known]
+    wrong = np.zeros(len(labels), bool) if wrong is None else wrong[known]
     from sklearn.manifold import TSNE  # here: it takes a second
     from threadpoolctl import threadpool_limits
 
-    values, labels = (held[run.features[1] >= 0] for held in run.features)  # the first of several labels; images without any are left out
     perplexity = min(30, (len(values) - 1) / 3)
     with threadpool_limits(1):  # as fast for a thousand images, and much faster on a machine with other work
         flat = TSNE(init="pca", perplexity=perplexity, random_state=0, max_iter=500).fit_transform(values)
@@ -139,13 +144,21 @@ def features(run: RunData) -> Figure | None:
     number = len(run.class_names)
     if number > MAX_LEGEND_CLASSES:
         axes.scatter(flat[:, 0], flat[:, 1], s=9, c=labels, cmap="hsv", vmin=0, vmax=number)
+        _mark_errors(axes, flat[wrong])
         return figure
     colour, names = colormaps["tab10" if number <= 10 else "tab20"], _short(run)
     for label in np.unique(labels):
         own = labels == label
         axes.scatter(flat[own, 0], flat[own, 1], s=9, color=colour(label), label=names[label])
+    _mark_errors(axes, flat[wrong])
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
+
+
+def _mark_errors(axes: Axes, places: Array) -> None:
+    """Mark points (n, 2) of images that are classified wrongly."""
+    if len(places):
+        axes.scatter(places[:, 0], places[:, 1], s=40, marker="x", color="black", linewidths=1, label=f"errors ({len(places)})")
 
 
 def depth(run: RunData) -> Figure | None:

@@ -5,7 +5,7 @@ stages.json          begin, duration and memory of each stage
 test.csv             one row per test image: true and predicted class, probability; by names, and by class numbers, which are read again
 test.json            digest of test.csv, which may be removed if the table is edited
 metrics.json         the same for ../metrics.csv, once the run has ended; suspects.json: for ../suspects.csv
-features.safetensors features of some test images, and their labels
+features.safetensors features of some test images, their labels, and whether they were classified wrongly
 samples.safetensors  training images; mistakes.safetensors: test images with the most confident errors; nearest.safetensors: the training
                      images nearest to these; maps.safetensors: class activation maps over them; suspected.safetensors: training images
                      that are possibly mislabelled
@@ -191,12 +191,15 @@ def write_pictures(folder: Path, name: str, tensors: Mapping[str, Tensor], capti
     write_tensors(folder / FOLDER / f"{name}.safetensors", tensors, {KEY: str(FORMAT), "captions": text})
 
 
-def read_features(folder: Path) -> tuple[Array, Array] | None:
-    """Features (n, C) float32 and labels (n,); `None` where there are none."""
+def read_features(folder: Path) -> tuple[Array, Array, Array | None] | None:
+    """Features (n, C) float32, labels (n,), and whether each was classified wrongly (n,), which an earlier version did not write; `None`
+    where there are none.
+    """
     for name in ("features", "codes"):  # codes: format 0
         if found := _read_tensors(folder, name):
             tensors, _ = found
-            return tensors[name].to(torch.float32).numpy(), tensors["labels"].numpy()
+            wrong = tensors["wrong"].numpy() if "wrong" in tensors else None
+            return tensors[name].to(torch.float32).numpy(), tensors["labels"].numpy(), wrong
     return None
 
 

@@ -61,7 +61,7 @@ SECTIONS: Mapping[str, Section] = {
     "features": Section(
         "Feature map (t-SNE)",
         "Test {noun} by the features that the head reads, in two dimensions: neighbours have similar features; distances between groups "
-        "mean little.",
+        "mean little. Black crosses mark errors.",
         figures.features,
     ),
     "depth": Section(

@@ -20,6 +20,9 @@ from ftlit.run_folder import BASELINE, keeps_baseline
 
 MAX_ERRORS = 20  # in the tables of errors and of possibly wrong labels
 MAPS = "In the map beside each, red positions speak for the predicted class and blue ones for the true class (difference of the logits)."
+NEAREST_IMAGES = (
+    "Nearest 1, 2 and 3 beside each: the training images whose features are most similar to it, with their classes; 1 is the most similar."
+)
 MAX_ROWS = 500  # in the tables of classes; all are in the files of the report
 
 
@@ -158,7 +161,8 @@ def mistakes(run: RunData) -> str:
             second = names[predictions.second[place]]
             rows[-1] += [f"{predictions.of_label[place]:.4f}", second, f"{predictions.of_second[place]:.4f}"]
     link = f'<p>The predictions of all test {escape(run.noun)}: <a href="{FOLDER}/{TEST}">{FOLDER}/{TEST}</a>.</p>'
-    return (f"<p>{MAPS}</p>" if run.maps else "") + table(header, rows, sortable=True) + link
+    notes = [note for note, known in ((MAPS, run.maps), (NEAREST_IMAGES, run.nearest)) if known]
+    return (f"<p>{' '.join(notes)}</p>" if notes else "") + table(header, rows, sortable=True) + link
 
 
 def suspects(run: RunData) -> str:

@@ -170,7 +170,10 @@ def test_a_part_that_cannot_be_called_is_one_line_before_anything_is_built(overr
         ("schedule._target_=MINE.no_schedule", "returned a list, but a schedule is Schedule([Stage(['head'])], [('*', 1.0)]) (docs/ext"),
         ("head._target_=MINE.no_head", "returned an int, but a head is a torch.nn.Module that maps (N, in_features) to (N, num_classes)"),
         ("head._target_=MINE.wide_head", "head torch.nn.modules.linear.Linear returns (N, 11), but there are 10 classes"),
-        ("head._target_=MINE.head_of_another_size", "Linear does not accept the features (N, 128) at 'layer4', pooled from (N, 128, 4, 4) (a head with takes_map"),
+        (
+            "head._target_=MINE.head_of_another_size",
+            "Linear does not accept the features (N, 128) at 'layer4', pooled from (N, 128, 4, 4) (a head with takes_map",
+        ),
         ("head._target_=MINE.failing_head", "failed: RuntimeError: no memory of this shape ("),
         ("loss._target_=torch.nn.MSELoss", "but ftlit calls it with counts: give it the argument counts too (docs/extending.md#loss)"),
     ],

@@ -35,7 +35,8 @@ class Recorder(Callback):
 
     Attributes:
         tested: predictions on the test images, in the first process; `None` before a test.
-        features: `features` float16 (n, C) and `labels` int64 (n,) of at most `MOST_FEATURES` test images; empty before a test.
+        features: `features` float16 (n, C), `labels` int64 (n,) and `wrong` bool (n,), whether the prediction is wrong, of at most
+            `MOST_FEATURES` test images; empty before a test.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -156,12 +157,17 @@ def keep_batch(
 
 
 def join_batches(batches: Sequence[BatchRecord]) -> tuple[Predictions, dict[str, Tensor]]:
-    """Predictions on all test images in their order, and `features` and `labels` of some; -1 for an image without a label."""
+    """Predictions on all test images in their order, and `features`, `labels` (-1: none) and `wrong` of some."""
     rows = sorted(row for batch in batches for row in zip(batch.places, *_columns(batch.predictions), strict=True))
     places, items, labels, predicted, *values = zip(*rows, strict=True)
     label_of = {place: label[0] if label else -1 for place, label in zip(places, labels, strict=True)}
-    kept_labels = [label_of[place] for batch in batches for place in batch.kept]
-    features = {"features": torch.cat([batch.features for batch in batches]), "labels": torch.tensor(kept_labels)}
+    wrong = {place: label != guess for place, label, guess in zip(places, labels, predicted, strict=True)}
+    kept = [place for batch in batches for place in batch.kept]
+    features = {
+        "features": torch.cat([batch.features for batch in batches]),
+        "labels": torch.tensor([label_of[place] for place in kept]),
+        "wrong": torch.tensor([wrong[place] for place in kept], dtype=torch.bool),
+    }
     names = ["probability", *batches[0].predictions.optional]
     return Predictions(items, labels, predicted, **{name: np.array(own) for name, own in zip(names, values, strict=True)}), features
 
