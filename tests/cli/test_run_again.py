@@ -53,9 +53,9 @@ def test_other_command_lines_stay_as_they_are():
 @pytest.mark.parametrize(
     ("files", "line"),
     [
-        ([], "no run in this folder"),
-        (["0/job.json"], "the folder of a sweep: give that of one of its jobs, such as again="),
-        (["config.yaml"], "this run has no command.json"),
+        ([], "is not the folder of a run"),
+        (["0/job.json"], "the folder of a sweep: give the folder of a job in it, such as again="),
+        (["config.yaml"], "is a run without command.json"),
     ],
 )
 def test_a_folder_that_cannot_be_repeated_is_an_error_with_what_to_do(tmp_path, files, line):
@@ -73,7 +73,7 @@ def test_a_changed_byte_of_the_words_is_noticed(run):
 
 
 def test_the_config_of_a_run_as_the_config_of_hydra_names_what_works(run):
-    with pytest.raises(UserError, match=f"give again={run}, and what is to be different"):
+    with pytest.raises(UserError, match=f"give again={run}, with changes such as seed=1"):
         with_run(["--config-dir", str(run), "--config-name", "config", "seed=3"])
 
 

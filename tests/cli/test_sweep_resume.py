@@ -88,16 +88,17 @@ def test_an_option_that_had_its_default_may_get_several_values(config, tmp_path)
 @pytest.mark.parametrize(
     ("planned", "change"),
     [
-        (product([1], ["small_similar", "large_similar"]), r"\(scenario=small_similar seed=2\): this command does not have that job"),
-        (product([1, 2, 3], ["small_similar"]), r"\(scenario=large_similar seed=1\): this command does not have that job"),
-        (product([1, 2, 3], ["small_similar", "large_similar"], "decay_all=false"), "decay_all was True and is now False"),
+        (
+            product([1], ["small_similar", "large_similar"]),
+            r"seed=2\), because this command does not have that job",
+        ),
+        (product([1, 2, 3], ["small_similar"]), r"\(scenario=large_similar seed=1\), because this command does not have that job"),
+        (product([1, 2, 3], ["small_similar", "large_similar"], "decay_all=false"), r"because decay_all was True and is now False"),
     ],
 )
 def test_a_command_without_a_job_or_with_another_setting_is_refused(config, tmp_path, planned, change):
     run(config, tmp_path, FIRST, range(4))
-    with pytest.raises(
-        UserError, match=rf"holds job \d of a different sweep .*{change}; to go on with that sweep, give its settings again"
-    ):
+    with pytest.raises(UserError, match=rf"is job \d of a different sweep .*{change}: .*give its settings again"):
         in_order(config, planned)
 
 
@@ -110,9 +111,7 @@ def test_what_may_change_on_resume_and_a_value_that_failed_early_may_change(conf
 
 def test_too_few_jobs_for_the_numbers_in_the_folder(config, tmp_path):
     run(config, tmp_path, FIRST, [3])
-    with pytest.raises(
-        UserError, match=r"has the jobs 0 to 3 or more, but this command has only 1: to go on with that sweep, give its settings"
-    ):
+    with pytest.raises(UserError, match=r"has at least 4 jobs, but this command makes only 1: to resume that sweep, give its settings"):
         in_order(config, [FIRST[3]])
 
 

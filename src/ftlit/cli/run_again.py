@@ -14,7 +14,7 @@ from ftlit.sweeps.jobs import is_sweep
 
 AGAIN = "again"
 SWEEP = ("-m", "--multirun", "hydra.mode=MULTIRUN")
-BY_HAND = "give the words of its command by hand: the row `command` of its report.html has them"
+BY_HAND = "copy its command from the row `command` of its report.html"
 
 
 def with_run(words: Sequence[str]) -> list[str]:
@@ -48,10 +48,10 @@ def read_words(folder: Path) -> list[str]:
     if path.is_file():
         return [str(word) for word in read_json(path, remedy=BY_HAND)["words"]]
     if is_sweep(folder):
-        raise UserError(f"{given}: this is the folder of a sweep: give that of one of its jobs, such as {given}/0")
+        raise UserError(f"{given} is the folder of a sweep: give the folder of a job in it, such as {given}/0")
     if is_run_folder(folder):
-        raise UserError(f"{given}: this run has no {COMMAND}; {BY_HAND}")
-    raise UserError(f"{given}: there is no run in this folder: give the folder that a run printed")
+        raise UserError(f"{given} is a run without {COMMAND}: {BY_HAND}")
+    raise UserError(f"{given} is not the folder of a run: give the folder that a run printed")
 
 
 def _name(word: str) -> str:
@@ -78,6 +78,6 @@ def _check_config_name(words: Sequence[str]) -> None:
     name = next((flags[flag] for flag in ("--config-name", "-cn") if flag in flags), "")
     if folder and name.removesuffix(".yaml") == "config" and (Path(folder) / COMMAND).is_file():
         raise UserError(
-            f"--config-name {name}: {folder}/config.yaml records the values of a run, and no run can be composed from it; to run the same "
-            f"again in a new folder, give {AGAIN}={shell_word(folder)}, and what is to be different, such as seed=1"
+            f"--config-name {name} names {folder}/config.yaml, which records a run and is not a config for Hydra: to run it again in a "
+            f"new folder, give {AGAIN}={shell_word(folder)}, with changes such as seed=1"
         )

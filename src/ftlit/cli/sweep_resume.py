@@ -19,7 +19,7 @@ from ftlit.recipes.run.resume import MAY_CHANGE, keeps_value
 from ftlit.sweeps import jobs
 from ftlit.sweeps.jobs import Job
 
-REMEDY = "to go on with that sweep, give its settings again (a swept option may get more values)"
+REMEDY = "to resume that sweep, give its settings again (more values of a swept option are allowed)"
 
 
 def count_done(config: DictConfig) -> int:
@@ -74,7 +74,7 @@ def in_order(config: DictConfig, planned: Sequence[list[str]]) -> list[list[str]
             _check_settings(config, job, path, words)
             checked = True
     if max(kept, default=0) >= len(planned):
-        raise UserError(f"the sweep in {folder} has the jobs 0 to {max(kept)} or more, but this command has only {len(planned)}: {REMEDY}")
+        raise UserError(f"the sweep in {folder} has at least {max(kept) + 1} jobs, but this command makes only {len(planned)}: {REMEDY}")
     others = iter(rest)
     return [kept[number] if number in kept else next(others) for number in range(len(planned))]
 
@@ -121,10 +121,10 @@ def _value(job: Job, name: str) -> str:
 
 def refusal(before: Job, folder: Path, change: str, words: Sequence[str] | None = None) -> UserError:
     """The error for a sweep whose folder holds a job of another one: which job (`words`, by default all of its own), and what changed."""
-    fresh = "" if before.status in (0, None) else f", remove {folder} to begin this job again with the new settings"
+    remedy = REMEDY if before.status in (0, None) else f"give its settings again, remove {folder} to begin this job with the new settings"
     shown = " ".join(before.overrides if words is None else words)
     return UserError(
-        f"{folder} holds job {before.number} of a different sweep ({shown}): {change}; {REMEDY}{fresh}, or give another hydra.sweep.dir=..."
+        f"{folder} is job {before.number} of a different sweep ({shown}), because {change}: {remedy}, or give another hydra.sweep.dir=..."
     )
 
 

@@ -192,7 +192,7 @@ def jobs_of(folder: Path) -> list[tuple[Path, Job]]:
     found = ((path.parent, read_job(path.parent)) for path in folder.glob(f"*/{FILE}"))
     jobs = sorted(((path, replace(job, sweep=plan)) for path, job in found if job), key=lambda pair: pair[1].number)
     if not jobs and (folder / "multirun.yaml").is_file():
-        raise UserError(f"the sweep in {folder} is empty: no job began")
+        raise UserError(f"the sweep in {folder} is empty, because no job began: start the sweep again")
     if not jobs:
         raise UserError(f"{folder} is not the folder of a sweep: give the folder that holds its jobs, such as runs/sweeps/DATE/TIME")
     names = [*varying([job for _, job in jobs]), SEED]

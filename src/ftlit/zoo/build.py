@@ -76,7 +76,11 @@ def build_network(name: str, build: Callable[..., nn.Module], settings: Mapping[
     try:
         return build(**settings)
     except BUILD_ERRORS as error:
-        raise UserError(f"{name} cannot be built with {dict(settings)}: {one_line(error)}") from error
+        raise UserError(f"{name} cannot be built{_with(settings)}: correct these arguments ({one_line(error)})") from error
+
+
+def _with(settings: Mapping[str, Any]) -> str:
+    return f" with {', '.join(f'{name}={value!r}' for name, value in settings.items())}" if settings else ""
 
 
 def assemble_backbone(

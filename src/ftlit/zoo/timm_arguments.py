@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 REPLACED_ARGUMENTS = {  # arguments of timm's builders that backbones do not have -> what to use instead
-    "num_classes": "remove it, the head is the classifier",
+    "num_classes": "leave it out, because the head is the classifier",
     "img_size": "use backbone.input_spec.size",
     "pretrained": "use backbone.weights",
     "pretrained_cfg": "use backbone.weights and backbone.input_spec",

@@ -26,7 +26,7 @@ from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, pool_to
 from ftlit.zoo.input_channels import in_chans_record
 from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, TEXTS, refused_arguments
 from ftlit.zoo.timm_split.timm_layers import SplitAt, take_apart
-from ftlit.zoo.weights.weight_files import ALTERNATIVES, WITHOUT_DOWNLOAD, WeightsFile
+from ftlit.zoo.weights.weight_files import WITHOUT_DOWNLOAD, WeightsFile
 from ftlit.zoo.weights.weight_sources import WeightSource, file_of, find, network_timeout, weights_record
 
 Config = dict[str, Any]
@@ -78,7 +78,7 @@ def load_timm(
     config = _config(name)
     for argument in kwargs:
         if argument in REPLACED_ARGUMENTS:
-            raise UserError(f"backbone.{argument} of {name}: {REPLACED_ARGUMENTS[argument]}")
+            raise UserError(f"{name} does not accept backbone.{argument}: {REPLACED_ARGUMENTS[argument]}")
     if refused := refused_arguments(kwargs):
         argument = refused[0]
         accepted = "the name of a layer, of letters, digits and _" if argument in TEXTS else "a number, true or false, or a list of them"
@@ -167,7 +167,7 @@ def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> WeightsFil
             model: nn.Module = _timm().create_model(name, pretrained=True, **settings)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise UserError(
-            f"cannot download the weights of {name} ({_origin(config).name}): {one_line(error)}; {ALTERNATIVES}; {WITHOUT_DOWNLOAD}"
+            f"cannot download the weights of {name} from {_origin(config).name} ({one_line(error)}): {WITHOUT_DOWNLOAD}"
         ) from error
     return WeightsFile(name, {"": dict(model.state_dict())})
 

@@ -349,9 +349,7 @@ def test_a_cut_around_which_images_find_another_way_is_one_line(tmp_path):
 
     module = Owner()
     module.encoder = nn.Sequential(Skip(), nn.Linear(3, 8)).requires_grad_(False)
-    with pytest.raises(
-        UserError, match=r"stored features \(encoder.0.high\) in place of images, and add is applied to it; only modules may lie"
-    ):
+    with pytest.raises(UserError, match=r"stored features of encoder.0.high in place of images, so add cannot be applied to it"):
         fit(FeatureData(OwnData(), tmp_path, cut="encoder.0.high"), module)
 
 

@@ -56,7 +56,7 @@ def test_the_content_decides_how_a_file_is_read_whatever_its_name(state, tmp_pat
     ("name", "change", "says"),
     [
         ("weight", torch.Tensor.to_sparse, "has tensors in a sparse layout"),
-        ("weight", lambda tensor: tensor.to("meta"), "has only the shapes of tensors, without their values"),
+        ("weight", lambda tensor: tensor.to("meta"), "has tensors without values"),
         ("running_var", torch.neg, "has negative variances"),
     ],
 )
@@ -90,7 +90,7 @@ def test_of_two_the_first_is_taken_without_ema_and_the_note_names_the_other(stat
         UserError, match=r"no weights of this network under backbone.weights_key=model_em: give backbone.weights_key=model_ema \(keys"
     ):
         load_backbone("glyph", weights=path, weights_key="model_em")
-    with pytest.raises(UserError, match=r"weights_key=ema applies to files only, but backbone.weights=default is not a file"):
+    with pytest.raises(UserError, match=r"weights_key=ema selects weights in a file, but backbone.weights=default is not a file"):
         load_backbone("glyph", weights_key="ema")
 
 
@@ -116,7 +116,7 @@ def test_the_error_names_the_keys_of_the_file(tmp_path):
         UserError, match=r"are of another network.*to read only a part of .*w.pth, give backbone.weights_key=..., one of generator, critic"
     ):
         load_backbone("glyph", weights=path)
-    with pytest.raises(UserError, match=r"contains no weights .*, only epoch, lr"):
+    with pytest.raises(UserError, match=r"contains no weights; its entries are 'epoch', 'lr'"):
         load_backbone("glyph", weights=save({"epoch": 3, "lr": 0.1}, tmp_path))
 
 
@@ -163,7 +163,7 @@ def test_what_is_not_a_weights_file_is_an_error_with_what_to_give(state, tmp_pat
     best = save(state, tmp_path / "run" / "checkpoints", "best.ckpt")
     for weights, line in [
         (tmp_path / "run", f"is the folder of a run: use backbone.weights={best}"),
-        (best.parent, f"is a folder: give the file in it, backbone.weights={best}; in a folder only a file with the name of the "),
+        (best.parent, f"such as resnet18.ckpt: give the file in it, backbone.weights={best}"),
         ("https://example.org/a/w.pth?raw=1", "use backbone.weights=w.pth"),
         ("ImageNet", "backbone.weights=ImageNet is not the name of weights: give backbone.weights=default"),
         ("none", "backbone.weights=none is not the name of weights: give backbone.weights=null"),
@@ -184,7 +184,7 @@ def test_files_that_hold_no_weights_say_what_they_are(state, tmp_path):
     whole = {name: (tensor * 100).to(torch.int8) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     for path, line in [
         (tmp_path / "lfs.pth", "a pointer of Git LFS in place of the weights; run `git lfs pull`"),
-        (tmp_path / "script.pth", "a TorchScript archive is not loaded"),
+        (tmp_path / "script.pth", "it is a TorchScript archive"),
         (save(whole, tmp_path, "int8.pth"), "has int8 in place of floats"),
         (
             save({name: torch.zeros_like(tensor) for name, tensor in state.items()}, tmp_path, "zero.pth"),

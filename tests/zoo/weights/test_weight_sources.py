@@ -139,7 +139,7 @@ def test_weights_with_nan_are_an_error_at_the_cuts_that_use_them(original, tmp_p
     """torchvision's IMAGENET1K_FEATURES of VGG16 has NaN in fc6 and fc7."""
     nn.init.constant_(original.conv5[0].weight, float("nan"))
     torch.save(original.state_dict(), tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"has NaN or infinite values in conv5: give backbone\.cut=\.\.\. below these layers"):
+    with pytest.raises(UserError, match=r"has NaN or infinite values in conv5: give a backbone\.cut=\.\.\. nearer to the input"):
         load(tmp_path / "w.pth")
     assert_same(load(tmp_path / "w.pth", cut="stage4"), original)
 
@@ -204,7 +204,7 @@ def test_a_custom_network_needs_one_entry_in_the_table(tmp_path, monkeypatch):
     assert (backbone.origin.describe(), backbone.input_spec.size, backbone.input_spec.mean) == ("shipped own", 8, (0.5, 0.5, 0.5))
     assert all(torch.equal(tensor, first.state_dict()[name].half().float()) for name, tensor in backbone.state_dict().items())
     assert load_backbone("own", weights=None).origin.describe() == "random start"
-    with pytest.raises(UserError, match="own: no argument"):
+    with pytest.raises(UserError, match="own has no arguments: leave out 'width'"):
         load_backbone("own", width=3)
 
 

@@ -77,7 +77,9 @@ def _trace(model: Any, size: int, in_chans: int, *, by_block: bool) -> Trace:
         else:
             if side == size or not any(call.others for call in traced.calls):
                 return traced
-    raise UserError(f"{type(model).__name__} does not accept images of {size} px: {one_line(reason)}") from reason
+    raise UserError(
+        f"{type(model).__name__} does not accept images of {size} px: give another backbone.input_spec.size ({one_line(reason)})"
+    ) from reason
 
 
 def _checked(method: Callable[[Trace], dict[str, nn.Module]], traced: Trace) -> NetworkParts | str:

@@ -189,7 +189,7 @@ def _check_values(origin: WeightsOrigin, wanted: Tensors, found: Tensors) -> Non
     """Reject quantized weights, tensors without ordinary storage, and a file in which nothing was ever stored: every matrix is constant."""
     if odd := [name for name in found if found[name].layout != torch.strided or found[name].is_meta]:
         if found[odd[0]].is_meta:
-            fault, remedy = "only the shapes of tensors, without their values (device meta)", "save them from a network on the CPU or a GPU"
+            fault, remedy = "tensors without values (device meta)", "save them from a network on the CPU or a GPU"
         else:
             fault, remedy = "tensors in a sparse layout", "save them as dense tensors, with to_dense()"
         raise UserError(f"{origin.describe()} has {fault}, such as {_first(odd)}: {remedy}")
@@ -217,6 +217,6 @@ def _check_finite(backbone: Backbone) -> None:
     bad = [name for name, layer in filled if not all(tensor.isfinite().all() for tensor in layer.state_dict().values())]
     if bad:
         raise UserError(
-            f"{backbone.origin.describe()} has NaN or infinite values in {shorten(bad)}: give backbone.cut=... below these layers, "
+            f"{backbone.origin.describe()} has NaN or infinite values in {shorten(bad)}: give a backbone.cut=... nearer to the input, "
             "or other weights"
         )

