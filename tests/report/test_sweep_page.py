@@ -46,6 +46,23 @@ def test_each_job_is_listed_with_its_state_in_words_and_a_link_to_its_report(tmp
     assert HOSTILE not in text and "<img src=x" not in text
 
 
+def test_a_sweep_of_probes_has_a_table_by_layer(tmp_path):
+    assert 'id="layers"' not in sweep_page("mine", jobs_of(made(tmp_path / "trained", {"1": [0.9]})), None)
+    made(tmp_path, {"1": [0.9, 0.8], "2": [0.7]})
+    for number, accuracies in enumerate(([0.5, 0.75], [0.625, 0.75], [0.25, HOSTILE])):
+        rows = [f"0,layer{place},softmax,average,0.1,{value},0.3,,," for place, value in enumerate(accuracies) if value != HOSTILE]
+        header = "draw,cut,kind,pooling,l2,accuracy,loss,test_accuracy,test_low,test_high"
+        (tmp_path / str(number) / "probe_layers.csv").write_text("\n".join([header, *rows]))
+    text = sweep_page("mine", jobs_of(tmp_path), None)
+    cells = [re.findall(r"<td>(.*?)</td>", row) for row in text.partition('id="layers"')[2].partition('id="jobs"')[0].split("<tr>")]
+    assert [row[:6] for row in cells if row] == [
+        ["1", "layer0", "softmax", "average", "2", "0.5625"],
+        ["1", "layer1", "softmax", "average", "2", "0.7500"],
+        ["2", "layer0", "softmax", "average", "1", "0.2500"],
+    ]
+    assert [row[6:] for row in cells if row][1:] == [["-", "-", "-"], ["-", "-", "-"]] and " to " in cells[2][6]
+
+
 @pytest.mark.parametrize("figure", [None, b"png"])
 def test_the_figure_is_inside_the_page(tmp_path, figure):
     text = sweep_page("mine", jobs_of(made(tmp_path, {"1": [0.9]})), figure)

@@ -13,10 +13,15 @@ from ftlit.report.document import Markup, document, table
 from ftlit.report.html import PAGE
 from ftlit.sweeps.caption import RESUME, caption_of, finished
 from ftlit.sweeps.jobs import CROSS_VALIDATED, SEED, TEST, VAL, Job, jobs_of, varying
+from ftlit.sweeps.probe_layers import LAYER, SettingLayer, settings_layers
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 from ftlit.sweeps.settings_table import DIFFERENCE, table_of
 
 SWEEP_PAGE, FIGURE = "sweep.html", "sweep.png"
+LAYERS_NOTE = (
+    "Means over samples: seeds, and random samples of probe.repeats; with two or more, a 95 % interval (Student's t). Choose a layer by its "
+    "held-out accuracy: a layer that is chosen by its test accuracy is chosen on test. All digits are in settings_layers.csv."
+)
 ESTABLISHED = (
     "Bold: an established difference, whose 95 % interval does not contain 0. With many settings some are by chance: about one of 20 "
     "settings that are equal to the best."
@@ -47,6 +52,8 @@ def sweep_page(name: str, found: Sequence[tuple[Path, Job]], figure: bytes | Non
     if figure:
         shown = f'<img alt="settings" src="data:image/png;base64,{base64.b64encode(figure).decode()}">'
         sections.append(("figure", "Settings and seeds", f"<p>A point for each seed; mean and 95 % interval of each setting.</p>{shown}"))
+    if layers := settings_layers(found):
+        sections.append(("layers", "Accuracy by layer", _layers(jobs, layers)))
     sections.append(("jobs", "Jobs", _jobs(found)))
     return document(f"sweep {name}", f"<p>{len(jobs)} jobs: {escape(states)}</p>{_incomplete(jobs)}", sections)
 
@@ -69,6 +76,21 @@ def _settings(jobs: Sequence[Job]) -> str:
             row[place], established = Markup(f"<b>{escape(row[place])}</b>"), True
     notes = [caption_of(jobs), *([ESTABLISHED] if established else [])]
     return table(header, shown, sortable=True) + f"<p>{escape(' '.join(notes))}</p>"
+
+
+def _layers(jobs: Sequence[Job], layers: Sequence[SettingLayer]) -> str:
+    """A row for each setting, cut, kind and pooling of the probes, and how to read it."""
+    header = [*varying(jobs), *LAYER, "samples", "held-out accuracy", "95 % interval", "test accuracy", "95 % interval of test"]
+    rows = [
+        [*row.values, *row.layer, str(row.samples), *_mean_and_interval(row.accuracy), *_mean_and_interval(row.test_accuracy)]
+        for row in layers
+    ]
+    return f"<p>{escape(LAYERS_NOTE)}</p>" + table(header, rows, sortable=True)
+
+
+def _mean_and_interval(statistics: tuple[float | None, ...]) -> tuple[str, str]:
+    middle, _, low, high = statistics
+    return "-" if middle is None else f"{middle:.4f}", "-" if low is None or high is None else f"{low:.4f} to {high:.4f}"
 
 
 def _jobs(found: Sequence[tuple[Path, Job]]) -> str:

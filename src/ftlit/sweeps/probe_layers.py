@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from ftlit.files import write_rows
 from ftlit.formats import reading
@@ -40,21 +41,44 @@ def write_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     write_rows(path, rows)
 
 
-def write_settings_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
-    """Write a row for each setting, cut, kind and pooling: mean, standard deviation and 95 % interval (Student's t) of the held-out and of
-    the test accuracy, over seeds and random samples together.
+class SettingLayer(NamedTuple):
+    """The probes of a setting at one cut, of one kind and pooling.
+
+    Args:
+        values: of the swept options.
+        layer: cut, kind and pooling.
+        samples: number of seeds times random samples.
+        accuracy: on held-out images: mean, standard deviation and ends of the 95 % interval (Student's t), as far as they are known.
+        test_accuracy: likewise.
     """
+
+    values: Sequence[str]
+    layer: tuple[str, ...]
+    samples: int
+    accuracy: tuple[float | None, ...]
+    test_accuracy: tuple[float | None, ...]
+
+
+def settings_layers(jobs: Sequence[tuple[Path, Job]]) -> list[SettingLayer]:
+    """The layers of each setting, over seeds and random samples together; none where no job ran `recipe=probe`."""
     layers = {job.number: rows for job, rows in read_layers(jobs)}
     every = [job for _, job in jobs]
-    names = [f"{name}_{statistic}" for name in ("accuracy", "test_accuracy") for statistic in STATISTICS]
-    rows: list[Sequence[object]] = [(*varying(every), *LAYER, "samples", *names)]
+    found = list[SettingLayer]()
     for setting in settings_of(every):
         by_layer: dict[tuple[str, ...], list[ProbedLayer]] = {}
         for row in (row for job in setting.done for row in layers.get(job.number, [])):
             by_layer.setdefault(tuple(row[name] for name in LAYER), []).append(row)
         for layer, own in by_layer.items():
             numbers = [_statistics([float(row[name]) for row in own if row[name]]) for name in ("accuracy", "test_accuracy")]
-            rows.append((*map(harmless, setting.values), *layer, len(own), *numbers[0], *numbers[1]))
+            found.append(SettingLayer(setting.values, layer, len(own), *numbers))
+    return found
+
+
+def write_settings_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
+    """Write a row for each of the `settings_layers`."""
+    names = [f"{name}_{statistic}" for name in ("accuracy", "test_accuracy") for statistic in STATISTICS]
+    rows: list[Sequence[object]] = [(*varying([job for _, job in jobs]), *LAYER, "samples", *names)]
+    rows += [(*map(harmless, row.values), *row.layer, row.samples, *row.accuracy, *row.test_accuracy) for row in settings_layers(jobs)]
     write_rows(path, rows)
 
 
