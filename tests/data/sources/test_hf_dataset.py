@@ -1,5 +1,7 @@
 """Data sets of Hugging Face: the columns are found by their types, and what cannot be read is one line."""
 
+import socket
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,6 +58,36 @@ def test_images_and_texts_of_the_same_data_have_the_names_of_its_class_labels(sa
     images = read_hf(path, texts=False)[0].found["train"]
     assert np.array_equal(np.asarray(images.load(3)), pixels(3))
     assert len({bytes(content) for content in images.contents}) == 6
+
+
+def cache(folder, name, config="default", **splits):
+    """Write a data set as `load_dataset` leaves it in the cache of Hugging Face after a download."""
+    owner, _, own = name.partition("/")
+    place = folder / f"{owner}___{own}" / config / "0.0.0" / "0123456789abcdef"
+    infos = {}
+    for split, data in splits.items():
+        data.save_to_disk(folder / "by_hand")
+        part = next((folder / "by_hand").glob("data-*.arrow"))
+        place.mkdir(parents=True, exist_ok=True)
+        part.rename(place / f"{own}-{split}.arrow")
+        infos[split] = datasets.SplitInfo(split, num_examples=len(data), dataset_name=own)
+    features = next(iter(splits.values())).features
+    about = datasets.DatasetInfo(features=features, splits=datasets.splits.SplitDict(infos), dataset_name=own, config_name=config)
+    about.write_to_directory(place)
+
+
+def test_a_data_set_of_the_hub_is_read_from_the_local_cache(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
+    cache(tmp_path, "somebody/tiny", train=rows(6), test=rows(2, 10))
+    data, notes = read_hf("somebody/tiny", texts=False)
+    assert {split: part.labels for split, part in data.found.items()} == {"train": [(0,), (1,)] * 3, "test": [(0,), (1,)]}
+    assert np.array_equal(np.asarray(data.found["test"].load(1)), pixels(11)) and data.class_names == ["1", "0"] and not notes
+    cache(tmp_path, "somebody/tiny", "large", train=rows(8))
+    assert len(read_hf("somebody/tiny", config="large", texts=True)[0].found["train"]) == 8
+    for config, more in (("small", "'somebody/tiny', 'small'"), (None, "'somebody/tiny'")):  # unknown; one of two is to be named
+        assert f"datasets.load_dataset({more})" in error_of("somebody/tiny", config=config)
+    assert not datasets.config.HF_HUB_OFFLINE  # as before
 
 
 def test_splits_are_made_by_content_and_images_are_read_as_any_others(save):
