@@ -110,7 +110,7 @@ def test_a_job_that_failed_before_training_may_be_corrected_and_no_other(hydra, 
     sweep_jobs.run_job(hydra, partial(sys.exit, 2))
     (tmp_path / "config.yaml").touch()  # training had begun
     hydra.decay_all = False
-    with pytest.raises(UserError, match=rf"decay_all was True and is now False.*, remove {tmp_path} to begin this job again"):
+    with pytest.raises(UserError, match=rf"decay_all was True and is now False.*, remove {tmp_path} to begin this job with the new"):
         sweep_jobs.run_job(hydra, lambda: 0.5)
     (tmp_path / "config.yaml").unlink()
     assert sweep_jobs.run_job(hydra, lambda: 0.5) == 0.5
