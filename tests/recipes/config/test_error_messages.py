@@ -106,7 +106,7 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         ),
         (
             ["optimizer._target_=torch.optim.SGD", "optimizer.momentum=0.9"],
-            "no option 'optimizer.momentum' beside optimizer._target_: to pass it to torch.optim.SGD, give +optimizer.momentum=0.9",
+            "there is no option 'optimizer.momentum' beside optimizer._target_: to pass it to torch.optim.SGD, give +optimizer.",
         ),
         (["backbones=resnet50"], "there is no option 'backbones': did you mean 'backbone'?"),
         (["scenaro=small_similar"], "there is no option 'scenaro': did you mean 'scenario'?"),
