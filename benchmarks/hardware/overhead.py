@@ -9,7 +9,7 @@ beyond modules, network and data. The PyTorch loop is measured with the default 
 channels-last order, as in ftlit.
 
 `--accelerator gpu` (or `--accelerated`, which runs the same on a CPU as a check) adds resnet50 in bfloat16: `extract_features` compared
-with a plain loop; a stage that trains all layers after a head stage, plain and compiled, with DDP and with FSDP on all devices. A side
+with a plain loop; a stage that trains all layers after a head stage, plain and compiled, with DDP and with FSDP2 on all devices. A side
 whose weights do not change after unfreezing fails; the values of a failed side are nan.
 """
 

@@ -183,6 +183,10 @@ def _fitted(
     clock = Clock()
     processes = max(1, torch.cuda.device_count()) if devices == "auto" and work.accelerator == "gpu" else 1
     loader = work.loader(times * processes)  # divided among the processes
+    if settings.get("strategy") == "fsdp2":
+        from ftlit import Fsdp2Strategy
+
+        settings["strategy"] = Fsdp2Strategy()
     trainer = pl.Trainer(max_epochs=1, accelerator=work.accelerator, devices=devices, callbacks=[clock, callback], **QUIET, **settings)
     trainer.fit(model, loader)
     return clock.seconds, clock.moved
@@ -245,5 +249,5 @@ ACCELERATED: dict[str, Callable[[Work], list[float]]] = {
     "head, then all": partial(ours, stages=["head", "*"], name="resnet50", **MIXED),
     "head, then all, compiled": partial(ours, stages=["head", "*"], name="resnet50", compiled=True, **MIXED),
     "head, then all, ddp": partial(ours, stages=["head", "*"], name="resnet50", devices="auto", strategy="ddp", **MIXED),
-    "head, then all, fsdp": partial(ours, stages=["head", "*"], name="resnet50", devices="auto", strategy="fsdp", **MIXED),
+    "head, then all, fsdp2": partial(ours, stages=["head", "*"], name="resnet50", devices="auto", strategy="fsdp2", **MIXED),
 }

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ftlit.lit.datamodules.image_data import ImageData as ImageData
     from ftlit.lit.datamodules.resumable_data import ResumableData as ResumableData
     from ftlit.lit.module import FineTuner as FineTuner
+    from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy as Fsdp2Strategy
     from ftlit.lit.staged_finetuning import StagedFinetuning as StagedFinetuning
     from ftlit.lit.tasks.layerwise_pretraining import LayerwisePretrainer as LayerwisePretrainer
     from ftlit.models.backbone import Backbone as Backbone
@@ -72,6 +73,7 @@ _MODULES = {
     "FeatureData": "lit.datamodules.feature_data",
     "FineTuner": "lit.module",
     "Finetuned": "api.results",
+    "Fsdp2Strategy": "lit.sharding.fsdp2",
     "ImageData": "lit.datamodules.image_data",
     "InputSpec": "data.input_spec",
     "LastCheckpoint": "lit.callbacks.exact_resume",

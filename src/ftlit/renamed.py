@@ -9,6 +9,7 @@ PUBLIC_NAMES = {  # of `ftlit`
 }
 OPTIONS = {  # of the command line and of config files: `group=option`, or the name of a value
     "head=solved": "head=linear_probe",
+    "trainer=fsdp": "trainer=fsdp2",
     "probe.strengths": "probe.l2",
 }
 CLASSES = {

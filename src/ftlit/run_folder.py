@@ -22,6 +22,7 @@ HELD_OUT_BY, BEST_OF, CROSS_VALIDATION = "held_out/by", "held_out/best_of", "cro
 ADVICE = "advice.json"
 BACKBONE = "backbone.json"  # what `backbone=auto` measured and chose
 COMMAND = "command.json"  # the command of the run, and its words, with which `again=RUN` repeats it
+SHARDS_META = "meta.ckpt"  # in a folder of shards, which is a checkpoint of training with sharded weights
 REPORT = "run.json"  # in `report/`
 
 Result = JsonObject | list[JsonObject]

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -131,9 +131,25 @@ def test_on_one_device_nothing_is_wrapped():
     assert seen == [False]
 
 
-def test_fsdp_strategy_keeps_its_argument_use_orig_params():
-    assert internals.uses_original_parameters(FSDPStrategy()) and internals.uses_original_parameters(FSDPStrategy(use_orig_params=True))
-    assert not internals.uses_original_parameters(FSDPStrategy(use_orig_params=False))
+def test_the_strategy_takes_the_number_of_processes_before_it_sets_up():
+    strategy = ModelParallelStrategy(tensor_parallel_size=1)
+    strategy.parallel_devices, strategy.num_nodes = [torch.device("cpu")] * 4, 2
+    assert strategy._data_parallel_size == "auto"
+    internals.shard_over_all_processes(strategy)
+    assert strategy._data_parallel_size == 8
+
+
+def test_a_configure_model_that_only_shards_adds_no_layers():
+    class Shards(Net):
+        @internals.only_shards
+        def configure_model(self):
+            pass
+
+    class Adds(Shards):
+        def configure_model(self):
+            pass
+
+    assert [internals.builds_layers_late(kind()) for kind in (Net, Shards, Adds)] == [False, False, True]
 
 
 def test_partly_and_wholly_compiled_modules_are_recognised():

@@ -5,13 +5,14 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceXLAStrategy, Strategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, SingleDeviceXLAStrategy, Strategy
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ftlit import Schedule, Stage, StagedFinetuning, UserError, build_optimizer
 from ftlit.lit.module_internals import is_compiled
-from ftlit.lit.strategies import check_strategy
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
+from ftlit.lit.strategies import check_resumes, check_strategy
 
 LAYERS = 10
 TOP_DOWN = Schedule(
@@ -103,10 +104,16 @@ class Trainer:
         self.strategy = strategy
 
 
-def test_fsdp_is_supported_only_with_use_orig_params():
-    check_strategy(Trainer(FSDPStrategy(use_orig_params=True)))
-    with pytest.raises(UserError, match="set use_orig_params=true"):
-        check_strategy(Trainer(FSDPStrategy(use_orig_params=False)))
+def test_fsdp1_is_an_error_that_names_fsdp2():
+    with pytest.raises(UserError, match=r"FSDP1.*give trainer=fsdp2 \(in Python strategy=ftlit.Fsdp2Strategy\(\)\)"):
+        check_strategy(Trainer(FSDPStrategy()))
+    check_strategy(Trainer(Fsdp2Strategy()))
+
+
+def test_lightnings_own_strategy_cannot_resume_with_stages():
+    check_resumes(Trainer(Fsdp2Strategy()))
+    with pytest.raises(UserError, match=r"give strategy=ftlit\.Fsdp2Strategy"):
+        check_resumes(Trainer(ModelParallelStrategy()))
 
 
 def test_an_untested_strategy_is_not_supported():

@@ -7,21 +7,29 @@ import os
 import pytest
 from composed_configs import composed
 from hydra import compose
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from ftlit.errors import UserError
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.recipes.build_run import build, check_sharded
 from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
 from ftlit.recipes.run.processes import remove_empty_folder
 from ftlit.recipes.run_result import judged_on
 
 
-@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
-@pytest.mark.parametrize(("slim", "what"), [(True, "checkpoint=slim"), (False, "resume=true")])
-def test_slim_checkpoints_and_resuming_are_errors_under_sharded_strategies(strategy, slim, what):
+@pytest.mark.parametrize(
+    ("strategy", "slim", "what"),
+    [
+        (Fsdp2Strategy, True, "checkpoint=slim"),
+        (ModelParallelStrategy, True, "checkpoint=slim"),
+        (ModelParallelStrategy, False, "resume=true"),
+    ],
+)
+def test_slim_checkpoints_are_errors_under_sharded_strategies_and_resuming_under_those_of_lightning(strategy, slim, what):
     with pytest.raises(UserError, match=f"{what} does not work with {strategy.__name__}, .* give trainer.strategy=ddp"):
         check_sharded(strategy(), slim=slim, resumes=not slim)
     check_sharded(strategy(), slim=False, resumes=False)
+    check_sharded(Fsdp2Strategy(), slim=False, resumes=True)
     for supported in (DDPStrategy(), SingleDeviceStrategy()):
         check_sharded(supported, slim=True, resumes=True)
 

@@ -14,7 +14,16 @@ from ftlit import __version__
 from ftlit.cli import search_current_folder
 from ftlit.cli.help_layout import paragraph, two_columns
 from ftlit.cli.output import robust_output
-from ftlit.cli.parsers import ACTIONS, cache_parser, demo_parser, embed_parser, export_parser, predict_parser, report_parser
+from ftlit.cli.parsers import (
+    ACTIONS,
+    cache_parser,
+    consolidate_parser,
+    demo_parser,
+    embed_parser,
+    export_parser,
+    predict_parser,
+    report_parser,
+)
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
 from ftlit.installed import package_version
@@ -28,6 +37,7 @@ COMMAND_ROWS = (
     ("ftlit embed RUN_OR_BACKBONE PATH ... --out FILE", "write the features of images to a file"),
     ("ftlit report FOLDER", "write the report of a run again, or the table of a sweep"),
     ("ftlit export RUN --to FORMAT", "export the network of a run for use without ftlit"),
+    ("ftlit consolidate RUN", "make a plain checkpoint of the folder of shards that trainer=fsdp2 writes"),
     ("ftlit demo RUN", "show a page on which pictures are dropped and predicted"),
     ("ftlit cache list | verify | prune", "list, check or remove stored features"),
     ("ftlit --version", "versions of ftlit, Python, torch, torchvision, Lightning and Hydra"),
@@ -156,6 +166,14 @@ def export(arguments: list[str]) -> None:
             sys.exit(1)
 
 
+def consolidate(arguments: list[str]) -> None:
+    """Write a plain checkpoint of a folder of shards, and print its path."""
+    given = consolidate_parser().parse_args(arguments)
+    from ftlit.lit.sharding.consolidate import consolidate as write_plain  # here, so that --help stays fast
+
+    print(write_plain(given.run, given.out))
+
+
 def demo(arguments: list[str]) -> None:
     """Serve a page on which pictures are dropped and predicted, until Ctrl-C."""
     given = demo_parser().parse_args(arguments)
@@ -243,6 +261,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "embed": embed,
     "report": report,
     "export": export,
+    "consolidate": consolidate,
     "demo": demo,
     "cache": cache,
 }

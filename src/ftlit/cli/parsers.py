@@ -1,4 +1,4 @@
-"""The arguments of `ftlit predict`, `embed`, `export`, `demo`, `report` and `cache`, and their help."""
+"""The arguments of `ftlit predict`, `embed`, `export`, `consolidate`, `demo`, `report` and `cache`, and their help."""
 
 import argparse
 import re
@@ -141,6 +141,25 @@ def export_parser() -> _Parser:
     )
     parser.add_argument("--half", action="store_true", help="store the weights in float16, in half the space; the file computes in float32")
     _add_trust(parser)
+    return parser
+
+
+def consolidate_parser() -> _Parser:
+    """The arguments of `ftlit consolidate`."""
+    parser = _Parser(
+        "ftlit consolidate",
+        description="Write the weights in a folder of shards, a checkpoint of a run with trainer=fsdp2, as a plain checkpoint, for "
+        "ftlit predict, export and others. It needs no GPU, and memory for the weights.",
+        epilog="example: ftlit consolidate runs/mine",
+    )
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="folder of a run: its best epoch, or its last step if there is none; or a checkpoint",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="file to write (default: checkpoints/best.ckpt of the run, or last-whole.ckpt beside last.ckpt)"
+    )
     return parser
 
 

@@ -8,6 +8,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
 from ftlit.errors import UserError, one_line
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.strategies import SHARDED
 from ftlit.run_folder import new_run_advice
 from ftlit.tensor_files import load_checkpoint, save_checkpoint
@@ -46,8 +47,9 @@ def use_checked_checkpoints(trainer: Trainer) -> None:
 
 
 def writes_atomically(trainer: Trainer) -> bool:
-    """Whether a checkpoint of this trainer is one file, which replaces another as a whole."""
-    return isinstance(trainer.strategy.checkpoint_io, CheckedCheckpointIO) and not isinstance(trainer.strategy, SHARDED)
+    """Whether a checkpoint of this trainer replaces another as a whole."""
+    atomically = isinstance(trainer.strategy, Fsdp2Strategy) or not isinstance(trainer.strategy, SHARDED)
+    return isinstance(trainer.strategy.checkpoint_io, CheckedCheckpointIO) and atomically
 
 
 def _load(path: Path, map_location: Any) -> Any:

@@ -1,10 +1,11 @@
 """FineTuner: the LightningModule that joins a backbone and a head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -16,8 +17,12 @@ from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
 from ftlit.inference.record import KEY, base_of, read_record
 from ftlit.inference.slim import digests, filled, slimmed
 from ftlit.lit.metrics import VAL_METRICS, SplitMetrics
-from ftlit.lit.module_internals import load_state_of_metric, share_of_sum, state_of_metric, trainer_of
-from ftlit.lit.trainer_internals import running_loader, training_length
+from ftlit.lit.module_internals import load_state_of_metric, only_shards, share_of_sum, state_of_metric, trainer_of
+from ftlit.lit.sharding.fsdp2 import is_sharded, shard_layers
+from ftlit.lit.sharding.memory import ProcessMemory, process_memory
+from ftlit.lit.sharding.shards import check_same_network
+from ftlit.lit.strategies import reshard
+from ftlit.lit.trainer_internals import callbacks_of, datamodule_of, running_loader, training_length
 from ftlit.models.backbone import Backbone
 from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.heads import features_for, logits_of
@@ -84,9 +89,34 @@ class FineTuner(LightningModule):
         if self._record is not None:
             self._record = {**self._record, **values}
 
-    def forward(self, images: Tensor | FeatureBatch) -> Tensor:
-        """Images (N, 3, S, S), normalised by the backbone's input spec, or features at a cut -> logits (N, num_classes)."""
-        return logits_of(self.head, features_for(self.head, self.backbone, images))
+    def forward(self, images: Tensor | FeatureBatch, *, with_features: bool = False) -> Any:
+        """Images (N, 3, S, S), normalised by the backbone's input spec, or features at a cut -> logits (N, num_classes).
+
+        With `with_features` also the features at the highest cut that the head reads, pooled: (logits, features (N, C)).
+        """
+        features = features_for(self.head, self.backbone, images)
+        logits = logits_of(self.head, features)
+        return (logits, self.backbone.pool(features[-1])) if with_features else logits
+
+    @only_shards
+    def configure_model(self) -> None:
+        """Under FSDP2 (`Fsdp2Strategy`, `ModelParallelStrategy`) shard each layer of the backbone, the head and the module, in place.
+
+        Before that, while each process has all weights, the data module and the callbacks may read them: those that have a method
+        `before_sharding` are called with the trainer and this module. A no-op under other strategies.
+        """
+        trainer = trainer_of(self)
+        if trainer is None or not isinstance(strategy := trainer.strategy, ModelParallelStrategy):
+            return
+        if is_sharded(self):
+            return reshard(self)  # an optimizer is built over the shards
+        if trainer.state.fn == "fit":
+            readers = [part for part in (datamodule_of(trainer), *callbacks_of(trainer)) if hasattr(part, "before_sharding")]
+            if readers:
+                strategy.precision_plugin.convert_module(self.to(strategy.root_device))
+            for part in readers:
+                part.before_sharding(trainer, self)
+        shard_layers(self, self.backbone, self.head, strategy.device_mesh["data_parallel"])
 
     def on_train_epoch_end(self) -> None:
         """Log loss and metrics of the epoch."""
@@ -113,24 +143,32 @@ class FineTuner(LightningModule):
     def validation_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Log loss and metrics of a validation batch. Returns what `test_step` returns, of the images that count."""
         images, targets = batch
-        features = features_for(self.head, self.backbone, images)
-        logits = logits_of(self.head, features)
+        logits, features = self(images, with_features=True)
         counted = self._step("val", logits, targets, batch_idx)[1]
-        return {"logits": logits[:counted], "features": self.backbone.pool(features[-1])[:counted], "targets": targets[:counted]}
+        return {"logits": logits[:counted], "features": features[:counted], "targets": targets[:counted]}
 
     def test_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `features` at the highest cut that the head reads
         (N, C), and `targets`.
         """
         images, targets = batch
-        features = features_for(self.head, self.backbone, images)
-        logits = logits_of(self.head, features)
+        logits, features = self(images, with_features=True)
         self._step("test", logits, targets, batch_idx)
-        return {"logits": logits, "features": self.backbone.pool(features[-1]), "targets": targets}
+        return {"logits": logits, "features": features, "targets": targets}
 
     def predict_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> Tensor:
         """Logits (N, num_classes)."""
         return self(batch[0])  # type: ignore[no-any-return]
+
+    def process_memory(self, trains: Sequence[Collection[str]], processes: int) -> ProcessMemory:
+        """Predict the bytes in each process under `Fsdp2Strategy`, before anything is sharded.
+
+        Args:
+            trains: the names of the parameters that train, for each stage.
+            processes: number of processes, 1 or more.
+        """
+        units = [*(f"backbone.{layer}" for layer in self.backbone.cuts), "head"]
+        return process_memory(dict(self.named_parameters()), trains, self._optimizer, processes, units)
 
     def build_optimizer(self) -> Optimizer:
         """A new optimizer over all parameters, frozen or not, in named groups."""
@@ -173,8 +211,8 @@ class FineTuner(LightningModule):
             return
         if str(trainer.precision) == DOUBLE:  # before the weights are loaded: the trainer converts the module after, from float32
             self.double()
-        if "state_dict" in checkpoint:  # a sharded strategy has loaded and removed it
-            _check_same_network(checkpoint["state_dict"], self.state_dict())
+        if "state_dict" in checkpoint:  # ModelParallelStrategy has loaded and removed it
+            check_same_network(checkpoint["state_dict"], self.state_dict())
         kept = checkpoint.get(COUNTS, [])
         if kept:
             metrics, rank = self._metrics("train"), trainer.global_rank
@@ -209,14 +247,3 @@ class FineTuner(LightningModule):
             )
         self._metrics(split).update(logits.detach(), targets, loss.detach())
         return loss
-
-
-def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (held, own)]
-    for name in dict.fromkeys([*shapes[0], *shapes[1]]):
-        was, now = (f"{state[name]}" if name in state else "nothing" for state in shapes)
-        if was != now:
-            raise UserError(
-                f"this checkpoint is from another network: {name!r} is {was} in the checkpoint, but {now} in this run; "
-                "use the backbone and head of the checkpoint"
-            )

@@ -10,7 +10,7 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 | `HyperparametersMixin._hparams` and others | `share_hyperparameters` | the mixin takes none of another object |
 | `is_overridden` | `overrides` | a hook that a user has changed may read the batches before they are normalised |
 | `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
-| `FSDPStrategy.kwargs` | `uses_original_parameters` | Lightning keeps the arguments of the user nowhere else |
+| `ModelParallelStrategy._data_parallel_size` | `shard_over_all_processes` | the number of processes is known only when it sets up |
 | `strategy.setup_environment`, `strategy.cluster_environment` | `before_setup`, `name_meeting_place` | no hook precedes the process group |
 | `_ChildProcessObserver._terminate_all` | `announce_dead_processes` | it kills the first process without a word |
 | `LightningModule._compiler_ctx` | `is_compiled` | torch has no function for it |
@@ -22,12 +22,12 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -35,15 +35,24 @@ from torchmetrics import Metric
 
 from ftlit.models.backbone import compiled_parts
 
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
 
 def trainer_of(module: LightningModule) -> Trainer | None:
     """The trainer that runs a module; `None` if there is none."""
     return module._trainer
 
 
+def only_shards(configure_model: AnyFunction) -> AnyFunction:
+    """Mark a `configure_model` that shards layers, and adds none."""
+    configure_model.only_shards = True  # type: ignore[attr-defined]
+    return configure_model
+
+
 def builds_layers_late(module: LightningModule) -> bool:
     """Whether the module may add layers in `setup` or `configure_model`, which run after the callbacks' `setup`."""
-    return is_overridden("configure_model", module) or is_overridden("setup", module)
+    adds = is_overridden("configure_model", module) and not getattr(module.configure_model, "only_shards", False)
+    return adds or is_overridden("setup", module)
 
 
 def share_hyperparameters(wrapper: LightningDataModule, data: LightningDataModule) -> None:
@@ -102,9 +111,9 @@ def name_meeting_place(trainer: Trainer) -> None:
         os.environ.update(MASTER_ADDR=environment.main_address, MASTER_PORT=str(environment.main_port))
 
 
-def uses_original_parameters(strategy: FSDPStrategy) -> bool:
-    """Whether FSDP shows the module's own parameters (`use_orig_params`), which Lightning sets to true where nothing is given."""
-    return bool(strategy.kwargs.get("use_orig_params", True))
+def shard_over_all_processes(strategy: ModelParallelStrategy) -> None:
+    """Let all processes share the data, before the strategy sets up; by itself it takes the number of machines."""
+    strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes
 
 
 def is_compiled(module: LightningModule) -> bool:

@@ -12,6 +12,7 @@ from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomS
 from ftlit.data.samplers import EpochOrder, TrainOrder
 from ftlit.errors import UserError
 from ftlit.formatting import count
+from ftlit.lit.sharding.shards import is_sharded_checkpoint, read_common
 from ftlit.run_folder import RUN, RUN_STATE, new_run_advice
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
@@ -38,18 +39,18 @@ def follow_folder(state: dict[str, Any], folder: str | PathLike[str] | None) -> 
 
 
 def check_last(path: Path, run: str) -> str:
-    """Check, before anything is written, that a checkpoint and that of its best epoch belong to a run. A folder of shards is not checked.
+    """Check, before anything is written, that a checkpoint and that of its best epoch belong to a run.
 
     Returns:
-        Epoch and step at which training continues, in words; empty for a folder.
+        Epoch and step at which training continues, in words; empty for a folder that another strategy than `Fsdp2Strategy` wrote.
 
     Raises:
         UserError: one of them is missing, damaged, or of another run.
     """
-    if not path.is_file():
+    if path.is_dir() and not is_sharded_checkpoint(path):
         return ""
     try:
-        content = load_checkpoint(path)
+        content = read_common(path)[0] if path.is_dir() else load_checkpoint(path)
     except Exception as error:
         raise UserError(f"{path} is damaged, or not a checkpoint ({why_unreadable(path, error)}): {new_run_advice(path)}") from error
     if content.get(RUN_STATE, {}).get(RUN, run) != run:

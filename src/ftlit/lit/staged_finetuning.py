@@ -28,7 +28,7 @@ from ftlit.lit.stage_checks import (
     schedule_values,
 )
 from ftlit.lit.stage_trigger import StageTrigger
-from ftlit.lit.strategies import check_strategy, compile_again, reshard
+from ftlit.lit.strategies import check_resumes, check_strategy, compile_again, reshard
 from ftlit.lit.trainer_internals import (
     StoppingLimits,
     callbacks_of,
@@ -133,6 +133,7 @@ class StagedFinetuning(Callback):
         """Apply the stage of the checkpoint: this is the last hook before the strategy wraps the module."""
         if trainer.state.fn != "fit":
             return
+        check_resumes(trainer)
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is None:
             raise UserError(
@@ -222,6 +223,7 @@ class StagedFinetuning(Callback):
 
     def _apply(self, module: LightningModule, index: int) -> bool:
         """Make `index` the current stage of the module, in place. Returns whether other parameters train than before."""
+        reshard(module)
         self.index, self._applied = index, True
         batchnorm = self.stage.policy
         release_modes(self._modes)
@@ -238,8 +240,8 @@ class StagedFinetuning(Callback):
             self._enter(trainer, module, index)
 
     def _enter(self, trainer: Trainer, module: LightningModule, index: int) -> None:
-        self.trigger.begin(index, module)
         reshard(module)
+        self.trigger.begin(index, module)
         if self._apply(module, index):
             wrap_ddp_again(trainer)
             compile_again(module)

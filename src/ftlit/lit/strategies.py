@@ -18,11 +18,12 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from ftlit.errors import UserError
-from ftlit.lit.module_internals import is_compiled, raised_recompile_limit, recompile_limit, uses_original_parameters
+from ftlit.lit.module_internals import is_compiled, raised_recompile_limit, recompile_limit
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.models.backbone import Backbone, compiled_parts
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)  # no process holds all weights
-SUPPORTED = (SingleDeviceStrategy, DDPStrategy, FSDPStrategy, ModelParallelStrategy)
+SUPPORTED = (SingleDeviceStrategy, DDPStrategy, ModelParallelStrategy)
 RECOMPILED = 16  # times that each compiled part may be compiled: in both modes, frozen or not, for batches of several sizes
 UNTESTED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)  # some of them are subclasses of supported ones
 
@@ -31,19 +32,30 @@ def check_strategy(trainer: Trainer) -> None:
     """Refuse a strategy under which training would go wrong without a message when a stage unfreezes parameters.
 
     DDP is wrapped again (`ftlit.lit.module_internals.wrap_ddp_again`). `ModelParallelStrategy` (FSDP2) shards each parameter by itself
-    (`reshard`). FSDP flattens many into one, and only with `use_orig_params=True` may some of them be frozen (torch's
-    FullyShardedDataParallel, `use_orig_params`).
+    (`reshard`). FSDP1 flattens many into one, trained and frozen.
 
     Raises:
-        UserError: another strategy, or FSDP without `use_orig_params`.
+        UserError: another strategy.
     """
     strategy = trainer.strategy
-    if isinstance(strategy, FSDPStrategy) and not uses_original_parameters(strategy):
-        raise UserError("FSDP with use_orig_params=false trains frozen parameters too: set use_orig_params=true")
+    if isinstance(strategy, FSDPStrategy):
+        raise UserError(
+            "FSDPStrategy (FSDP1) is not supported, because it joins frozen and trained parameters: give trainer=fsdp2 (in Python "
+            "strategy=ftlit.Fsdp2Strategy())"
+        )
     if isinstance(strategy, UNTESTED) or not isinstance(strategy, SUPPORTED):
         raise UserError(
             f"StagedFinetuning does not support {type(strategy).__name__}, because unfreezing parameters is untested with this strategy: "
-            "train on one CPU or GPU, or give trainer.strategy=ddp or trainer.strategy=fsdp (in Python also ModelParallelStrategy)"
+            "train on one CPU or GPU, or give trainer.strategy=ddp or trainer=fsdp2 (in Python strategy=ftlit.Fsdp2Strategy())"
+        )
+
+
+def check_resumes(trainer: Trainer) -> None:
+    """Raise `UserError` for a strategy that loads the optimizer state of those parameters only that train at the moment."""
+    if isinstance(trainer.strategy, ModelParallelStrategy) and not isinstance(trainer.strategy, Fsdp2Strategy):
+        raise UserError(
+            "ModelParallelStrategy loses optimizer state when it resumes in a stage: give strategy=ftlit.Fsdp2Strategy() in this run "
+            "and in the one that writes the checkpoint"
         )
 
 

@@ -34,7 +34,7 @@ from ftlit.recipes.config.class_weights import class_weights_of, trained_classes
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run.head import head_arguments, recorded_head
 from ftlit.recipes.run.parts import batchnorm_policy
-from ftlit.recipes.run.trainer import build_trainer
+from ftlit.recipes.run.trainer import build_trainer, unsharded
 from ftlit.run_folder import BASELINE, RUN, RUN_STATE
 from ftlit.seeding import kept_random_state
 
@@ -123,7 +123,7 @@ def build_baseline(cfg: DictConfig, backbone: Backbone, images: Any, base: Recor
     data = instantiate(cfg.cache)(images, pooled=True) if isinstance(images, ImageData) else images
     model = build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base)
     own = [callback for callback in callbacks if callback is not None]
-    trainer = build_trainer(cfg, callbacks=own, logger=False, enable_checkpointing=False)
+    trainer = build_trainer(cfg, callbacks=own, logger=False, enable_checkpointing=False, **unsharded(cfg))
     use_checked_checkpoints(trainer)
     return Baseline(model, data, trainer, probe_head, recorder, identity)
 

@@ -22,6 +22,7 @@ from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED, compile_layers
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
@@ -38,7 +39,7 @@ from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import build_loggers
 from ftlit.recipes.run.parts import add_schedule_lora, build_schedule, check_reached, load_parts, lora_patterns
 from ftlit.recipes.run.resume import checkpoint_of
-from ftlit.recipes.run.trainer import build_trainer
+from ftlit.recipes.run.trainer import build_trainer, unsharded
 from ftlit.recipes.run.training_steps import check_batches, training_steps
 from ftlit.recipes.run_start import RunStart, begin_head
 from ftlit.recipes.wise import check_wise
@@ -113,7 +114,8 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     average = build_average(cfg, trains=not only_fits)
     none_held_out = {"limit_val_batches": 0, "limit_test_batches": 0, "num_sanity_val_steps": 0} if cfg.final else {}
     callbacks = [*own, *configured, *average]
-    trainer = build_trainer(cfg, callbacks=callbacks, logger=build_loggers(cfg.logger), enable_checkpointing=keeps_best, **none_held_out)
+    settings = {"enable_checkpointing": keeps_best, **none_held_out, **(unsharded(cfg) if only_fits else {})}
+    trainer = build_trainer(cfg, callbacks=callbacks, logger=build_loggers(cfg.logger), **settings)
     use_checked_checkpoints(trainer)
     check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
     check_wise(trainer, fits_head=probe_head is not None)
@@ -162,8 +164,8 @@ def build_average(cfg: DictConfig, *, trains: bool) -> list[Callback]:
 
 
 def check_sharded(strategy: object, *, slim: bool, resumes: bool) -> None:
-    """Refuse, where the weights are sharded, resuming and slim checkpoints (Lightning would miss the tensors that are left out)."""
-    if not isinstance(strategy, SHARDED) or not (slim or resumes):
+    """Refuse, where the weights are sharded, slim checkpoints, and resuming with other strategies than `Fsdp2Strategy`."""
+    if not isinstance(strategy, SHARDED) or not (slim or (resumes and not isinstance(strategy, Fsdp2Strategy))):
         return
     what, instead = ("checkpoint=slim", "give checkpoint=full") if slim else ("resume=true", "leave resume=true out to start a new run")
     raise UserError(

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from ftlit.errors import UserError
 from ftlit.features.stage_input import StageInput
+from ftlit.finetuning.freeze import trained
 from ftlit.finetuning.plan import Plan
 from ftlit.inference.load_network import load
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
@@ -147,8 +148,14 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
         processes=run.trainer.world_size,
         steps_per_epoch=per_epoch,
         rates=rates_of(run.model, run.trainer, run.data) if run.trains else None,
+        memory=run.model.process_memory(_trained(run), run.trainer.world_size) if isinstance(run.trainer.strategy, SHARDED) else None,
         seconds=None if cfg.compile else estimate_run(*parts, head_passes=passes, tests=1 if run.baseline is None else 2),
     )
+
+
+def _trained(run: Run) -> list[set[str]]:
+    """The names of the parameters that train, for each stage."""
+    return [trained(run.model, stage.train, stage.policy) for stage in run.schedule.stages]
 
 
 def _predict_with_start(cfg: DictConfig, run: Run) -> StartPredictions | None:
@@ -191,12 +198,15 @@ def _evaluate(cfg: DictConfig, run: Run, baseline: Results | None, found: Result
 
 
 def _reported(cfg: DictConfig, run: Run, kept: Baseline | None) -> ReportedNetwork | None:
-    """The network that the report shows; `None` where its weights are spread over processes. The backbone of a baseline has been trained
-    since, so it is read from the checkpoint.
+    """The network that the report shows; `None` where no process can hold it. It is read from the checkpoint where its weights are sharded,
+    and of a baseline, whose backbone has been trained since.
     """
-    fitted = kept or run
+    fitted, folder = kept or run, Path(cfg.paths.run)
     vectors = fitted.probe_head.train_vectors if fitted.probe_head else None
-    if kept is not None:
-        network = load(checkpoint_in(Path(cfg.paths.run)), trust=True)  # the run has imported its classes already
-        return ReportedNetwork(network.backbone, network.head, vectors)
-    return None if isinstance(run.trainer.strategy, SHARDED) else ReportedNetwork(run.model.backbone, run.model.head, vectors)
+    if kept is None and not isinstance(run.trainer.strategy, SHARDED):
+        return ReportedNetwork(run.model.backbone, run.model.head, vectors)
+    stored = checkpoint_in(folder) if kept else folder / "checkpoints" / "best.ckpt"
+    if not stored.is_file():
+        return None
+    network = load(stored, trust=True)  # the run has imported its classes already
+    return ReportedNetwork(network.backbone, network.head, vectors)

@@ -19,6 +19,7 @@ from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.resumed_checkpoint import began_in_epoch_0, check_best, check_loaders, continuing, follow_folder
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
 from ftlit.lit.trainer_internals import (
     leave_signals,
@@ -64,6 +65,8 @@ class LastCheckpoint(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the trainer write and read checkpoints atomically and checked; in a fit, receive signals, where the program does not."""
         use_checked_checkpoints(trainer)
+        if isinstance(trainer.strategy, Fsdp2Strategy):
+            trainer.strategy.resumes_from = self.path
         if stage == "fit" and not STOP_SIGNALS.owned and not requeues(trainer):
             self._signals.enter_context(owned_signals(answers=trainer.is_global_zero))
             self._owns_signals = STOP_SIGNALS.owned

@@ -28,6 +28,7 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views
 from ftlit.lit.datamodules.loader_features import LoaderFeatures
 from ftlit.lit.rank_store import first_ahead, meet
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy, assign, is_sharded
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.models.heads import Combine, LinearHead, head_cuts
@@ -91,12 +92,18 @@ class FitProbeHead(Callback):
         self.train_vectors: TrainVectors | None = None
         self.subspace: FeatureSubspace | None = None
 
+    def before_sharding(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit the probe and copy it into the head, in place, while each process has all weights."""
+        self._begin(trainer, pl_module)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the probe and copy it into the head, in place."""
         if not self.trains:
             end_before_first_step(trainer)
-        if trainer.ckpt_path is not None and self.trains:
-            return
+        if (trainer.ckpt_path is None or not self.trains) and not is_sharded(pl_module):
+            self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         head = self._head(pl_module)
         if self.given is not None:
             self.probe = replace(self.given, temperature=1.0)
@@ -193,8 +200,8 @@ def _copy(probe: HeadProbe, head: nn.Linear) -> None:
     fitted = probe.as_head()
     assert isinstance(fitted, nn.Linear)
     with torch.no_grad():
-        head.weight.copy_(fitted.weight)
-        head.bias.copy_(fitted.bias)
+        assign(head.weight, fitted.weight)
+        assign(head.bias, fitted.bias)
 
 
 def check_probe_head(trainer: Trainer, data: Any, hints: Hints = IN_PYTHON) -> IndexedImages:
@@ -211,7 +218,7 @@ def check_probe_head(trainer: Trainer, data: Any, hints: Hints = IN_PYTHON) -> I
     """
     images = data.images if isinstance(data, FeatureData) else data
     way_out = f"{hints.trained_head}{hints.own_fit}"
-    if isinstance(trainer.strategy, SHARDED):
+    if isinstance(trainer.strategy, SHARDED) and not isinstance(trainer.strategy, Fsdp2Strategy):
         raise UserError(f"a linear probe needs the whole head in each process, but this strategy shards the head: {way_out}")
     if not isinstance(images, IndexedImages):
         given = "a plain DataLoader" if data is None else type(data).__name__

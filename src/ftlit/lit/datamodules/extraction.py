@@ -48,6 +48,11 @@ class Extraction:
         self._rows: dict[tuple[Split, str], Rows] = {}  # by split and digest
         self._known: dict[FeatureSpec, str] = {}  # digest of the evaluation view
         self.pixels: dict[Split, StoredImages] = {}  # stored in place of the images of a split
+        self._sealed = False
+
+    def seal(self) -> None:
+        """Return only rows that are known by now, whatever happens to the weights: they will be sharded, and none of them train below."""
+        self._sealed = True
 
     def rows(
         self, trainer: Trainer, backbone: Backbone, specs: Mapping[View, Sequence[FeatureSpec]], stage: int | None
@@ -99,6 +104,8 @@ class Extraction:
 
     def is_known(self, trainer: Trainer, backbone: Backbone, spec: FeatureSpec) -> bool:
         """Whether features in the evaluation view were used in training and still belong to the current weights."""
+        if self._sealed:  # nothing to compare: a process has shards only
+            return False
         return spec in self._known and self._current_keys(trainer, backbone, VALIDATION, [spec])[spec].digest == self._known[spec]
 
     def _hash_images(self, trainer: Trainer, splits: Sequence[Split]) -> None:
@@ -124,6 +131,8 @@ class Extraction:
         return self.data.transforms["val" if view.number == EVALUATION else "train"]
 
     def _keys_of_stage(self, trainer: Trainer, backbone: Backbone, view: View, specs: Sequence[FeatureSpec], stage: int | None) -> SpecKeys:
+        if self._sealed:
+            return {spec: self._keys[view, spec][1] for spec in specs}
         versions = {spec: (stage, *_versions(backbone.upto(spec.cut))) for spec in specs}
         if stage is None or any((view, spec) not in self._keys or self._keys[view, spec][0] != versions[spec] for spec in specs):
             current = self._current_keys(trainer, backbone, view, specs)

@@ -36,12 +36,15 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.image_wrapper import WrapsImageData
 from ftlit.lit.datamodules.loader_features import LoaderFeatures
 from ftlit.lit.datamodules.stage_loader import ServedFeatures, StageLoader, stages_read
+from ftlit.lit.module import FineTuner
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import check_sampler_epoch, find_callback
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import head_cuts
 
+TRAINED_BEFORE = "because layers below have trained by then, and the strategy shards their weights"
 WEIGHT_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}  # by precision; else float32
 
 
@@ -150,8 +153,9 @@ class FeatureData(WrapsImageData):
         layers = trained_layers(module, schedule)
         if self.images.mix != "none":
             return [StageInput((), 0, f"images, because data.mix={self.images.mix} mixes them")] * len(layers)
-        if isinstance(trainer.strategy, SHARDED):
-            return [StageInput((), 0, f"{self.input_spec.noun}, because the strategy shards the weights")] * len(layers)
+        sharded = isinstance(trainer.strategy, SHARDED)
+        if sharded and not (isinstance(trainer.strategy, Fsdp2Strategy) and isinstance(module, FineTuner)):
+            return [self._unstored("because the strategy shards the weights")] * len(layers)
         backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
         specs = [specs_of(backbone, names, pooled=self.pooled, head_cuts=head_cuts(module)) for names in layers]
         rows = {own: len(views) * sizes["train"] + sizes["val"] for own, views in self._views(specs, schedule, trainer).items()}
@@ -165,7 +169,18 @@ class FeatureData(WrapsImageData):
             device=trainer.strategy.root_device.type,
             input_shape=self.input_spec.shape,
         )
+        if sharded:
+            possible = specs_before_training(backbone, inputs, layers, 0)
+            inputs = [own if own.specs == specs else self._unstored(TRAINED_BEFORE) for own, specs in zip(inputs, possible, strict=True)]
         return with_shared_epochs(inputs, schedule) if schedule else inputs
+
+    def _unstored(self, reason: str) -> StageInput:
+        return StageInput((), 0, f"{self.input_spec.noun}, {reason}")
+
+    def before_sharding(self, trainer: Trainer, module: nn.Module) -> None:
+        """Store the features of all stages while each process has all weights; later stages read only these."""
+        self._prepare()
+        self.extraction.seal()
 
     def _views(self, specs: Sequence[Specs], schedule: Schedule | None, trainer: Trainer) -> dict[Specs, set[int]]:
         """Return the views of training images that will be read with the same specs, from the epochs that their stages may last."""

@@ -102,6 +102,8 @@ def _check_trainer(trainer: DictConfig) -> None:
     if trainer.get("devices") == 0:
         raise UserError("trainer.devices=0: give 1 or more, or -1 for all devices")
     strategy = trainer.get("strategy")
+    if str(strategy).lower().startswith("fsdp"):
+        raise UserError(f"trainer.strategy={strategy} (FSDP1) is not supported: give trainer=fsdp2")
     if isinstance(strategy, str) and strategy.lower() not in (known := ["auto", *StrategyRegistry.available_strategies()]):
         raise invalid("trainer.strategy", strategy, [name for name in known if not any(part in name for part in PICKLING)])
     method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy

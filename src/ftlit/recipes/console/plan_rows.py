@@ -56,11 +56,13 @@ def plan_rows(
         rows.append(("head", _head_text(cfg, data, spec.noun, facts)))
     if facts.trains:
         rows.append(("training", training_text(cfg, data, plan, facts, stage_inputs, spec.noun)))
-        rows += _stage_rows(plan, stage_inputs, facts.processes, spec.noun)
+        rows += _stage_rows(plan, stage_inputs, facts, spec.noun)
         rows += _average_rows(cfg)
     if stage_inputs and (facts.trains or facts.head_bytes):
         rows.append(("cache", _cache_text(data, stage_inputs if facts.trains else (), facts.head_bytes)))
     rows.append(("device", facts.devices))
+    if facts.memory:
+        rows.append(("memory", facts.memory.describe(facts.processes)))
     if cfg.compile and facts.trains:
         rows.append(
             ("compile", "each layer and the head; the first steps of a stage take longer, as its changed layers are compiled again")
@@ -87,10 +89,10 @@ def _epochs_text(number: int | None) -> str:
     return "no limit of epochs" if number in (None, -1) else count(number, "epoch")
 
 
-def _stage_rows(plan: Plan, stage_inputs: Sequence[StageInput], processes: int, noun: str) -> list[PlanRow]:
-    rows = []
+def _stage_rows(plan: Plan, stage_inputs: Sequence[StageInput], facts: RunFacts, noun: str) -> list[PlanRow]:
+    rows, verb = [], "fsdp2 reduce-scatters" if facts.memory else "ddp all-reduces"
     for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True)):
-        reduces = f"ddp all-reduces {size_in_words(size)} of gradients per step; " if processes > 1 else ""
+        reduces = f"{verb} {size_in_words(size)} of gradients per step; " if facts.processes > 1 else ""
         rows.append((f"stage {i}", f"{line}; {reduces}reads {stage_inputs[i].reason if stage_inputs else noun}"))
     return rows
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ftlit.finetuning.lr_schedule import Rates
+from ftlit.lit.sharding.memory import ProcessMemory
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class RunFacts:
         processes: how many there are.
         steps_per_epoch: optimizer steps of an epoch, if known.
         rates: the learning rates over time, if known.
+        memory: what each process holds, if the weights are sharded.
         seconds: estimate for the whole run on this machine, if there is one.
     """
 
@@ -44,4 +46,5 @@ class RunFacts:
     processes: int = 1
     steps_per_epoch: int | None = None
     rates: Rates | None = None
+    memory: ProcessMemory | None = None
     seconds: float | None = None

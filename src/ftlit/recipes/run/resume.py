@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError, shorten
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import read_json, upgraded, with_format
+from ftlit.lit.sharding.shards import finish_replacing, is_sharded_checkpoint
 from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_template, run_mode
 from ftlit.recipes.config.ranges import AUTO, RESOLVED_SETTINGS
 from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
@@ -55,16 +56,17 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
             raise UserError(f"{cfg.paths.run} already holds a run: give resume=true to resume it, or another hydra.run.dir=...")
         return None
     check_settings(cfg)
+    for path in (last, best):
+        finish_replacing(path)
     if not last.exists():  # the run ended before its first step
         probe = best.with_name(f"{BASELINE}.ckpt")  # which best.ckpt begins with
         if best.exists() and not (probe.exists() and cmp(best, probe, shallow=False)):
             raise UserError(f"resuming this run needs {last}, which is missing: restore it, or {new_run_advice(last)}")
         return None
     for path in filter(Path.is_dir, (last, best)):
-        raise UserError(
-            f"{path} is a folder, written by a strategy that shards the weights, and no run can be resumed from it: start a new run"
-        )
-    if not is_zipfile(last):  # what torch.save writes
+        if not is_sharded_checkpoint(path):
+            raise UserError(f"{path} is a folder that trainer=fsdp2 has not written, so no run can be resumed from it: start a new run")
+    if last.is_file() and not is_zipfile(last):  # what torch.save writes
         raise UserError(f"{last} is damaged, or not a checkpoint: {new_run_advice(last)}")
     return last
 

@@ -17,12 +17,14 @@ from ftlit.errors import UserError
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.module_internals import announce_dead_processes
 from ftlit.lit.rank_store import LostProcess, meet_before_setup
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import callbacks_of, find_callback, leave_signals, limit_waiting, resume_only_from_given
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run.interruption import print_lost_process
 from ftlit.recipes.run.launched import SRUN, launched
 
+FSDP2 = f"{Fsdp2Strategy.__module__}.{Fsdp2Strategy.__qualname__}"
 CONNECTION_LOST = ("closed by peer", "reset by peer", "remote process exited")  # messages of gloo and NCCL when another process died
 NO_ANSWER = ("imed out", "timeout")  # when it was silent for too long
 COLLECTIVE = ("gloo", "NCCL", "pair closure")  # in messages of operations that wait for other processes; also of torch's store, a DistError
@@ -47,6 +49,12 @@ def build_trainer(cfg: DictConfig, **settings: Any) -> pl.Trainer:
             lambda: print_lost_process(cfg, f"process {trainer.global_rank} stops: another process failed or was killed")
         )
     return trainer
+
+
+def unsharded(cfg: DictConfig) -> dict[str, Any]:
+    """The settings with which `build_trainer` shards nothing, for a head that is only fitted on features of a frozen backbone."""
+    strategy = cfg.trainer.get("strategy")
+    return {"strategy": "ddp"} if isinstance(strategy, DictConfig) and strategy.get("_target_") == FSDP2 else {}
 
 
 def _check_nodes(trainer: pl.Trainer) -> None:

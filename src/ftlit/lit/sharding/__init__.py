@@ -1,0 +1,1 @@
+"""Training with sharded weights: the strategy, its checkpoints, and the memory that a process needs."""
