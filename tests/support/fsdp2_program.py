@@ -175,6 +175,13 @@ class Peek(pl.Callback):
             self.found = measured_memory(pl_module, trainer.optimizers[0])
 
 
+def reread(case: str) -> dict:
+    """Metrics of the last checkpoint of "best", which another number of processes wrote."""
+    fixed = {"accelerator": "cpu", "devices": DEVICES, "enable_checkpointing": False, **QUIET}
+    validating = pl.Trainer(strategy=Fsdp2Strategy(), **fixed)
+    return validating.validate(network(case), images(), ckpt_path=FOLDER / "end.ckpt", verbose=False)[0]
+
+
 def memory(case: str) -> dict:
     """Bytes that this process holds after a step of AdamW on all parameters, and their prediction."""
     factory, peek = partial(torch.optim.AdamW, lr=0.01), Peek()
@@ -191,7 +198,7 @@ def _sizes(memory) -> list[int]:
     return [memory.parameters, memory.gradients, memory.optimizer]
 
 
-PROGRAMS = {"features": features, "resume": resume, "best": best, "memory": memory}
+PROGRAMS = {"features": features, "resume": resume, "best": best, "memory": memory, "reread": reread}
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:

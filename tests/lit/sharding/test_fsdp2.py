@@ -114,6 +114,12 @@ def test_the_best_checkpoint_is_a_plain_file_and_the_last_one_a_folder_of_shards
     assert distance(first["weights"], first["after"]) == 0  # the last checkpoint was loaded again, after the best
 
 
+@pytest.mark.slow
+def test_another_number_of_processes_reads_the_same_weights(two, folder):
+    (alone,) = launch(folder, 1, "reread")["reread"]
+    assert alone == pytest.approx(two["best"][0]["metrics"]["end.ckpt"], rel=1e-5)
+
+
 def test_a_consolidated_checkpoint_holds_the_weights_at_the_end(two, folder):
     with pytest.raises(UserError, match=r"end.ckpt is a folder of shards.* run ftlit consolidate .*end.ckpt"):
         load(folder / "end.ckpt")
