@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.errors import UserError, closest
+from ftlit.files import part_of
 from ftlit.formats import DamagedFile, JsonObject, read_json, write_json
 from ftlit.formatting import shell_word, shown
 
@@ -63,6 +64,17 @@ def _holds(path: Path, text: bytes) -> bool:
             return text in file.read(MAX_READ)
     except OSError:
         return False
+
+
+def is_sharded_checkpoint(path: Path) -> bool:
+    """Whether a path is a complete folder of shards."""
+    return (path / SHARDS_META).is_file()
+
+
+def finish_replacing(folder: Path) -> None:
+    """Give a complete folder its name, where the program was killed between removing the one before and renaming it."""
+    if not folder.exists() and is_sharded_checkpoint(beside := part_of(folder)):
+        beside.rename(folder)
 
 
 def identity_of(folder: Path) -> str | None:

@@ -21,7 +21,7 @@ from ftlit.inference.record import KEY, build_backbone, build_head, read_record,
 from ftlit.inference.record_checks import RESTORE, BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.lora import merge_lora
-from ftlit.run_folder import RUN, RUN_STATE, SHARDS_META, identity_of, meant_run
+from ftlit.run_folder import RUN, RUN_STATE, identity_of, is_sharded_checkpoint, meant_run
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 
@@ -42,9 +42,7 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
     if not path.exists():
         raise UserError(f"there is no file or folder {path}{meant_run(path)}")
     if not file.is_file():
-        if (
-            sharded := next((part for part in (path, file, file.with_name("last.ckpt")) if (part / SHARDS_META).is_file()), None)
-        ) is not None:
+        if (sharded := next((part for part in (path, file, file.with_name("last.ckpt")) if is_sharded_checkpoint(part)), None)) is not None:
             raise UserError(
                 f"{shown(sharded)} is a folder of shards, written by training with sharded weights: to make a plain checkpoint of it, run "
                 f"ftlit consolidate {shell_word(str(path))}"

@@ -12,8 +12,8 @@ from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomS
 from ftlit.data.samplers import EpochOrder, TrainOrder
 from ftlit.errors import UserError
 from ftlit.formatting import count
-from ftlit.lit.sharding.shards import is_sharded_checkpoint, read_common
-from ftlit.run_folder import RUN, RUN_STATE, new_run_advice
+from ftlit.lit.sharding.shards import read_common
+from ftlit.run_folder import RUN, RUN_STATE, is_sharded_checkpoint, new_run_advice
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)

@@ -11,7 +11,7 @@ from paths import SUPPORT
 from ftlit import load
 from ftlit.errors import UserError
 from ftlit.lit.sharding.consolidate import consolidate
-from ftlit.lit.sharding.shards import is_sharded_checkpoint
+from ftlit.run_folder import is_sharded_checkpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ddp]
 

@@ -7,7 +7,8 @@ import torch
 
 from ftlit.errors import UserError
 from ftlit.lit.sharding.consolidate import consolidate
-from ftlit.lit.sharding.shards import META, consolidated, finish_replacing, is_sharded_checkpoint, write_shards
+from ftlit.lit.sharding.shards import META, consolidated, write_shards
+from ftlit.run_folder import finish_replacing, is_sharded_checkpoint
 from ftlit.tensor_files import load_checkpoint, save_checkpoint
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from ftlit.errors import UserError
 from ftlit.files import remove
 from ftlit.formatting import shown
-from ftlit.lit.sharding.shards import consolidated, is_sharded_checkpoint
-from ftlit.run_folder import meant_run
+from ftlit.lit.sharding.shards import consolidated
+from ftlit.run_folder import is_sharded_checkpoint, meant_run
 from ftlit.tensor_files import save_checkpoint
 
 

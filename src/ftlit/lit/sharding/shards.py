@@ -24,11 +24,6 @@ MARKER = "shard"  # key of a marker: the name of a tensor in the files of shards
 TRAINING_STATE = ("optimizer_states", "lr_schedulers", "callbacks", "loops")  # keys of a checkpoint that only a resumed run reads
 
 
-def is_sharded_checkpoint(path: Path) -> bool:
-    """Whether a path is a complete folder of shards."""
-    return (path / META).is_file()
-
-
 def write_shards(content: dict[str, Any], folder: Path, rank: int, processes: int, meet: Callable[[], None]) -> None:
     """Write a checkpoint with sharded tensors, atomically: every process calls it. Raises `WriteError`.
 
@@ -56,12 +51,6 @@ def write_shards(content: dict[str, Any], folder: Path, rank: int, processes: in
         save_checkpoint({PROCESSES: processes, CONTENT: common}, beside / META)  # last: a folder with this file is complete
         _replace(folder, beside)
     meet()
-
-
-def finish_replacing(folder: Path) -> None:
-    """Give a complete folder its name, where the program was killed between removing the one before and renaming it."""
-    if not folder.exists() and is_sharded_checkpoint(beside := part_of(folder)):
-        beside.rename(folder)
 
 
 def _replace(folder: Path, beside: Path) -> None:

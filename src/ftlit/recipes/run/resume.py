@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError, shorten
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import read_json, upgraded, with_format
-from ftlit.lit.sharding.shards import finish_replacing, is_sharded_checkpoint
 from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_template, run_mode
 from ftlit.recipes.config.ranges import AUTO, RESOLVED_SETTINGS
 from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
@@ -23,7 +22,7 @@ from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
 from ftlit.recipes.run.earlier_configs import BEFORE_SEVERAL_CUTS, as_today
 from ftlit.recipes.run.elastic import Began, keep_batch, processes_of
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
-from ftlit.run_folder import BASELINE, REPORT, new_run_advice
+from ftlit.run_folder import BASELINE, REPORT, finish_replacing, is_sharded_checkpoint, new_run_advice
 
 CONFIG = "config.yaml"
 REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
