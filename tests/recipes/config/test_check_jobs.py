@@ -52,12 +52,12 @@ def test_a_mistake_that_all_jobs_share_has_the_message_of_a_single_run(config):
     wrong = "trainer.max_epochs=-3"
     assert error_of(config, [wrong, "optimizer.lr=0.1"], [wrong, "optimizer.lr=0.2"]).startswith(f"{wrong}: give a whole number")
     assert error_of(config, ["seed=1", wrong], ["seed=2", wrong]).startswith(f"{wrong}: give a whole number")
-    assert error_of(config, ["optimizer.lrr=1"], ["optimizer.lrr=2"]).startswith("no option 'optimizer.lrr'")
+    assert error_of(config, ["optimizer.lrr=1"], ["optimizer.lrr=2"]).startswith("there is no option 'optimizer.lrr'")
 
 
 def test_jobs_that_cannot_be_composed_are_errors_too(config):
     line = error_of(config, ["backbone=nope"], ["backbone=nor_this"], ["backbone=glyph"])
-    assert "job 0 (backbone=nope) could not begin: no backbone option 'nope'" in line and line.endswith(
+    assert "job 0 (backbone=nope) could not begin: backbone has no option 'nope'" in line and line.endswith(
         "; 1 other job could not begin either"
     )
 
