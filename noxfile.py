@@ -1,4 +1,4 @@
-"""Lanes: `nox -s fast`, `nox -s tests`, `nox -s hydra14`, whose words after `--` go to pytest, and `nox -s lint`."""
+"""Lanes: `nox -s fast`, `nox -s tests`, `nox -s slow`, `nox -s hydra14`, whose words after `--` go to pytest, and `nox -s lint`."""
 
 from pathlib import Path
 
@@ -23,6 +23,12 @@ def fast(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all tests but the slow ones in the current environment."""
     session.run("pytest", *session.posargs, env=COMPILED_ONCE)
+
+
+@nox.session(venv_backend="none")
+def slow(session: nox.Session) -> None:
+    """Run the tests that only the nightly workflow runs in the current environment."""
+    session.run("pytest", "-m", "slow", *session.posargs, env=COMPILED_ONCE)
 
 
 @nox.session(venv_backend="none")

@@ -14,6 +14,7 @@ import torch
 import warm
 from doc_pages import PAGES, all_blocks, blocks, commands, missing, samples
 from hydra import compose
+from lanes import nightly
 from paths import ROOT
 from PIL import Image
 from split_sweep import sweep_jobs
@@ -148,11 +149,12 @@ def workspace(tmp_path_factory):
     return folder
 
 
+LONG = [sample for sample in samples() if any(word in sample.command for word in (" -m ", "hparams_search=", "probe=all"))]
 PRINTED: dict[str, list[str]] = {}  # by command: two pages may show one
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("sample", samples(), ids=lambda sample: sample.block.name)
+@pytest.mark.parametrize("sample", nightly(samples(), LONG), ids=lambda sample: sample.block.name)
 @pytest.mark.xdist_group("samples")
 def test_a_page_shows_what_the_command_prints(sample, workspace):
     if "weights/" in sample.command and "FTLIT_TEST_DATA" not in os.environ:

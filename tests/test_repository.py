@@ -31,7 +31,9 @@ def test_the_workflow_runs_every_lane_and_the_tests_with_every_python():
     matrix = read(".github/workflows/tests.yml")["jobs"]["lane"]["strategy"]["matrix"]
     jobs = {(lane, python) for lane in matrix["lane"] for python in matrix["python"]}
     jobs |= {(job["lane"], job["python"]) for job in matrix["include"]}
-    assert {lane for lane, _ in jobs} == LANES >= {"fast", "tests", "lint", "hydra14"}
+    steps = read(".github/workflows/nightly.yml")["jobs"]["slow"]["steps"]
+    nightly = {step["run"].removeprefix("nox -s ") for step in steps if "run" in step}
+    assert {lane for lane, _ in jobs} == LANES - nightly >= {"fast", "tests", "lint", "hydra14"} and "slow" in LANES & nightly
     pythons = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)}
     assert {python for lane, python in jobs if lane == "tests"} == pythons and f">={min(pythons)}" == PROJECT["requires-python"]
 

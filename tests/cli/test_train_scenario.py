@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import warm
+from lanes import nightly
 from train_command import train
 
 from ftlit.data.dataset import SPLITS
@@ -94,10 +95,10 @@ def test_each_job_of_a_sweep_has_its_own_advice(tmp_path):
     [
         ("seed=1", "small_similar"),  # digits: a linear probe has an error of 1 %
         ("optimizer.lr=2e-3", "large_similar"),
-        ("trainer.accumulate_grad_batches=2", "large_similar"),
+        pytest.param("trainer.accumulate_grad_batches=2", "large_similar", marks=pytest.mark.slow),
         ("experiment=seeded", "small_similar"),
         ("experiment=quick", "large_similar"),
-        ("trainer.max_epochs=5", "large_similar"),
+        pytest.param("trainer.max_epochs=5", "large_similar", marks=pytest.mark.slow),
         ("backbone.reinit=[-1]", "large_similar"),
         ("trainer.num_sanity_val_steps=0", "small_similar"),
     ],
@@ -147,7 +148,7 @@ def test_a_range_test_uses_the_advised_scenario(tmp_path):
     assert result.returncode == 2 and "does not work with a linear probe, which is fitted without a learning rate" in result.stderr
 
 
-@pytest.mark.parametrize("scenario", ["small_similar", "small_different"])
+@pytest.mark.parametrize("scenario", nightly(["small_similar", "small_different"], ["small_different"]))
 def test_small_scenarios_fit_a_probe_and_train_nothing(tmp_path, scenario):
     arguments = (f"scenario={scenario}", "report=false", f"hydra.run.dir={tmp_path}/run")
     result = train(tmp_path, *arguments)

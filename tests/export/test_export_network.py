@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lanes import nightly
 from run_folders import CLASSES, run_of
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -51,9 +52,9 @@ def images_of(network, count):
         (*RESNET, True, {}),
         ("alexnet", {"input_spec": MINE}, False, {}),
         ("mobilenet_v3_small", {"input_spec": MINE, "width_mult": 0.5}, True, {"width_mult": 0.5}),
-        ("swin_t", {"input_spec": MINE}, False, {}),
+        pytest.param("swin_t", {"input_spec": MINE}, False, {}, marks=pytest.mark.slow),
         pytest.param("vit_b_32", {"input_spec": MINE}, False, {"image_size": 64}, marks=pytest.mark.slow),  # 350 MB
-        ("convnext_tiny", {"input_spec": MINE}, False, {}),
+        pytest.param("convnext_tiny", {"input_spec": MINE}, False, {}, marks=pytest.mark.slow),
         ("googlenet", {"input_spec": MINE, "transform_input": True}, False, {"transform_input": True, "aux_logits": False}),
     ],
 )
@@ -91,7 +92,11 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind", ["linear", "conv", "attention", "cut", "tokens", "both tokens", "attention to tokens", "glyph", "concat", "average"]
+    "kind",
+    nightly(
+        ["linear", "conv", "attention", "cut", "tokens", "both tokens", "attention to tokens", "glyph", "concat", "average"],
+        ["conv", "cut", "both tokens", "attention to tokens", "average"],
+    ),
 )
 @torch.no_grad()
 def test_the_torch_program_accepts_any_batch_size_and_normalises_the_images(runs, kind, tmp_path):
@@ -107,7 +112,13 @@ def test_the_torch_program_accepts_any_batch_size_and_normalises_the_images(runs
     assert stored["input_spec"]["size"] == network.input_spec.size
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv", "attention", "both tokens", "attention to tokens", "concat", "average"])
+@pytest.mark.parametrize(
+    "kind",
+    nightly(
+        ["linear", "conv", "attention", "both tokens", "attention to tokens", "concat", "average"],
+        ["conv", "both tokens", "attention to tokens", "average"],
+    ),
+)
 @torch.no_grad()
 def test_the_onnx_model_accepts_any_batch_size_and_normalises_the_images(runs, kind, tmp_path):
     from onnxruntime import InferenceSession
@@ -234,7 +245,7 @@ def command(monkeypatch, capsys, *arguments):
         return end.code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "net.pt2", "net.onnx"])
+@pytest.mark.parametrize("name", nightly(["net.pth", "net.safetensors", "net.pt2", "net.onnx"], ["net.pt2"]))
 def test_the_code_that_is_printed_reads_the_class_names_in_the_order_of_the_logits(runs, tmp_path, name):
     if name.endswith("onnx"):
         pytest.importorskip("onnxscript")

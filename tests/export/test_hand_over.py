@@ -71,7 +71,13 @@ def run(tmp_path_factory, images):
 
 
 @pytest.mark.parametrize(
-    ("to", "preprocessing", "half"), [("torch", False, False), ("torch", True, True), ("onnx", False, True), ("onnx", True, False)]
+    ("to", "preprocessing", "half"),
+    [
+        pytest.param("torch", False, False, marks=pytest.mark.slow),
+        ("torch", True, True),
+        ("onnx", False, True),
+        pytest.param("onnx", True, False, marks=pytest.mark.slow),
+    ],
 )
 def test_the_program_predicts_as_the_run_does_in_a_process_without_ftlit(run, images, tmp_path, to, preprocessing, half):
     path, usage = export_run(run, to, tmp_path / f"net{EXPORT_FORMATS[to].suffixes[0]}", preprocessing=preprocessing, half=half)

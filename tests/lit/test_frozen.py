@@ -7,6 +7,7 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
+from lanes import nightly
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import DataLoader
@@ -125,7 +126,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", params=NETS)
+@pytest.fixture(scope="module", params=nightly(NETS, ["efficientnet_b0", "swin_t", "shufflenet_v2_x0_5", "regnet_x_400mf"]))
 def run(request, one_thread) -> Run:
     torch.manual_seed(0)
     backbone = load_backbone(request.param, weights=None, input_spec={"size": 32}, **NETS[request.param])

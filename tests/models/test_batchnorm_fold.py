@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from batchnorm_networks import TOLERANCE, assert_same, assert_state_equal, logits, net, network, randomise
+from lanes import nightly
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -46,7 +47,7 @@ def check_invariant_7(model, size):
         assert_state_equal(affine.state_dict(), batchnorm_to_affine(back).state_dict())
 
 
-@pytest.mark.parametrize("name", [name if name != "maxvit_t" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
+@pytest.mark.parametrize("name", nightly(SMALL, ["maxvit_t", "vgg11_bn", "resnext50_32x4d"]))
 def test_the_rewrite_keeps_the_function(name):
     check_invariant_7(network(name, SMALL[name]), SMALL[name])
 

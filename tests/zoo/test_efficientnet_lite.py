@@ -96,6 +96,7 @@ def test_a_file_with_the_names_of_timm_has_the_same_weights():
 
 @installed
 @real
+@pytest.mark.slow
 def test_it_recognises_imagenet():
     """87 % of 250 images, 81 % with symmetric padding."""
     model = build().eval()
@@ -121,6 +122,7 @@ def train(folder, *words):
 @installed
 @real
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_a_linear_probe_on_photos_is_better_than_on_squeezenet(tmp_path):
     """0.941 of the test images; 0.922 with squeezenet1_1."""
     (tmp_path / "photos").symlink_to(DATA / "images/hymenoptera")

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import warm
+from lanes import nightly
 from lightning_net import Stop
 from paths import ROOT
 from text_inputs import DEBERTA, MODERNBERT, minilm, save_model, trec, words, write_csv
@@ -104,7 +105,7 @@ def test_frozen_layers_keep_their_weights_and_all_others_change(folder, texts):
     assert rates["backbone.embeddings"] == 0.5 * rates["backbone.encoder.0"] == 0.125 * rates["backbone.pooler"]
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize("step", nightly([1, 3, 5], [1, 5]))
 def test_a_resumed_run_gives_the_same_weights_bit_for_bit(folder, texts, tmp_path, step):
     spec = load_bert(str(folder), max_length=12).input_spec
 
@@ -187,6 +188,7 @@ def test_a_pooling_of_tokens_is_planned_trained_resumed_and_loaded(options, row,
     assert load(tmp_path / "run")(["a b c", "b c"]) == before
 
 
+@pytest.mark.slow
 def test_a_real_encoder_learns_real_questions(tmp_path):
     folder = minilm()
     texts, test = write_csv(tmp_path / "train.csv", trec("train", 400)), write_csv(tmp_path / "test.csv", trec("test", 100))

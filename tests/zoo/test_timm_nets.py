@@ -8,6 +8,7 @@ import pytest
 import torch
 import warm
 from invariant_1 import check_cuts
+from lanes import nightly
 from paths import ROOT
 from timm_networks import build
 
@@ -30,6 +31,12 @@ SEPARABLE = {
     "cs3darknet_focus_s": 64, "repvit_m0_9": 64, "starnet_s1": 64, "hardcorenas_a": 64, "dla46x_c": 64, 
     "inception_next_atto": 64, "repghostnet_050": 64, "tiny_vit_5m_224": 224, "efficientformer_l1": 224,
 }  # fmt: skip
+# with layers as another network of these, or of torchvision, has them
+ALIKE = (
+    "resnetv2_18", "convnextv2_atto", "deit_tiny_patch16_224", "densenet121", "swin_tiny_patch4_window7_224", "edgenext_xx_small",
+    "ghostnet_100", "rexnet_100", "tinynet_e", "cs3darknet_focus_s", "starnet_s1", "hardcorenas_a", "dla46x_c", "inception_next_atto",
+    "repghostnet_050", "tiny_vit_5m_224", "efficientformer_l1",
+)  # fmt: skip
 INSEPARABLE = {"cait_xxs24_224": 224, "hrnet_w18_small": 64}
 
 
@@ -46,7 +53,7 @@ def check_invariant_1(name, size, split_at="stages"):
     return note, backbone
 
 
-@pytest.mark.parametrize("name", SEPARABLE)
+@pytest.mark.parametrize("name", nightly(SEPARABLE, ALIKE))
 def test_a_cut_loses_nothing(name):
     note, backbone = check_invariant_1(name, SEPARABLE[name])
     assert not note and len(backbone.cuts) > 3

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import warm
+from lanes import nightly
 from lightning.pytorch.callbacks import LearningRateMonitor
 from paths import ROOT, python_path
 from PIL import Image
@@ -243,7 +244,7 @@ def final_state(folder: Path) -> dict:
     return kept | {name: (folder / name).read_text() for name in ("metrics.csv", "result.json")}
 
 
-@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+@pytest.mark.parametrize("trainer", nightly(["cpu", "ddp_cpu"], ["ddp_cpu"]))
 def test_the_command_killed_by_sigkill_and_resumed_ends_with_the_same_bits(tmp_path, trainer):
     command = [*COMMAND, f"trainer={trainer}"]
     folder = tmp_path / "run"

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from feature_runs import ALL, HEAD, QUIET, SCHEDULES, TOP, Passes, Stop, data, distance, fit, gradient_image, model
+from lanes import nightly
 from torch import nn
 
 from ftlit import FeatureData, InputSpec, Schedule, Stage, StagedFinetuning, UserError, build_optimizer
@@ -44,7 +45,7 @@ def test_a_run_from_features_at_the_top_of_frozen_layers_ends_with_the_weights_o
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("options", [{"num_workers": 1}, {"batch_size": 5}, {"batch_size": 64}])
+@pytest.mark.parametrize("options", nightly([{"num_workers": 1}, {"batch_size": 5}, {"batch_size": 64}], [{"batch_size": 5}]))
 def test_workers_and_batch_size_do_not_change_the_weights(tmp_path, options):
     images, _, _ = fit(data(**options), SCHEDULES["top down"])
     features, _, _ = fit(FeatureData(data(**options), tmp_path), SCHEDULES["top down"])

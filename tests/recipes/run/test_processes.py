@@ -58,6 +58,7 @@ def test_each_job_of_a_sweep_can_have_two_processes(tmp_path):
     assert_jobs(tmp_path, result, good=(0, 1))
 
 
+@pytest.mark.slow
 def test_a_job_of_one_process_can_be_followed_by_a_job_of_two(tmp_path):
     result = run(tmp_path, TRAIN, "-m", "trainer=ddp_cpu", "trainer.devices=1,2", "scenario=small_similar", *FAST)
     assert result.returncode == 0, result.stderr
