@@ -117,7 +117,7 @@ def test_named_layers_give_what_the_network_gives_and_keep_the_names_of_its_weig
         (Net, ["low", "mid", "pair"], "pair takes (input2|others) besides its features, so it is no layer"),
         (Net, [], r"layers=\[\]: name at least one module"),
         (Net, "low", r"layers='low' is one text: give a list, layers=\['low'\]"),
-        (lambda: nn.Linear(3, 2), ["0"], "Linear has no module '0'"),
+        (lambda: nn.Linear(3, 2), ["0"], "Linear has no modules: leave out '0'"),
         (lambda: nn.Sequential(nn.Linear(3, 2)), ["0"], r"Sequential cannot be run on images of shape \(3, 64, 64\): .*; give input_spec="),
     ],
 )
