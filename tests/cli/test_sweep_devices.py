@@ -6,14 +6,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ftlit.cli import sweep_jobs
-from ftlit.cli.sweep_jobs import GPU_VARIABLE, take_gpu
+from ftlit.cli import sweep_devices
+from ftlit.cli.sweep_devices import GPU_VARIABLE, take_gpu
 
 
 @pytest.fixture
 def two_gpus(monkeypatch):
     monkeypatch.delenv(GPU_VARIABLE, raising=False)
-    monkeypatch.setattr(sweep_jobs, "INITIAL_ENVIRONMENT", {})
+    monkeypatch.setattr(sweep_devices, "INITIAL_ENVIRONMENT", {})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     return monkeypatch
 
@@ -23,7 +23,7 @@ def config(**trainer):
 
 
 def test_a_job_takes_the_gpu_of_its_number_and_its_process_keeps_it(two_gpus):
-    assert take_gpu(config(), 3) == "1" == os.environ[GPU_VARIABLE] == sweep_jobs.INITIAL_ENVIRONMENT[GPU_VARIABLE]
+    assert take_gpu(config(), 3) == "1" == os.environ[GPU_VARIABLE] == sweep_devices.INITIAL_ENVIRONMENT[GPU_VARIABLE]
     assert take_gpu(config(), 4) is None and os.environ[GPU_VARIABLE] == "1"
     two_gpus.delenv(GPU_VARIABLE)
     assert take_gpu(config(devices="1", accelerator="gpu"), 4) == "0"

@@ -16,7 +16,8 @@ from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import COMMAND
 from ftlit.recipes.run.processes import JobExit
-from ftlit.sweeps.jobs import Job, wait_for_running
+from ftlit.sweeps.jobs import Job
+from ftlit.sweeps.running import wait_for_running
 
 PLAN = "data      train 188\nnote      taken from train by a hash\n          of each example\nhead      linear probe\n"
 

@@ -1,6 +1,5 @@
 """The jobs of a sweep: each writes its state to its folder, whatever launches it, and a sweep that is started again runs the rest."""
 
-import os
 import sys
 import time
 import traceback
@@ -14,25 +13,23 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from ftlit.cli import sweep_output, sweep_resume
+from ftlit.cli import sweep_output, sweep_resume, sweep_rungs
 from ftlit.cli.sweep_resume import failed_early, first_change, new_job, refusal
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formatting import count
-from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS
+from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS, PauseReached
 from ftlit.recipes.config.check_jobs import check_jobs, check_launcher
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
 from ftlit.recipes.config.overrides import job_label
-from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.recipes.run.processes import REASON, USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import SEED, Job, varying
 from ftlit.sweeps.plan_file import SweepPlan, remove_plan
+from ftlit.sweeps.running import wait_for_running
 
 SECONDS_TO_WRITE = 5.0  # for the last checkpoint of an interrupted job
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
-ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
 # of recipes that have not written config.yaml, or do not write it
 EARLY_FILES = (ADVICE, BACKBONE, "lr_find.csv", "lr_find.png", REASON, sweep_output.LOG)
 # folder of the sweep that this process runs -> overrides of its jobs by number, none where a search chooses them; empty for a single run
@@ -60,7 +57,7 @@ class SweepCallback(Callback):
             print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
         SWEEPS[folder] = []
         if config.hydra.runtime.choices.get("hydra/launcher") == "joblib":  # which kills its processes at Ctrl-C
-            STOP_SIGNALS.wait_for_jobs = partial(jobs.wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
+            STOP_SIGNALS.wait_for_jobs = partial(wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
         if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
             SEARCHES[folder] = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
             names = [*(OmegaConf.select(config, "hydra.sweeper.params") or {})]
@@ -86,6 +83,8 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
     try:
         SWEEPS[folder] = sweep_resume.in_order(config, jobs)
         check_jobs(config, sweep_resume.to_run(folder, SWEEPS[folder]))
+        if halving := sweep_rungs.plan_rungs(config, SWEEPS[folder]):
+            sweep_rungs.PLANS[folder] = halving
     except UserError:
         del SWEEPS[folder]
         raise
@@ -121,9 +120,10 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
     if before and cfg.recipe in RESUMABLE_RECIPES and (folder / "config.yaml").is_file():
         cfg.resume = True
         add_task_override("resume=true")  # for processes that the job starts, and for configs that it composes
-        this = replace(this, seconds=before.seconds)
+        this = replace(this, seconds=before.seconds, rung=before.rung, epochs=before.epochs)
     this.write(folder)
-    return _run_and_record(this, folder, run)
+    at_rung = {} if "rung" not in cfg.sweep else {"rung": cfg.sweep.rung, "epochs": cfg.sweep.until}
+    return _run_and_record(this, replace(this, status=0, reason="", **at_rung), folder, run)
 
 
 def finish_alone(score: float) -> float:
@@ -138,15 +138,18 @@ def finish_alone(score: float) -> float:
     return score
 
 
-def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float | None:
+def _run_and_record(this: Job, done: Job, folder: Path, run: Callable[[], float]) -> float | None:
+    """Run a job and write its state, that of `done` where it ends well, or stops at its rung."""
     started, ended = time.perf_counter(), replace(this, status=1)
     try:
         with sweep_output.job_log(folder):
             score = run()
-        ended = replace(this, status=0, reason="", score=None if isnan(score) else score)
+        ended = replace(done, score=None if isnan(score) else score)
+    except PauseReached:
+        ended = replace(done, status=jobs.STOPPED)
     except (KeyboardInterrupt, SystemExit) as end:
         status = _status_of(end)
-        ended = replace(this, status=status, reason=_reason_of(end) if status else "")
+        ended = replace(this, status=status, reason=_reason_of(end)) if status else done
         if status == INTERRUPTED_STATUS:
             raise
     except Exception as error:
@@ -156,6 +159,8 @@ def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float 
         replace(ended, seconds=round((this.seconds or 0) + time.perf_counter() - started, 2)).write(folder)
     if ended.status == 0:
         sweep_output.print_job(folder)
+    elif ended.status == jobs.STOPPED:
+        sweep_output.print_stopped(folder)
     return ended.score
 
 
@@ -195,6 +200,9 @@ def _end_sweep_in(folder: Path) -> set[int | None]:
     if waiting := _not_begun(folder):
         print(f"ftlit: {count(len(waiting), 'job')} never began: {shorten(waiting)}", file=sys.stderr)
         statuses.add(None)
+    elif folder in sweep_rungs.UNFINISHED:
+        print("ftlit: the sweep ended before its last rung", file=sys.stderr)
+        statuses.add(None)
     if statuses:
         print(f"ftlit: to run the jobs that have not finished: {sweep_resume.resume_command(folder)}", file=sys.stderr)
     return statuses
@@ -219,29 +227,3 @@ def _reason_of(end: BaseException) -> str:
     if isinstance(end, JobExit):
         return end.reason
     return "interrupted" if _status_of(end) == INTERRUPTED_STATUS else one_line(end.__context__ or end)
-
-
-def take_gpu(cfg: DictConfig, number: int) -> str | None:
-    """Let this process see one GPU only, the job's number modulo the number of GPUs.
-
-    Lightning gives the first GPU to every process with one device. The process keeps its GPU for the jobs that follow. Nothing changes
-    where the variable is set, by the user or by a cluster, where the trainer has other devices, and with fewer than two GPUs.
-
-    Args:
-        cfg: config of the job.
-        number: of the job in its sweep.
-
-    Returns:
-        The GPU's number; `None`: unchanged.
-    """
-    trainer = cfg.get("trainer") or {}
-    if GPU_VARIABLE in os.environ or any(trainer.get(name, known[0]) not in known for name, known in ONE_GPU.items()):
-        return None
-    import torch  # here, so that --help stays fast
-
-    gpus = torch.cuda.device_count()
-    if gpus < 2 or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # it is too late for a process that uses one
-        return None
-    chosen = str(number % gpus)
-    os.environ[GPU_VARIABLE] = INITIAL_ENVIRONMENT[GPU_VARIABLE] = chosen  # also for a process that the job starts
-    return chosen

@@ -6,13 +6,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from math import isfinite
 from pathlib import Path
 
 from ftlit.errors import one_line
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
 from ftlit.run_folder import BASELINE, keeps_baseline
-from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, jobs_of, read_job, varying
+from ftlit.sweeps.halving import Monitor, score_at
+from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, Job, jobs_of, read_job, varying
 from ftlit.sweeps.setting_results import RANKINGS
 
 LOG = "train.log"
@@ -91,13 +93,28 @@ def print_job(folder: Path) -> None:
     found += [f"{name} {value}" for name, value in chosen.items() if value]
     place = f", {job.number + 1} of {total}" if total else ""
     left = _time_left(job.number + 1, int(total)) if total else ""
-    words = [f"{name}={job.values[name]}" for name in os.environ.get(VARYING, "").split() if name in job.values] or job.overrides
-    print_line(f"job {job.number} ({' '.join(words)}){place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
+    print_line(f"{_name_of(job)}{place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
     ignored = [name for name in os.environ.get(VARYING, "").split() if name in job.ignored]
     if ignored and (note := IGNORED.format(names=" and ".join(ignored), it="it" if len(ignored) == 1 else "them")) not in PRINTED:
         print_line(note)
         PRINTED.add(note)
     sys.stdout.flush()  # a sweep takes hours
+
+
+def print_stopped(folder: Path) -> None:
+    """Print the settings of a job that has stopped at a rung of successive halving, and its best epoch so far on val."""
+    job = read_job(folder)
+    if job is None:
+        return
+    value, loss = score_at(folder, job.epochs, Monitor(VAL, lowest=False))
+    found = f", {RANKINGS[VAL]} {-value:.4f}, loss {loss:.4f}" if isfinite(value) else ""
+    print_line(f"{_name_of(job)}, rung {job.rung}: {count(job.epochs, 'epoch')}{found}, {duration_in_words(job.seconds or 0)}")
+    sys.stdout.flush()
+
+
+def _name_of(job: Job) -> str:
+    words = [f"{name}={job.values[name]}" for name in os.environ.get(VARYING, "").split() if name in job.values] or job.overrides
+    return f"job {job.number} ({' '.join(words)})"
 
 
 def _time_left(ended: int, total: int) -> str:

@@ -11,9 +11,9 @@ from ftlit.errors import UserError
 from ftlit.formats import FORMAT
 from ftlit.formatting import shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
-from ftlit.recipes.config.hydra_internals import compose_job, hydra_config, use_hydra_config
+from ftlit.recipes.config.hydra_internals import compose_job, use_hydra_config
 from ftlit.recipes.config.literal_values import quote
-from ftlit.recipes.config.overrides import job_overrides, typed_command, typed_words
+from ftlit.recipes.config.overrides import job_number, job_overrides, typed_command, typed_words
 from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
 from ftlit.recipes.run.resume import MAY_CHANGE, keeps_value
 from ftlit.sweeps import jobs
@@ -135,7 +135,7 @@ def failed_early(before: Job, folder: Path) -> bool:
 
 def new_job(cfg: DictConfig) -> Job:
     """The job that this process runs, before it begins."""
-    return Job(hydra_config().job.num, tuple(job_overrides()), _config_of(cfg))
+    return Job(job_number(), tuple(job_overrides()), _config_of(cfg))
 
 
 def _config_of(cfg: DictConfig) -> dict[str, Any]:

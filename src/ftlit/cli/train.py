@@ -10,16 +10,17 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
-from ftlit.cli import search_current_folder, sweep_jobs
+from ftlit.cli import search_current_folder, sweep_jobs, sweep_rungs
 from ftlit.cli.command_words import complete
 from ftlit.cli.deferred_imports import defer_torchmetrics
 from ftlit.cli.output import robust_output
 from ftlit.cli.run_again import with_run
+from ftlit.cli.sweep_devices import take_gpu
 from ftlit.errors import invalid, one_line
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.config.early_checks import check_early
-from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, jobs_of_sweeps, set_help
+from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, jobs_of_sweeps, launched_by, set_help
 from ftlit.recipes.config.overrides import command_environment, job_label
 from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
@@ -43,6 +44,7 @@ def main() -> None:
         robust_output(),
         owned_signals(answers=launched.is_first_on_machine()),
         jobs_of_sweeps(sweep_jobs.plan_jobs),
+        launched_by(sweep_rungs.launch_in_rungs),
         process_state(argv=[*sys.argv], environment=error_environment()),
     ):
         status = _run_hydra()
@@ -97,7 +99,7 @@ def _run(cfg: DictConfig) -> float:
 def run_recipe(cfg: DictConfig) -> float:
     """Run the recipe of a composed config. Returns its score. Raises what the recipe raises, and `UserError` for an unknown recipe."""
     if processes.is_sweep() and not sweep_jobs.SWEEPS:  # a launcher runs the jobs side by side, not this program one by one
-        sweep_jobs.take_gpu(cfg, hydra_config().job.num)
+        take_gpu(cfg, hydra_config().job.num)
     if processes.is_sweep() and processes.several_processes(cfg):
         return processes.run_in_own_process()
     if cfg.recipe not in RECIPES:

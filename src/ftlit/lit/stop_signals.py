@@ -24,6 +24,10 @@ STOPPING = b"\nstopping after this step or validation, with a checkpoint (Ctrl-C
 SECONDS_TO_STOP = 20.0  # from the signal to the end of the step; SLURM kills 30 s after SIGTERM (KillWait)
 
 
+class PauseReached(Exception):
+    """Ends a fit before the epoch `LastCheckpoint.pause_at`, with a checkpoint from which it goes on."""
+
+
 def _no_jobs() -> None:
     """There are none in other processes."""
 

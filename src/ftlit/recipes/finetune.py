@@ -38,6 +38,7 @@ from ftlit.recipes.run.feature_setup import head_feature_bytes
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers
 from ftlit.recipes.run.machines import check_machines
+from ftlit.recipes.run.processes import is_sweep
 from ftlit.recipes.run.resume import alone_in, began_with, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
@@ -58,11 +59,16 @@ def fit(cfg: DictConfig, run: Run) -> float:
     """Print the plan, fit the baseline, train, evaluate the best checkpoint on val and test, print the results. A head that is only fitted
     as a linear probe is refitted on train + val between the two. Returns the validation accuracy, NaN with
     `final=true`, which has no val and no test.
+
+    Raises:
+        PauseReached: a job of successive halving has trained `sweep.until` epochs; it goes on from its last checkpoint.
     """
     check_final(cfg, run.schedule, run.trainer)
     plan = plan_of(run)
     if plan.warnings and cfg.doctor == "strict":
         raise UserError(f"doctor=strict: {plan.warnings[0]}")
+    if last := find_callback(run.trainer, LastCheckpoint):
+        last.pause_at = cfg.sweep.get("until") if is_sweep() else None
     first = run.trainer.is_global_zero
     with alone_in(cfg.paths.run) if first else nullcontext():
         with lost_processes(cfg, run.trainer):

@@ -15,7 +15,7 @@ from ftlit.sweeps.caption import RESUME, caption_of, finished
 from ftlit.sweeps.jobs import CROSS_VALIDATED, SEED, TEST, VAL, Job, jobs_of, varying
 from ftlit.sweeps.probe_layers import LAYER, SettingLayer, settings_layers
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
-from ftlit.sweeps.settings_table import DIFFERENCE, table_of
+from ftlit.sweeps.settings_table import DIFFERENCE, RUNG, table_of
 
 SWEEP_PAGE, FIGURE = "sweep.html", "sweep.png"
 LAYERS_NOTE = (
@@ -101,6 +101,7 @@ def _jobs(found: Sequence[tuple[Path, Job]]) -> str:
     common = [word for word in found[0][1].overrides if word.lstrip("+").partition("=")[0] not in swept]
     above = f"<p>All jobs: {escape(' '.join(common))}</p>" if common else ""
     metrics = [name for name in (VAL, CROSS_VALIDATED, TEST) if any(name in job.metrics for _, job in found)]
+    halved = any(job.rung for job in jobs)
     rows = []
     for folder, job in sorted(found, key=lambda pair: pair[1].number):
         page, text = folder / PAGE, str(job.number)
@@ -108,5 +109,7 @@ def _jobs(found: Sequence[tuple[Path, Job]]) -> str:
         scores = [f"{job.metrics[name]:.4f}" if name in job.metrics else "-" for name in metrics]
         seconds = "-" if job.seconds is None else duration_in_words(job.seconds)
         values = [job.values.get(name, "-") for name in swept]
-        rows.append([link, *values, job.status_in_words, *scores, seconds, job.reason or "-"])
-    return above + table(["job", *swept, "status", *(names[name] for name in metrics), "duration", "reason"], rows, sortable=True)
+        reached = [job.rung_in_words] if halved else []
+        rows.append([link, *values, job.status_in_words, *reached, *scores, seconds, job.reason or "-"])
+    header = ["job", *swept, "status", *([RUNG] if halved else []), *(names[name] for name in metrics), "duration", "reason"]
+    return above + table(header, rows, sortable=True)

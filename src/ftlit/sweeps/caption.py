@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ftlit.run_folder import TRAINED, keeps_baseline
-from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, VAL, Job
+from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, STOPPED, VAL, Job
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 
 RESUME = "If this sweep is not running any more, this command runs the other jobs:"
@@ -42,6 +42,10 @@ SAME_NOTE = (
     "All rows are equal: the swept options do not change these results, or the results are equal by chance. train.log of a job says which "
     "options it ignores."
 )
+RUNG_NOTE = (
+    "Rung: where successive halving stopped a job, after so many epochs and without a test ({stopped} of {all} jobs); the best setting is "
+    "one of those that reached the last rung."
+)
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
 
@@ -52,8 +56,10 @@ def caption_of(jobs: Sequence[Job]) -> str:
 
 
 def finished(jobs: Sequence[Job]) -> str:
-    """`2 of 4 jobs have finished`; empty where all have, and where it is not known how many the sweep has."""
+    """`2 of 4 jobs have finished`; empty where all have, or have stopped at a rung, and where it is not known how many the sweep has."""
     plan, done = jobs[0].sweep if jobs else None, sum(job.status == 0 for job in jobs)
+    if done:  # otherwise those at a rung wait for the next one
+        done += sum(job.status == STOPPED for job in jobs)
     return f"{done} of {plan.total} jobs {'has' if done == 1 else 'have'} finished" if plan and done < plan.total else ""
 
 
@@ -81,6 +87,8 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
         notes.append(DIFFERENCE_NOTE.format(first="first " if len(results.best) > 1 else ""))
     values = [setting.of(results.metric) for setting in results.settings]
     notes += [EQUAL_NOTE] if any(len(own) > 1 and len(set(own)) == 1 for own in values) else []
+    if stopped := sum(job.status == STOPPED for job in jobs):
+        notes.append(RUNG_NOTE.format(stopped=stopped, all=len(jobs)))
     return [*notes, SECONDS_NOTE]
 
 

@@ -1,6 +1,5 @@
 """Jobs of a sweep, read from its folder, and its settings (jobs that differ in their seed alone), in the order of their values."""
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf, isfinite, isnan, nan
@@ -15,7 +14,8 @@ from ftlit.sweeps.plan_file import SweepPlan, read_plan
 
 FILE = "job.json"  # in the folder of each job
 RUNNING = "did not end"
-STATUSES = {0: "finished", 130: "interrupted", None: RUNNING}  # 130 is that of Ctrl-C; all others: failed
+STOPPED = -1  # no status of a process: the job waits, or has stopped, at a rung of successive halving
+STATUSES = {0: "finished", STOPPED: "stopped", 130: "interrupted", None: RUNNING}  # 130 is that of Ctrl-C; all others: failed
 REMEDY = "remove the folder of this job, or run the sweep again"
 SEED = "seed"
 VAL, TEST, TEST_F1, SCORE = "val/accuracy", "test/accuracy", "test/f1", "score"
@@ -43,10 +43,12 @@ class Job:
         number: Hydra's.
         overrides: of the config, on the command line or by the sweep.
         config: its settings and the options that it chose, to recognise it when the sweep is resumed.
-        status: 0 for success, 2 for a user error, 130 for an interruption; `None`: still running, or killed.
+        status: 0 for success, `STOPPED`, 2 for a user error, 130 for an interruption; `None`: still running, or killed.
         reason: why it failed, in one line.
         score: the number that the recipe returned.
         seconds: duration of the whole job; of a resumed one, of all its parts together.
+        rung: the last rung of successive halving that it reached, 1 for the first; 0 for none, and in other sweeps.
+        epochs: that it had trained there.
         metrics: of `result.json`, means where that has several entries; empty where there is none.
         samples: the same of each entry, which is a random sample of training images (`probe.repeats`).
         advised: the scenario that `scenario=auto` chose; empty for other scenarios.
@@ -64,6 +66,8 @@ class Job:
     reason: str = RUNNING
     score: float | None = None
     seconds: float | None = None
+    rung: int = 0
+    epochs: int = 0
     metrics: dict[str, float] = field(default_factory=dict, compare=False)
     samples: Sequence[Mapping[str, float]] = field(default=(), compare=False)
     advised: str = field(default="", compare=False)
@@ -75,8 +79,18 @@ class Job:
 
     @property
     def status_in_words(self) -> str:
-        """How the job ended: finished, failed, interrupted, or `did not end`: it still runs, or was killed."""
+        """How the job ended: finished, stopped at a rung, failed, interrupted, or `did not end`: it still runs, or was killed."""
         return STATUSES.get(self.status, "failed")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it neither finished nor stopped at a rung."""
+        return self.status not in (0, STOPPED)
+
+    @property
+    def rung_in_words(self) -> str:
+        """The rung that it reached, with its epochs: `2 (epoch 6)`; `-` for none."""
+        return f"{self.rung} (epoch {self.epochs})" if self.rung else "-"
 
     @property
     def values(self) -> dict[str, str]:
@@ -130,8 +144,8 @@ class Setting:
 
     @property
     def failed(self) -> list[Job]:
-        """The jobs that are not successful."""
-        return [job for job in self.jobs if job.status != 0]
+        """The jobs that neither finished nor stopped at a rung."""
+        return [job for job in self.jobs if job.has_failed]
 
 
 def is_sweep(folder: Path) -> bool:
@@ -245,18 +259,5 @@ def ranking_metric(jobs: Sequence[Job]) -> str:
 
 
 def failed(folder: Path) -> Iterator[tuple[Path, Job]]:
-    """Folders and jobs that are not successful."""
-    return ((path, job) for path, job in jobs_of(folder) if job.status != 0)
-
-
-def wait_for_running(folder: Path, seconds: float) -> None:
-    """Wait until the jobs that run now in other processes have written that they ended, for this time at most."""
-    until = time.monotonic() + seconds
-    running = [path.parent for path in folder.glob(f"*/{FILE}") if _is_running(path.parent)]
-    while time.monotonic() < until and any(map(_is_running, running)):
-        time.sleep(0.1)
-
-
-def _is_running(folder: Path) -> bool:
-    job = read_job(folder)
-    return job is not None and job.status is None
+    """Folders and jobs that neither finished nor stopped at a rung."""
+    return ((path, job) for path, job in jobs_of(folder) if job.has_failed)

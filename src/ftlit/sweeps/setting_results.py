@@ -119,6 +119,11 @@ def chosen_by(setting: Setting, field: str) -> str:
     return ", ".join(dict.fromkeys(value or "-" for value in found)) if any(found) else ""
 
 
+def rung_of(setting: Setting) -> str:
+    """The rungs of successive halving that the jobs of a setting reached, see `Job.rung_in_words`; comma separated."""
+    return ", ".join(dict.fromkeys(job.rung_in_words for job in setting.jobs))
+
+
 def seconds_of(setting: Setting) -> float | None:
     """The mean duration of a job."""
     seconds = [job.seconds for job in setting.done if job.seconds is not None]

@@ -17,9 +17,10 @@ from ftlit.sweeps.jobs import (
     TEST_F1,
     Job,
 )
-from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, seconds_of
+from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, rung_of, seconds_of
 
 STD, INTERVAL, F1, SECONDS, FAILED = "std", "95 % interval", "macro F1", "job seconds", "failed"
+RUNG = "rung"
 DIFFERENCE = "difference to the best (paired)"
 LEFT_OUT_FIRST = (STD, F1, SECONDS, INTERVAL)  # where the table is wider than the terminal, in this order
 WORD = re.compile(r"\S+(?: (?:\*|to|±)(?!\S))?")  # the sign after a number stays beside it
@@ -36,6 +37,8 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     for field, name in CHOSEN.items():
         if any(getattr(job, field) for job in jobs):
             columns[name] = [chosen_by(setting, field) or "-" for setting in settings]
+    if any(job.rung for job in jobs):
+        columns[RUNG] = [rung_of(setting) for setting in settings]
     if not any(setting.done for setting in settings):
         columns[FAILED] = [failure_reasons(setting.failed) for setting in settings]
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
@@ -50,7 +53,7 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
         columns[F1] = [_mean(setting.of(TEST_F1)) for setting in settings]
     columns[results.ranking] = [_mean(setting.of(by)) + (MARK if setting in results.best else "") for setting in settings]
     columns[SECONDS] = ["-" if (seconds := seconds_of(setting)) is None else f"{seconds:.1f}" for setting in settings]
-    if any(job.status != 0 for job in jobs):
+    if any(job.has_failed for job in jobs):
         columns[FAILED] = [failure_reasons(setting.failed) for setting in settings]
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 

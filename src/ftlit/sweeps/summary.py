@@ -15,7 +15,7 @@ from ftlit.run_folder import PROBE_LAYERS
 from ftlit.sweeps.jobs import SCORE, TEST_F1, Job, best_first, jobs_of
 from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, write_layers, write_settings_layers
 from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, seconds_of
-from ftlit.sweeps.settings_table import SECONDS, markdown_of, printed_table
+from ftlit.sweeps.settings_table import RUNG, SECONDS, markdown_of, printed_table
 
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
 
@@ -23,12 +23,15 @@ MAX_DRAWN_SETTINGS = 40  # settings in the picture
 def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     """Write one row per job."""
     names = list(dict.fromkeys(name for _, job in jobs for name in job.metrics))
-    rows: list[tuple[object, ...]] = [("job", "overrides", "advised", "cut", "status", "reason", *names, SCORE, SECONDS, "folder")]
+    reached = ("rung", "epochs") if any(job.rung for _, job in jobs) else ()
+    rows: list[tuple[object, ...]] = [
+        ("job", "overrides", "advised", "cut", "status", "reason", *reached, *names, SCORE, SECONDS, "folder")
+    ]
     for folder, job in jobs:
         metrics = (job.metrics.get(name) for name in names)
         overrides = " ".join(job.overrides)
         about = job.number, harmless(overrides), job.advised, harmless(job.cut), job.status_in_words, harmless(job.reason)
-        rows.append((*about, *metrics, job.score, job.seconds, folder.name))
+        rows.append((*about, *(getattr(job, name) for name in reached), *metrics, job.score, job.seconds, folder.name))
     write_rows(path, rows)
 
 
@@ -38,15 +41,18 @@ def write_settings(path: Path, jobs: Sequence[Job]) -> None:
     metric, by = results.metric, results.by
     others = [name for name in (TEST_F1, by) if name != metric]
     statistics = (metric, "std", "low", "high", "difference", "difference_low", "difference_high", "difference_seeds")
-    rows: list[Sequence[object]] = [(*results.names, *CHOSEN.values(), "seeds", *statistics, *others, "best", SECONDS, "failed")]
+    rung = [RUNG] if any(job.rung for job in jobs) else []
+    rows: list[Sequence[object]] = [(*results.names, *CHOSEN.values(), *rung, "seeds", *statistics, *others, "best", SECONDS, "failed")]
     for setting, limits, found in zip(results.settings, results.intervals, results.differences, strict=True):
         values = setting.of(metric)
-        about = [*map(harmless, setting.values), *(harmless(chosen_by(setting, field)) for field in CHOSEN), len(setting.done)]
+        about = [*map(harmless, setting.values), *(harmless(chosen_by(setting, field)) for field in CHOSEN)]
         samples = setting.spread(metric)
         spread = [_mean(values), stdev(samples) if len(samples) > 1 else None, *(limits or (None, None))]
         compared = [found.mean, *(found.limits or (None, None)), found.seeds] if found else [None] * 4
         ranked = [_mean(setting.of(name)) for name in others]
-        rows.append([*about, *spread, *compared, *ranked, int(setting in results.best), seconds_of(setting), len(setting.failed)])
+        reached = [*(max(job.rung for job in setting.jobs) for _ in rung), len(setting.done)]
+        ends = int(setting in results.best), seconds_of(setting), len(setting.failed)
+        rows.append([*about, *reached, *spread, *compared, *ranked, *ends])
     write_rows(path, rows)
 
 

@@ -20,7 +20,7 @@ from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.resumed_checkpoint import began_in_epoch_0, check_best, check_loaders, continuing, follow_folder
 from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
-from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
+from ftlit.lit.stop_signals import STOP_SIGNALS, PauseReached, owned_signals
 from ftlit.lit.trainer_internals import (
     leave_signals,
     mark_batch_not_begun,
@@ -51,11 +51,13 @@ class LastCheckpoint(Callback):
 
     Attributes:
         run: a digest that identifies the run, written to each checkpoint; a checkpoint with another one is not resumed.
+        pause_at: number of epochs after which `PauseReached` is raised, where more would follow; `None` for never.
     """
 
     def __init__(self, path: str | PathLike[str], *, every_seconds: float = 120, every_n_steps: int | None = None) -> None:
         self.path, self.every_seconds, self.every_n_steps = Path(path), every_seconds, every_n_steps
         self.run: str | None = None
+        self.pause_at: int | None = None
         self._before_step = self._heeds_signals = self._owns_signals = False
         self._saved_at = -inf  # by `time.monotonic`; before the first checkpoint of a fit
         self._continuing = ExitStack()  # of a resumed run, until its first step
@@ -104,17 +106,20 @@ class LastCheckpoint(Callback):
             self._asked.put(trainer, torch.tensor([float(stops), float(due)], device=pl_module.device))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save before the first step, where a checkpoint is due, and before the step that a signal prevents."""
+        """Save before the first step, where a checkpoint is due, and before the step that a signal, or `pause_at`, prevents."""
         self._continuing.close()
         if batch_idx % trainer.accumulate_grad_batches:
             return
         stops, due = self._decided(trainer)
-        if stops or due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
+        pauses = self.pause_at is not None and trainer.current_epoch >= self.pause_at
+        if stops or due or pauses or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
             self._before_step = True
             self._save(trainer)
             self._before_step = False
         if stops:
             self._stop(trainer)
+        if pauses:
+            raise PauseReached
 
     def _stop(self, trainer: Trainer) -> None:
         """End the program, after a checkpoint. Where it does not handle signals itself, say how to go on."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -18,9 +19,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+Launch = Callable[..., Sequence[Any]]
 CONFIG_MODULE = "ftlit.conf"
 
 # Hydra 1.4 warns where version_base is given and where a target is called without an execution whitelist; Hydra 1.3 warns where
@@ -204,6 +207,36 @@ def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]
         yield
     finally:
         Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def launched_by(run: Callable[[DictConfig, Launch, list[list[str]], int], Sequence[Any]]) -> Iterator[None]:
+    """Within a block, `run` launches the jobs of a sweep, whatever chose them.
+
+    Args:
+        run: takes the config of the sweep, the launcher (a function of the overrides of several jobs and the number of the first, which
+            returns when they have ended), the overrides of each job and the number of the first; returns Hydra's `JobReturn` of each.
+    """
+    original = Plugins.instantiate_launcher
+
+    def instantiate_launcher(plugins: Any, *, config: DictConfig, **kwargs: Any) -> Any:
+        launch = original(plugins, config=config, **kwargs).launch
+
+        def launch_by(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+            return run(config, launch, [list(words) for words in job_overrides], initial_job_idx)
+
+        return SimpleNamespace(launch=launch_by)  # all that a sweeper asks of it; submitit pickles the launcher itself
+
+    Plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Plugins.instantiate_launcher = original  # type: ignore[method-assign]
+
+
+def returned_score(score: float | None) -> Any:
+    """What a launcher returns for a job that ended before, with this score."""
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=score)
 
 
 def compose_job(config: DictConfig, overrides: Sequence[str], number: int | None = None) -> DictConfig:

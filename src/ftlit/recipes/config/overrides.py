@@ -155,12 +155,19 @@ def ignored_without_training(*, augmented: bool) -> list[str]:
     return given_for_training("data.mix", *([] if augmented else ["data.augment"]))
 
 
+def job_number() -> int:
+    """The number of this job in its sweep, which names its folder: a launcher counts the jobs that it is given at once."""
+    hydra = hydra_config()
+    folder = str(hydra.sweep.subdir)
+    return int(folder) if folder.isdigit() else int(hydra.job.num)
+
+
 def job_label() -> str:
     """`job 1 (seed=1)` in a job of a sweep, else an empty text."""
     hydra = hydra_config()
     if hydra is None or OmegaConf.is_missing(hydra.job, "num"):
         return ""
-    return f"job {hydra.job.num} ({' '.join(job_overrides())})"
+    return f"job {job_number()} ({' '.join(job_overrides())})"
 
 
 def replaced(cfg: DictConfig) -> list[str]:

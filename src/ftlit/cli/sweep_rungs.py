@@ -1,0 +1,221 @@
+"""Run a sweep by successive halving (`hparams_search=halving`): jobs are launched rung by rung, and those that lose stop there.
+
+Each rung is decided by the files of the jobs alone, so that a sweep that is resumed decides as before.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ftlit.cli.sweep_output import BEGAN
+from ftlit.errors import UserError, shorten
+from ftlit.formatting import count
+from ftlit.printing import print_line
+from ftlit.recipes.config.hydra_internals import Launch, compose_job, returned_score
+from ftlit.recipes.run.processes import several_processes
+from ftlit.sweeps.halving import Monitor, Rung, rungs_of, score_at, share_of_steps, who_goes_on
+from ftlit.sweeps.jobs import SEED, VAL, Job, Setting, read_job, settings_of, varying
+
+HALVING = "sweep.halving"
+NUMBERS = {"first": "1 or more, a whole number", "eta": "above 1", "reduction": "above 1"}  # options -> what is accepted
+OF_STEPS = ("data.batch_size", "data.per_class", "data._target_", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
+UNFINISHED: set[Path] = set()  # folders of sweeps of this process with rungs to come
+PLANS: dict[Path, "Halving"] = {}  # folder of the sweep that this process runs -> its plan
+
+
+@dataclass(frozen=True)
+class Halving:
+    """The plan of a sweep by successive halving.
+
+    Args:
+        settings: their jobs with numbers and overrides.
+        rungs: in their order.
+        monitor: what ranks the settings.
+        unit: `steps`, or `epochs` where those of the jobs have different numbers of steps.
+    """
+
+    settings: Sequence[Setting]
+    rungs: Sequence[Rung]
+    monitor: Monitor
+    unit: str
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs by number."""
+        return sorted((job for setting in self.settings for job in setting.jobs), key=lambda job: job.number)
+
+    def describe(self) -> str:
+        """The plan in one line: jobs, rungs, epochs of each, and the share of the full grid."""
+        jobs, settings = len(self.jobs), len(self.settings)
+        number = count(jobs, "job") if jobs == settings else f"{count(jobs, 'job')} of {settings} settings"
+        rungs = ", ".join(f"{count(rung.settings, 'setting')} to epoch {rung.epochs}" for rung in self.rungs)
+        share = f"{share_of_steps(self.rungs):.0%} of the {self.unit} of the full grid"
+        direction = "lowest" if self.monitor.lowest else "highest"
+        return f"halving   {number}, {count(len(self.rungs), 'rung')}: {rungs}; {share}; the {direction} {self.monitor.name} goes on"
+
+
+def plan_rungs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Halving | None:
+    """The plan for the jobs of a sweep; `None` for a sweep without halving.
+
+    Args:
+        config: of the sweep.
+        jobs: the overrides of each, by number.
+
+    Raises:
+        UserError: an option out of its range, one setting only, or a job that cannot stop and go on at an epoch that all share.
+    """
+    options = OmegaConf.select(config, HALVING)
+    if options is None:
+        return None
+    planned = [Job(number, tuple(words)) for number, words in enumerate(jobs)]
+    settings = settings_of(planned)
+    if len(settings) < 2:
+        raise UserError(
+            "hparams_search=halving compares settings, but this command has only one: give an option several values, as in "
+            "optimizer.lr=1e-3,1e-2"
+        )
+    composed = [compose_job(config, words) for words in jobs]
+    for job, cfg in zip(planned, composed, strict=True):
+        if problem := _problem(cfg):
+            names = [*varying(planned), SEED]
+            words = " ".join(f"{name}={job.values[name]}" for name in names if name in job.values)
+            raise UserError(f"hparams_search=halving, job {job.number} ({words}): {problem}")
+    epochs = _the_same("trainer.max_epochs", [cfg.trainer.max_epochs for cfg in composed])
+    monitor = _the_same("callbacks.best", [_monitor(cfg) for cfg in composed])
+    every = max(int(cfg.trainer.get("check_val_every_n_epoch") or 1) for cfg in composed)
+    first, eta, reduction = (_number(options, name) for name in NUMBERS)
+    if not every <= first < epochs:
+        least = f"at least {every} (trainer.check_val_every_n_epoch) and " if every > 1 else ""
+        raise UserError(
+            f"{HALVING}.first={first:g}: the first rung must be {least}below the {epochs} epochs of the jobs (trainer.max_epochs)"
+        )
+    steps = {tuple(str(OmegaConf.select(cfg, name)) for name in OF_STEPS) for cfg in composed}
+    rungs = rungs_of(len(settings), epochs, first=int(first), eta=eta, reduction=reduction)
+    return Halving(settings, rungs, monitor, "steps" if len(steps) == 1 else "epochs")
+
+
+def _number(options: Any, name: str) -> float:
+    value = options.get(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (value >= 1 and value == int(value) if name == "first" else 1 < value < float("inf")):
+        raise UserError(f"{HALVING}.{name}={value}: give a number {NUMBERS[name]}")
+    return float(value)
+
+
+def _the_same(name: str, values: Sequence[Any]) -> Any:
+    """The value that all jobs have."""
+    if len(set(values)) > 1:
+        number = next(number for number, value in enumerate(values) if value != values[0])
+        shown = [value.name if isinstance(value, Monitor) else value for value in (values[0], values[number])]
+        raise UserError(
+            f"hparams_search=halving compares the jobs after the same epochs by the same metric, but {name} is {shown[0]} in job 0 and "
+            f"{shown[1]} in job {number}: give {name}{'.monitor' if name != 'trainer.max_epochs' else ''}=... one value"
+        )
+    return values[0]
+
+
+def _problem(cfg: DictConfig) -> str:
+    """Why a job cannot stop at an epoch, and what to give; empty where it can.
+
+    Args:
+        cfg: with its `hydra` node.
+    """
+    chosen, trainer = cfg.hydra.runtime.choices, cfg.trainer
+    if cfg.recipe != "finetune":
+        return f"recipe={cfg.recipe} has no epochs to stop after: leave hparams_search=halving out"
+    if chosen.get("scenario") == "auto":
+        return (
+            "scenario=auto decides only in the job how many epochs it trains: give scenario=large_similar, or another one (recipe=advise "
+            "shows which)"
+        )
+    if (chosen.get("head"), chosen.get("schedule")) == ("linear_probe", "head_only"):
+        return (
+            "head=linear_probe with schedule=head_only is fitted without epochs, in seconds: leave hparams_search=halving out, or give "
+            "head=linear or head=mlp, which train"
+        )
+    if cfg.final:
+        return "final=true has no val by which settings could be compared: leave it out"
+    limited = (trainer.get("max_steps") or -1) != -1 or trainer.get("max_time")
+    if limited or not isinstance(trainer.max_epochs, int) or trainer.max_epochs < 2:
+        return "rungs are epochs: give trainer.max_epochs=... of 2 or more, and neither trainer.max_steps nor trainer.max_time"
+    if trainer.get("limit_val_batches") == 0 or trainer.get("fast_dev_run"):
+        return "without val settings cannot be compared: leave trainer.limit_val_batches=0 and trainer.fast_dev_run out"
+    if not cfg.callbacks.get("last"):
+        return "callbacks.last=null leaves no checkpoint from which a job could go on: leave it out"
+    if several_processes(cfg):
+        return "jobs with several processes cannot stop at a rung yet: give trainer.devices=1 and trainer.strategy=auto"
+    return ""
+
+
+def _monitor(cfg: DictConfig) -> Monitor:
+    from ftlit.lit.callbacks.best_checkpoint import mode_of  # here, so that --help stays fast
+
+    best = cfg.callbacks.get("best") or {}
+    name = str(best.get("monitor") or VAL)
+    return Monitor(name, (best.get("mode") or mode_of(name)) == "min")
+
+
+def launch_in_rungs(config: DictConfig, launch: Launch, jobs: list[list[str]], first: int) -> Sequence[Any]:
+    """Launch the jobs of a sweep: at once, or by successive halving where its config has it; see `hydra_internals.launched_by`.
+
+    Raises:
+        UserError: see `plan_rungs`; a launcher gets a part of the jobs only.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    halving = PLANS.get(folder) or plan_rungs(config, jobs)
+    if halving is None:
+        return launch(jobs, initial_job_idx=first)
+    trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
+    if len(jobs) < (trials or len(halving.jobs)):
+        batch = f"hydra.sweeper.n_jobs={trials}" if trials else "hydra.sweeper.max_batch_size=null"
+        raise UserError(f"hparams_search=halving compares all jobs of the sweep, so that they are launched together: give {batch}")
+    print_line(halving.describe())
+    sys.stdout.flush()
+    os.environ[BEGAN] = ""  # jobs have different lengths: no time left is known
+    UNFINISHED.add(folder)
+    returned = _run_rungs(halving, folder, launch)
+    UNFINISHED.discard(folder)
+    return [returned.get(number) or returned_score(_score(folder, number)) for number in range(len(jobs))]
+
+
+def _run_rungs(halving: Halving, folder: Path, launch: Launch) -> dict[int, Any]:
+    """Launch the jobs of each rung that have not reached it. Returns what each job returned last."""
+    returned: dict[int, Any] = {}
+    going = halving.settings
+    for place, rung in enumerate(halving.rungs, 1):
+        left = [job for setting in going for job in setting.jobs if not _has_reached(folder, job, rung)]
+        words = [[*job.overrides, *_words_at(place, rung), f"hydra.sweep.subdir={job.number}"] for job in left]
+        if words:
+            returned |= zip((job.number for job in left), launch(words, initial_job_idx=0), strict=True)
+        if place == len(halving.rungs):
+            return returned
+        reached = [job for setting in going for job in setting.jobs if _has_reached(folder, job, rung)]
+        scores = {job.number: score_at(folder / str(job.number), rung.epochs, halving.monitor) for job in reached}
+        best = who_goes_on(going, scores, halving.rungs[place].settings)
+        going = [Setting(setting.values, tuple(job for job in setting.jobs if job.number in scores)) for setting in best]
+        values = [halving.monitor.value(scores[job.number]) for setting in going for job in setting.jobs]
+        span = f", {halving.monitor.name} {min(values):.4f} to {max(values):.4f}" if values else ""
+        numbers = shorten([str(job.number) for setting in going for job in setting.jobs], 12)
+        ended = f"rung {place} of {len(halving.rungs)} (epoch {rung.epochs}) has ended"
+        print_line(f"{ended}: {len(going)} of {count(rung.settings, 'setting')} go on{span}: jobs {numbers}")
+        sys.stdout.flush()
+    return returned
+
+
+def _words_at(place: int, rung: Rung) -> list[str]:
+    return [f"++sweep.rung={place}", f"++sweep.until={rung.epochs}"]
+
+
+def _has_reached(folder: Path, job: Job, rung: Rung) -> bool:
+    state = read_job(folder / str(job.number))
+    return state is not None and (state.status == 0 or state.epochs >= rung.epochs)
+
+
+def _score(folder: Path, number: int) -> float | None:
+    state = read_job(folder / str(number))
+    return state.score if state and state.status == 0 else None
