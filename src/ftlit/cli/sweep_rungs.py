@@ -202,7 +202,8 @@ def _run_rungs(halving: Halving, folder: Path, launch: Launch) -> dict[int, Any]
         span = f", {halving.monitor.name} {min(values):.4f} to {max(values):.4f}" if values else ""
         numbers = shorten([str(job.number) for setting in going for job in setting.jobs], 12)
         ended = f"rung {place} of {len(halving.rungs)} (epoch {rung.epochs}) has ended"
-        print_line(f"{ended}: {len(going)} of {count(rung.settings, 'setting')} go on{span}: jobs {numbers}")
+        goes_on = f"{len(going)} of {count(rung.settings, 'setting')} go on{span}: jobs {numbers}"
+        print_line(f"{ended}: {goes_on if going else 'no job has reached it, so that none goes on'}")
         sys.stdout.flush()
     return returned
 

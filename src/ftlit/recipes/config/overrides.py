@@ -158,7 +158,7 @@ def ignored_without_training(*, augmented: bool) -> list[str]:
 def job_number() -> int:
     """The number of this job in its sweep, which names its folder: a launcher counts the jobs that it is given at once."""
     hydra = hydra_config()
-    folder = str(hydra.sweep.subdir)
+    folder = "" if OmegaConf.is_missing(hydra.runtime, "output_dir") else Path(hydra.runtime.output_dir).name
     return int(folder) if folder.isdigit() else int(hydra.job.num)
 
 
