@@ -1,4 +1,4 @@
-"""torchmetrics is imported as far as a run needs it."""
+"""Packages are imported as far as a run needs them."""
 
 import subprocess
 import sys
@@ -41,3 +41,18 @@ def test_lightning_needs_the_base_classes_only():
         "import torchmetrics; torchmetrics.Accuracy(task='binary'); assert 'torchmetrics.functional' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+HEAVY = ("sklearn", "scipy", "pandas", "pyarrow", "timm", "transformers", "torchmetrics.functional", "onnxruntime", "tensorboard")
+
+
+@pytest.mark.e2e
+def test_a_run_with_a_fitted_head_and_its_report_import_no_package_that_they_do_not_need(tmp_path):
+    program = (
+        "import sys; from ftlit.cli.train import main; main(); from pathlib import Path; assert Path('run/report.html').exists()\n"
+        f"heavy = {HEAVY}\n"
+        "assert not (found := [name for name in heavy if name in sys.modules]), found"
+    )
+    words = [sys.executable, "-c", program, "data.per_class=5", "trainer=cpu", "hydra.run.dir=run"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ftlit import UserError, extract_features, fit_probe, load_backbone
-from ftlit.probes.cross_validation import FOLDS, MIN_DEVIATION, folds_of
+from ftlit.probes.cross_validation import FOLDS, MIN_DEVIATION, LabelledVectors, cross_validate, folds_of
 from ftlit.probes.probe_kinds import PROBE_KINDS, ProbeKind
 from ftlit.probes.solver import RegularizationPath
 
@@ -107,6 +107,18 @@ def test_without_validation_data_cross_validation_with_seeded_folds_chooses():
         probe = fit_probe(FEATURES[:150][kept], LABELS[:150][kept], l2=1e-2)
         right += int((probe.predict(FEATURES[:150][~kept]) == LABELS[:150][~kept]).sum())
     assert first.scores[1e-2] == pytest.approx(right / 150)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "svm"])
+def test_the_coarser_tolerance_of_cross_validation_chooses_as_the_tolerance_of_a_result(kind):
+    examples, l2_penalties = LabelledVectors(FEATURES[:150], LABELS[:150]), [1e-1, 1e-2, 1e-3, 1e-4]
+    coarse, fine = (
+        cross_validate(examples, 10, l2_penalties, method, seed=0)
+        for method in (PROBE_KINDS[kind], replace(PROBE_KINDS[kind], compare=None))
+    )
+    assert not torch.equal(coarse.losses, fine.losses)
+    means = coarse.losses.mean(dim=1), fine.losses.mean(dim=1)
+    assert torch.allclose(*means, rtol=2e-3) and means[0].argmin() == means[1].argmin()
 
 
 @pytest.mark.parametrize("counts", [[20, 20], [7, 3, 1], [5, 1, 2, 12], [1, 1, 2]])

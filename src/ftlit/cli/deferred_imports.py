@@ -1,5 +1,6 @@
-"""Parts of libraries that a command line does not need, imported when something asks for them."""
+"""Imports of a command line: parts of libraries that it does not need only when something asks for them, and the others at once."""
 
+import gc
 import logging
 import sys
 from importlib import import_module
@@ -21,6 +22,17 @@ def defer_torchmetrics() -> None:
     """
     if "torchmetrics" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def import_lightning() -> None:
+    """Import torch and Lightning without garbage collections: there is none among the objects of these packages, and looking takes long."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        import_module("lightning.pytorch")
+    finally:
+        if collects:
+            gc.enable()
 
 
 class _Finder(MetaPathFinder):

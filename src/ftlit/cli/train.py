@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ftlit.cli import search_current_folder, sweep_jobs, sweep_rungs
 from ftlit.cli.command_words import complete
-from ftlit.cli.deferred_imports import defer_torchmetrics
+from ftlit.cli.deferred_imports import defer_torchmetrics, import_lightning
 from ftlit.cli.output import robust_output
 from ftlit.cli.run_again import with_run
 from ftlit.cli.sweep_devices import take_gpu
@@ -107,6 +107,7 @@ def run_recipe(cfg: DictConfig) -> float:
     check_early(cfg)
     resume.decide(cfg)
     _print_loading(cfg)
+    import_lightning()
     with job_state(), _with_start(cfg) as cfg, _with_backbone(cfg) as cfg, _with_scenario(cfg) as cfg:
         return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
 

@@ -68,6 +68,7 @@ def solve(
     kind: LossName,
     *,
     class_weights: Sequence[float] | None = None,
+    tolerance_factor: float = 1.0,
 ) -> RegularizationPath:
     """Minimise mean loss + L2 penalty / 2 * |weight|^2; the bias has no penalty.
 
@@ -83,13 +84,15 @@ def solve(
         kind: the loss.
         class_weights: factors above 0 of the losses of the samples of each class (K,), as scikit-learn's `sample_weight`: the mean is
             the sum of weight * loss, divided by N. `None`: all 1.
+        tolerance_factor: of the tolerance, which is 3e-5 for float32 and 1e-6 for float64.
     """
+    tolerance = tolerance_factor * TOLERANCE[features_NC.dtype]
     with threads_for(features_NC.numel() * classes), kept_matmul_precision("highest"):  # TF32 would miss the tolerance
         if class_weights is None:
-            return _solve(features_NC, labels_N, classes, l2_penalties, kind)
+            return _solve(features_NC, labels_N, classes, l2_penalties, kind, tolerance)
         weights = labels_N.new_tensor(class_weights, dtype=torch.float64)[labels_N][:, None]
         mean = float(weights.mean())  # with weights of mean 1 the bounds of the curvature hold, and the path begins where it should
-        path = _solve(features_NC, labels_N, classes, [l2 / mean for l2 in l2_penalties], kind, weights / mean)
+        path = _solve(features_NC, labels_N, classes, [l2 / mean for l2 in l2_penalties], kind, tolerance, weights / mean)
         return replace(path, objective=mean * path.objective)
 
 
@@ -99,6 +102,7 @@ def _solve(
     classes: int,
     l2_penalties: Sequence[float],
     kind: LossName,
+    tolerance: float,
     weights_N1: Tensor | None = None,
 ) -> RegularizationPath:
     # float32 halves the time of a step, but rounding may hide the descent: no gain for few features, and harmful at the kinks of a hinge
@@ -109,7 +113,6 @@ def _solve(
         return _ridge(basis, signs, weights_N1, l2_penalties, features_NC)
     weights = None if weights_N1 is None else weights_N1.to(basis.features.dtype)
     loss: LinearLoss = Svm(signs, weights) if kind == "svm" else Logistic(signs, weights) if classes == 2 else Softmax(labels_N, weights)
-    tolerance = TOLERANCE[features_NC.dtype]
     point = before = basis.features.new_zeros(basis.rank + 1, signs.shape[1])
     found, last, step = dict[int, _Solution](), inf, 0.0
     for l2, place in _descending(l2_penalties):

@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, NullFormatter
+from threadpoolctl import threadpool_limits
 
 from ftlit.report.contents import Array, RunData
 from ftlit.report.scores import confusion as confused
 from ftlit.report.scores import reliability
+from ftlit.report.tsne import tsne
 
 STAGE_COLOURS = ("#eef2f7", "#dfe7f1")
 MODES = {"train": "#2f6db5", "part": "#8fb4dc", "eval": "#d9dce1", "none": "#ffffff"}
@@ -133,12 +135,9 @@ def features(run: RunData) -> Figure | None:
     known = labels >= 0  # the first of several labels; images without any are left out
     values, labels = values[known], labels[known]
     wrong = np.zeros(len(labels), bool) if wrong is None else wrong[known]
-    from sklearn.manifold import TSNE  # here: it takes a second
-    from threadpoolctl import threadpool_limits
-
     perplexity = min(30, (len(values) - 1) / 3)
     with threadpool_limits(1):  # as fast for a thousand images, and much faster on a machine with other work
-        flat = TSNE(init="pca", perplexity=perplexity, random_state=0, max_iter=500).fit_transform(values)
+        flat = tsne(values, perplexity)
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.add_subplot(xticks=[], yticks=[])
     number = len(run.class_names)

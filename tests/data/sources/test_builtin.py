@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets
 
 from ftlit.data.dataset import Collection
-from ftlit.data.sources.builtin import DATASETS, NO_FLIP, digits, torchvision_dataset
+from ftlit.data.sources.builtin import DATASETS, NO_FLIP, _digit_arrays, digits, torchvision_dataset
 from ftlit.data.sources.torchvision_labels import class_names, labels_of
 from ftlit.data.splitting.splits import SplitRule
 from ftlit.errors import UserError
@@ -27,6 +28,12 @@ def load(name: str, root: Path, **options) -> Collection:
 def image(path: Path, grey: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 4), (grey, grey, grey)).save(path)
+
+
+def test_digits_are_those_of_scikit_learn():
+    values, labels = _digit_arrays()
+    bunch = load_digits()
+    assert np.array_equal(values, bunch.images) and np.array_equal(labels, bunch.target)
 
 
 def test_digits_has_all_images():
