@@ -19,8 +19,8 @@ from ftlit.sweeps.settings_table import DIFFERENCE, RUNG, table_of
 
 SWEEP_PAGE, FIGURE = "sweep.html", "sweep.png"
 LAYERS_NOTE = (
-    "Means over samples (seeds, and random samples of probe.repeats); of two or more, a 95 % interval (Student's t). Choose a layer by "
-    "its held-out accuracy: a layer that is chosen by its test accuracy is chosen on test. All digits are in settings_layers.csv."
+    "Means over samples (seeds, and random samples of probe.repeats); of two or more that differ, a 95 % interval (Student's t). Choose a "
+    "layer by its held-out accuracy: a layer that is chosen by its test accuracy is chosen on test. All digits are in settings_layers.csv."
 )
 ESTABLISHED = (
     "Bold: an established difference, whose 95 % interval does not contain 0. With many settings some are by chance: about one of 20 "
