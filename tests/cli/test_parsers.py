@@ -18,7 +18,7 @@ def test_paths_may_stand_on_both_sides_of_an_option(words):
         (
             predict_parser,
             [],
-            "ftlit predict needs RUN and PATH: example: ftlit predict runs/mine photo.png more/photos --top 3 > predictions.csv",
+            "ftlit predict needs RUN and PATH; example: ftlit predict runs/mine photo.png more/photos --top 3 > predictions.csv",
         ),
         (predict_parser, ["run", "a", "--tap", "3"], "ftlit predict has no option '--tap': did you mean '--top'? There are: --"),
         (
@@ -28,9 +28,9 @@ def test_paths_may_stand_on_both_sides_of_an_option(words):
         ),
         (cache_parser, ["prune", "--max-gb", "ten"], "cache prune: --max-gb ten: give a number"),
         (predict_parser, ["run", "a", "--top", "many"], "predict: --top many: give a whole number"),
-        (embed_parser, ["resnet18", "a"], "ftlit embed needs --out: example: ftlit embed resnet18 "),
+        (embed_parser, ["resnet18", "a"], "ftlit embed needs --out; example: ftlit embed resnet18 "),
         (export_parser, ["run", "more", "--to", "onnx"], "ftlit export has no argument 'more': leave it out, or see ftlit export --help"),
-        (report_parser, [], "ftlit report needs FOLDER: example: ftlit report runs/mine"),
+        (report_parser, [], "ftlit report needs FOLDER; example: ftlit report runs/mine"),
     ],
 )
 def test_an_error_says_what_to_give(parser, words, line):

@@ -273,7 +273,7 @@ def test_the_command_prints_the_file_and_the_code_that_loads_it(runs, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("RUN",), "ftlit export needs --to: example: ftlit export runs/mine --to onnx"),
+        (("RUN",), "ftlit export needs --to; example: ftlit export runs/mine --to onnx"),
         (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
         (
             ("RUN", "--to", "onnx", "--out", "net.pt"),

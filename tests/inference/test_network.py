@@ -129,7 +129,7 @@ def test_dense_prediction_writes_a_map_over_the_image(run):
         (("run", "photos/dark/dark1.png", "--dense", "--size", "100000"), "size 100000: give a number of pixels from 32, the size of"),
         (("run", "photos/dark/dark1.png", "photos/dark/dark1.png", "--dense"), "two images would be written to dark1_dense.png"),
         (("run", "photos/dark/dark1.png", "--label", "dark"), "--label, --size and --out need --dense"),
-        (("run",), "ftlit predict needs PATH: example: ftlit predict"),
+        (("run",), "ftlit predict needs PATH; example: ftlit predict"),
     ],
 )
 def test_wrong_arguments_of_predict_are_one_line_errors(run, arguments, message):

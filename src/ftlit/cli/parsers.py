@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
         if found and found[1] == "unrecognized arguments":
             raise self._unknown(found[2].split()[0])
         if found and found[1] == "the following arguments are required":
-            raise UserError(f"{self.prog} needs {found[2].replace(', ', ' and ')}: {self.epilog or f'see {self.prog} --help'}")
+            raise UserError(f"{self.prog} needs {found[2].replace(', ', ' and ')}; {self.epilog or f'see {self.prog} --help'}")
         if found := re.fullmatch(r"argument (--\S+): invalid (int|float) value: '(.*)'", message):
             raise UserError(f"{name}: {found[1]} {found[3]}: give a {'whole ' if found[2] == 'int' else ''}number")
         raise UserError(f"{name}: {message}")

@@ -76,7 +76,7 @@ def build_network(name: str, build: Callable[..., nn.Module], settings: Mapping[
     try:
         return build(**settings)
     except BUILD_ERRORS as error:
-        raise UserError(f"{name} cannot be built{_with(settings)}: correct these arguments ({one_line(error)})") from error
+        raise UserError(f"{name} cannot be built{_with(settings)}: correct its arguments ({one_line(error)})") from error
 
 
 def _with(settings: Mapping[str, Any]) -> str:
