@@ -39,7 +39,7 @@ def test_an_image_that_is_far_taller_than_wide_differs_a_little_because_pillow_r
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (InputSpec(32, None, 0.5, 1.0, channels=4), "this network takes 4 bands: leave it out"),
+        (InputSpec(32, None, 0.5, 1.0, channels=4), "this network takes 4 bands: leave this option out"),
         (InputSpec(32, interpolation="lanczos"), "resizes by bilinear or bicubic, but this network takes images resized by lanczos"),
     ],
 )

@@ -160,17 +160,21 @@ class AlwaysDropout(nn.Module):
 @pytest.mark.parametrize(
     ("net", "cut", "message"),
     [
-        (Twice(), "mid", "mid is called 2 times for a batch, so it has no one output to store: name a module that is called once"),
-        (Masked(), "mid", "mid is not called when the images pass"),
-        (Masked(), "add", "add is called with 2 tensors, and features stand for one"),
-        (Masked(), -1, "output returns a tuple, and only tensors are stored"),
-        (AlwaysDropout(), -1, "output gives other features each time that it gets the same images, also in evaluation mode"),
-        (nn.Flatten(0), -1, r"output returns a tensor of shape \(6144,\) for 2 images"),
+        (
+            Twice(),
+            "mid",
+            "'mid' is called 2 times per batch and has 2 outputs, but only one can be stored: name a module that is called once",
+        ),
+        (Masked(), "mid", "'mid' is not called, so there is no output to store"),
+        (Masked(), "add", "'add' is called with 2 tensors, but features replace only one: name the module around"),
+        (Masked(), -1, "'output' returns a tuple, but only tensors can be stored"),
+        (AlwaysDropout(), -1, "'output' gives different features for the same images in evaluation mode"),
+        (nn.Flatten(0), -1, r"'output' returns a tensor of shape \(6144,\) for 2 images"),
         (Net(), "bdy.1", "Net has no module 'bdy.1': did you mean 'body.1'"),
-        (Net(), 1, "cuts=1: Net is no Backbone, so give the name of a submodule, or -1 for its output"),
+        (Net(), 1, "cuts=1 needs a Backbone, but Net is none: give the name of a submodule, or -1 for the output"),
         (Owner(Net()), -1, "Owner has no forward: name a submodule that takes the images"),
-        (nn.Linear(7, 2), -1, r"Linear cannot be run on images of shape \(3, 32, 32\): .*; give a module, or the name of one, that"),
-        (7, -1, "features are extracted from a module, not int"),
+        (nn.Linear(7, 2), -1, r"Linear cannot be run on images of shape \(3, 32, 32\): give a module that takes only a batch"),
+        (7, -1, "the first argument has the type int: give a Backbone"),
     ],
 )
 def test_what_cannot_be_stored_is_one_line(tmp_path, net, cut, message):
@@ -210,7 +214,7 @@ def test_a_trainer_does_not_change_what_identifies_a_lightning_module_with_code_
 
 def test_batches_of_which_only_some_have_targets_are_one_line(tmp_path):
     images = torch.rand(4, 3, 8, 8)
-    with pytest.raises(UserError, match=r"^the batches differ in what they hold beside the images: give all of them targets, or none$"):
+    with pytest.raises(UserError, match=r"^some batches have targets or other entries .*: give each batch the same entries$"):
         extract_features(nn.Conv2d(3, 2, 3), [(images, torch.arange(4)), (images,)], cache=tmp_path)
 
 
@@ -219,7 +223,7 @@ def test_the_output_of_a_network_is_not_mistaken_for_that_of_a_module_named_so(t
     net, images = nn.Sequential(), torch.rand(2, 3, 8, 8)
     net.add_module("output", nn.Conv2d(3, 2, 3))
     net.add_module("larger", nn.Upsample(scale_factor=2.0))
-    with pytest.raises(UserError, match=r"^cuts=-1: Sequential has a module named 'output', like the features: give cuts='output'"):
+    with pytest.raises(UserError, match=r"^cuts=-1 has two meanings, because Sequential has a submodule 'output': give cuts='output'"):
         extract_features(net, [images], cache=tmp_path)
     found = extract_features(nn.Sequential(net), [images], cache=tmp_path, pooled=False)
     assert torch.equal(found["output"].read([0, 1]), net(images).detach())

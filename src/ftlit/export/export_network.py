@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, unknown
 from ftlit.export.export_formats import EXPORT_FORMATS, ExportFormat
 from ftlit.export.images_to_logits import ImagesToLogits, Variant, random_images
 from ftlit.export.preparation import Preparation
 from ftlit.export.program_files import ImagesToLogitsFunction, Metadata
-from ftlit.files import scratch_folder
+from ftlit.files import scratch_folder, write_error
 from ftlit.formats import with_format
 from ftlit.inference.network import Network
 
@@ -48,7 +48,7 @@ def export(network: Network, to: str, path: str | Path, variant: Variant | None 
     """
     export_format, target, variant = format_of(to, path), Path(path), variant or Variant()
     if not isinstance(network.backbone.input_spec, InputSpec):
-        raise UserError("this network takes texts, but only networks for images can be exported")
+        raise UserError("this network takes texts, but ftlit export supports only networks of images: give a run on images")
     if variant.preprocessing:
         if export_format.least_agreement is None:
             raise UserError(f"--to {to} writes weights only, which cannot prepare images: leave --with-preprocessing out, or use --to onnx")
@@ -64,7 +64,7 @@ def export(network: Network, to: str, path: str | Path, variant: Variant | None 
                 beside(target, written, logits)
             _move(written, target)
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {one_line(error)}") from error
+        raise write_error(target, error) from error
     return target
 
 
@@ -114,7 +114,8 @@ def _move(written: Path, target: Path) -> None:
     others = [file for file in written.parent.iterdir() if file != written]
     paired = written.with_suffix(".json")  # of a .pth file
     if paired in others and (target.parent / paired.name).exists() and not target.exists():
-        raise UserError(f"writing {target} would replace the existing file {paired.name}: give another --out")
+        beside = target.parent / paired.name
+        raise UserError(f"the export writes {paired.name} beside {target.name}, but {beside} exists already: give another --out")
     for file in [*others, written]:
         with file.open("rb") as content:
             os.fsync(content.fileno())

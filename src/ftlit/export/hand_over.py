@@ -137,8 +137,8 @@ def _check_beside(path: Path) -> None:
             return
     if taken:
         raise UserError(
-            f"the export writes {CARD}, {SCRIPT} and others beside {path.name}, but {path.parent / taken[0]} exists and is not of an "
-            f"export: give a folder of its own, such as --out {shell_word(str(path.parent / path.stem / path.name))}"
+            f"the export writes {CARD}, {SCRIPT} and other files beside {path.name}, but {path.parent / taken[0]} exists and is not of an "
+            f"export: give a new folder, such as --out {shell_word(str(path.parent / path.stem / path.name))}"
         )
 
 

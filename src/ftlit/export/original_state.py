@@ -35,7 +35,7 @@ def builder(network: Network, library: Library) -> tuple[str, dict[str, Any]]:
     if not (by_timm if library == "timm" else by_torchvision):
         raise _no_original(library, f"{library} has no network {name}" if library == "torchvision" else f"{name} is not built by timm")
     if library == "torchvision" and (in_chans := record.get("in_chans", 3)) != 3:
-        raise _no_original(library, f"it takes images of {in_chans} channels, but torchvision's {name} takes three")
+        raise _no_original(library, f"the network takes images of {in_chans} channels, but torchvision's {name} takes three")
     arguments = {key: value for key, value in record.items() if key not in NOT_ARGUMENTS}
     skipped = {key: False for key in ("init_weights",) if key in arguments}  # random weights are replaced anyway
     if library == "timm":
@@ -75,17 +75,17 @@ def original_state(network: Network, library: Library, *, half: bool = False) ->
     if classifier is None or classifier.bias is None:  # MaxViT's has none
         raise _no_original(library, f"{library}'s {name} does not end with a linear layer with a bias")
     if network.backbone.cuts != tuple(parts.layers):
-        ends = f"it ends at {network.backbone.cuts[-1]}, but {library}'s {name} ends at {[*parts.layers][-1]}"
+        ends = f"the network ends at {network.backbone.cuts[-1]}, but {library}'s {name} ends at {[*parts.layers][-1]}"
         raise _no_original(library, f"{ends} (a run with scenario=small_similar or scenario=large_similar keeps all layers)")
     if network.backbone.token_pool != parts.token_pool:
         pooling = (network.backbone.record or {}).get("pooling")
-        why = f"it pools tokens by {pooling}, but {library}'s {name} by {parts.token_pool} (leave backbone.pooling out)"
+        why = f"the network pools tokens by {pooling}, but {library}'s {name} by {parts.token_pool} (leave backbone.pooling out)"
         raise _no_original(library, why)
     if cuts := head_cuts(network.head):
-        why = f"its head reads {len(cuts)} layers, but the head of {library}'s {name} reads the last one; train with head.cuts=null"
+        why = f"the head reads {len(cuts)} layers, but the head of {library}'s {name} reads only the last one (head.cuts=null)"
         raise _no_original(library, why)
     if head is None:
-        why = f"its head is {type(network.head).__name__}, but the head of {library}'s {name} is one linear layer on pooled features"
+        why = f"the head is {type(network.head).__name__}, but the head of {library}'s {name} is one linear layer on pooled features"
         raise _no_original(library, why)
     backbone: Any = affine_to_batchnorm(deepcopy(network.backbone))
     state = Backbone({**dict(backbone.items()), "head": head}, network.input_spec).state_dict()
@@ -111,4 +111,4 @@ def _only_linear(module: nn.Module) -> nn.Linear | None:
 
 
 def _no_original(library: Library, why: str) -> UserError:
-    return UserError(f"this network cannot be saved under {library}'s names: {why}; use --to torch or --to onnx")
+    return UserError(f"--to {library} cannot save this network, because {why}: give --to torch or --to onnx")

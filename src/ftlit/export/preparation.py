@@ -41,11 +41,13 @@ class Preparation(nn.Module):
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
         if spec.takes_bands:
-            raise UserError(f"--with-preprocessing is for RGB and grey images, but this network takes {spec.channels} bands: leave it out")
+            raise UserError(
+                f"--with-preprocessing is for RGB and grey images, but this network takes {spec.channels} bands: leave this option out"
+            )
         if spec.interpolation not in FILTERS:
             raise UserError(
                 f"--with-preprocessing resizes by {' or '.join(FILTERS)}, but this network takes images resized by {spec.interpolation}: "
-                "leave it out"
+                "leave this option out"
             )
         self.resize, self.size, self.grey = spec.resize or spec.size, spec.size, spec.channels == 1
         self.filter = FILTERS[spec.interpolation]

@@ -32,8 +32,8 @@ def _program(network: Network, variant: Variant) -> torch.export.ExportedProgram
             return torch.export.export(module, (random_images(network, 2, variant),), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # code that cannot be traced raises almost any error
         raise UserError(
-            f"torch.export, which --to torch and onnx use, cannot export this network ({_first_line(error)}): change the part whose code "
-            "depends on the values of its input, or export another network"
+            "--to torch and --to onnx cannot export this network: change the code that depends on the values of tensors, or export another "
+            f"network ({_first_line(error)})"
         ) from error
 
 
@@ -76,7 +76,7 @@ def write_onnx(network: Network, metadata: Metadata, path: Path, variant: Varian
             program, dynamo=True, optimize=not variant.half, input_names=["images"], output_names=["logits"], verbose=False
         )
     except Exception as error:  # as above
-        raise UserError(f"this network cannot be converted to ONNX: {_first_line(error)}; use --to torch") from error
+        raise UserError(f"this network cannot be converted to ONNX: give --to torch ({_first_line(error)})") from error
     onnx.model.metadata_props.update(as_json(metadata))
     onnx.save(path)
 

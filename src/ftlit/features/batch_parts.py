@@ -44,8 +44,8 @@ class BatchParts:
         others = {name: value if isinstance(value, Tensor) else list(value) for name, value in rows.items()}
         if wrong := [name for name in fields if name not in others]:
             raise UserError(
-                f"entry {wrong[0]!r} of a batch of {len(images)} images is {_described(fields[wrong[0]])}: give a tensor or list with one "
-                "value for each image"
+                f"entry {wrong[0]!r} of the batch is {_described(fields[wrong[0]])}, but the batch has {len(images)} images: give a tensor "
+                f"or list of length {len(images)}"
             )
         return cls(key, images, others)
 
@@ -81,10 +81,10 @@ def check_items(loader: DataLoader[Any], name: str) -> None:
         one, two = (BatchParts.of(loader.collate_fn([loader.dataset[place] for place in places])) for _ in range(2))
         differing = [name for name in one.others if not _equal(one.others[name], two.others[name])]
         if not _equal(one.images, two.images) or differing:
-            what = f"entry {differing[0]!r} of its batches" if differing else "images"
+            what = f"values of entry {differing[0]!r}" if differing else "images"
             raise UserError(
-                f"{name} gives other {what} each time that the same items are read (random augmentation?), and features are stored once: "
-                "give FeatureData a data module without augmentation"
+                f"{name} gives different {what} each time that the same items are read, but features are stored once: give FeatureData "
+                "a data module without random augmentation"
             )
 
 

@@ -96,12 +96,12 @@ def extract_features(
     """
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
     if not names:
-        raise UserError("cuts=[]: name at least one layer")
+        raise UserError("cuts is empty: give the name of at least one layer")
     store = cache if isinstance(cache, Store) else Store(cache)
     batches = iter(DataLoader(loader, batch_size=DATASET_BATCH) if isinstance(loader, Dataset) else loader)
     first = next(batches, None)
     if first is None:
-        raise UserError("there are no images: the loader is empty")
+        raise UserError("the loader is empty: give at least one image")
     network = source_of(module, names, BatchParts.of(first).images)
     found = [network.cuts[network.index(name)] for name in names] if isinstance(network, Backbone) else network.cuts
     specs = [FeatureSpec(cut, "average" if pooled else None) for cut in found]
@@ -124,15 +124,17 @@ def source_of(module: nn.Module, names: Sequence[str | int], images: Tensor) -> 
     if isinstance(module, Backbone):
         return module
     if not isinstance(module, nn.Module):
-        raise UserError(f"features are extracted from a module, not {type(module).__name__}: give a Backbone, or any nn.Module")
+        raise UserError(f"the first argument has the type {type(module).__name__}: give a Backbone, or any nn.Module")
     if numbers := [name for name in names if not isinstance(name, str) and name != -1]:
-        raise UserError(f"cuts={numbers[0]}: {type(module).__name__} is no Backbone, so give the name of a submodule, or -1 for its output")
+        raise UserError(
+            f"cuts={numbers[0]} needs a Backbone, but {type(module).__name__} is none: give the name of a submodule, or -1 for the output"
+        )
     if "" in names:
         raise UserError(f"cuts='' names no submodule of {type(module).__name__}: give the name of one, or -1 for the output")
     if -1 in names and OUTPUT in dict(module.named_modules()):
         raise UserError(
-            f"cuts=-1: {type(module).__name__} has a module named {OUTPUT!r}, like the features: give cuts={OUTPUT!r} for this module, "
-            "or nn.Sequential(module) for the output of all"
+            f"cuts=-1 has two meanings, because {type(module).__name__} has a submodule {OUTPUT!r}: give cuts={OUTPUT!r} for the output of "
+            "this submodule, or nn.Sequential(module) for the output of the whole module"
         )
     return Submodules(module, [name if isinstance(name, str) else OUTPUT for name in names], _on_device(images, module))
 
@@ -186,7 +188,9 @@ def extract(
         for batch in chain([first], batches):
             own = BatchParts.of(batch)
             if own.others.keys() != form.others.keys():
-                raise UserError("the batches differ in what they hold beside the images: give all of them targets, or none")
+                raise UserError(
+                    "some batches have targets or other entries that the first batch lacks, or lack some: give each batch the same entries"
+                )
             hashes.append(np.array([of_tensor(image) for image in own.images], HASH_DTYPE))
             parts.append(replace(own, images=own.images[:0]))
             yield hashes[-1], _on_device(own.images, network)

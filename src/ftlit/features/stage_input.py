@@ -12,7 +12,7 @@ from ftlit.errors import UserError
 from ftlit.features.spec import FeatureSpec
 from ftlit.finetuning.freeze import trained
 from ftlit.finetuning.schedule import Schedule
-from ftlit.formatting import size_in_words, sizes_in_words
+from ftlit.formatting import count, size_in_words, sizes_in_words
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import Pooling, pooled_size
 from ftlit.patterns import covers
@@ -184,8 +184,8 @@ def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
     found = [(f"{name}." if name else "", part) for name, part in module.named_modules() if isinstance(part, Backbone)]
     if len(found) != 1:
         raise UserError(
-            f"{type(module).__name__} has {len(found)} backbones, but FeatureData and FitProbeHead work with exactly one: train on "
-            "ImageData instead of FeatureData, and make the head with fit_probe(vectors, labels).as_head() instead of FitProbeHead"
+            f"{type(module).__name__} has {count(len(found), 'Backbone')}, but FeatureData and FitProbeHead need exactly one: train on "
+            "ImageData without FeatureData and FitProbeHead, or build the module with one Backbone"
         )
     return found[0]
 

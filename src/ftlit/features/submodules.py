@@ -69,8 +69,8 @@ class Submodules(nn.Module):
         for name in names:
             if not torch.allclose(once[name], again[name], rtol=1e-3, equal_nan=True):
                 raise UserError(
-                    f"{name} gives other features each time that it gets the same images, also in evaluation mode, so they cannot be "
-                    "stored: is there a dropout that is always on?"
+                    f"{name!r} gives different features for the same images in evaluation mode, so they cannot be stored: remove random "
+                    "layers that ignore eval(), such as functional dropout"
                 )
 
     def outputs(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -149,13 +149,16 @@ def _entry(module: nn.Module, paths: Sequence[str], images: Tensor) -> tuple[nn.
         except NotImplementedError:  # a LightningModule without `forward`
             continue
         except Exception as error:  # the code of a user fails in any way; a `forward` may take more than images
-            failed = f"{path or type(module).__name__} cannot be run on images of shape {tuple(images.shape[1:])}: {one_line(error)}"
+            failed = (
+                f"{path or type(module).__name__} cannot be run on images of shape {tuple(images.shape[1:])}: give a module that takes "
+                f"only a batch of images, or the name of one ({one_line(error)})"
+            )
             continue
         inner = {module.get_submodule(below) for below in paths}
         taking = [call.module for call in calls if call.module in inner and len(call.tensors) == 1 and call.tensors[0] is images]
         return taking[-1], [call for call in calls if call.begin >= next(c.begin for c in calls if c.module is taking[-1])]
     if failed:
-        raise UserError(f"{failed}; give a module, or the name of one, that takes the images of a batch, and nothing else")
+        raise UserError(failed)
     raise UserError(f"{type(module).__name__} has no forward: name a submodule that takes the images")
 
 
@@ -190,19 +193,23 @@ def _checked(name: str, target: nn.Module, calls: Sequence[_Call], images: int) 
     """The only call of a submodule. Raises `UserError` where its output is no feature of each image."""
     own = [call for call in calls if call.module is target]
     if len(own) != 1:
-        times = f"is called {len(own)} times for a batch" if own else "is not called when the images pass"
-        raise UserError(f"{name} {times}, so it has no one output to store: name a module that is called once")
+        why = "is not called, so there is no output to store"
+        if own:
+            why = f"is called {len(own)} times per batch and has {len(own)} outputs, but only one can be stored"
+        raise UserError(f"{name!r} {why}: name a module that is called once")
     if len(own[0].tensors) != 1:
         raise UserError(
-            f"{name} is called with {len(own[0].tensors)} tensors, and features stand for one: name a module that takes one tensor, "
-            "such as the one around it"
+            f"{name!r} is called with {len(own[0].tensors)} tensors, but features replace only one: name the module around {name!r}, or "
+            "another one that takes one tensor"
         )
     result = own[0].result
     if not isinstance(result, Tensor):
-        raise UserError(f"{name} returns a {type(result).__name__}, and only tensors are stored: name a module that returns one tensor")
+        raise UserError(
+            f"{name!r} returns a {type(result).__name__}, but only tensors can be stored: name a module that returns one tensor"
+        )
     if not result.ndim or len(result) != images:
         raise UserError(
-            f"{name} returns a tensor of shape {tuple(result.shape)} for {images} images: name a module with a row for each image"
+            f"{name!r} returns a tensor of shape {tuple(result.shape)} for {images} images: name a module that returns a row for each image"
         )
     return own[0]
 

@@ -96,7 +96,7 @@ def check_loaders(loaders: Any) -> None:
         if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
             raise UserError(
                 f"LastCheckpoint cannot resume exactly with {type(loader).__name__}, because this loader stores its own position: replace "
-                "LastCheckpoint by Lightning's ModelCheckpoint(every_n_train_steps=...), or give a loader without state_dict"
+                "LastCheckpoint by ModelCheckpoint(every_n_train_steps=...)"
             )
         if isinstance(sampler := getattr(loader, "sampler", None), RANDOM_SAMPLERS):
             warnings.warn(

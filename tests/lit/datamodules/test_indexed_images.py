@@ -113,9 +113,7 @@ def test_data_without_indexed_images_are_a_one_line_error(tmp_path):
 def test_features_do_not_replace_batches_that_a_subclass_overrides(tmp_path, method):
     changed = data(type("UserBatches", (UserImages,), {method: lambda self, *arguments: getattr(ImageData, method)(self, *arguments)}))
     overrides = f"UserBatches, because .* overrides {method}: "
-    with pytest.raises(
-        UserError, match=rf"^FeatureData cannot replace the batches of {overrides}train on UserBatches without FeatureData, or"
-    ):
+    with pytest.raises(UserError, match=rf"^FeatureData cannot be used with {overrides}train without FeatureData, or remove"):
         FeatureData(changed, tmp_path)
     with pytest.raises(
         UserError, match=rf"^a linear probe cannot be fitted on the batches of {overrides}leave FitProbeHead out of the callbacks, or fit"

@@ -212,21 +212,21 @@ REFUSED = [
         OwnData(data=Augmented()),
         Owner,
         AT,
-        r"train of OwnData gives other images each time that the same items are read \(random augmentation\?\)",
+        r"the train loader of OwnData gives different images each time that the same items are read",
     ),
-    (OwnData(data=NoisyLabels()), Owner, AT, "train of OwnData gives other entry 2 of its batches each time"),
-    (OwnData(shuffle=None, data=Stream()), Owner, AT, "train of OwnData cannot be read again by place, because its data set has no places"),
-    (OwnData(batch_size=None), Owner, AT, "train of OwnData cannot be read again by place, because batch_size=None"),
-    (OwnData(data=Nested()), Owner, AT, "entry 1 of a batch of 4 images is a dict: give a tensor or list with one value for each image"),
-    (OwnData(), Owner, {}, r"Owner has 0 backbones: give FeatureData\(cut=...\), .* one of encoder, head"),
+    (OwnData(data=NoisyLabels()), Owner, AT, "the train loader of OwnData gives different values of entry 2 each time"),
+    (OwnData(shuffle=None, data=Stream()), Owner, AT, "the train loader of OwnData has an IterableDataset, but"),
+    (OwnData(batch_size=None), Owner, AT, "the train loader of OwnData has batch_size=None, but FeatureData"),
+    (OwnData(data=Nested()), Owner, AT, "entry 1 of the batch is a dict, but the batch has 4 images: give a tensor or list of length 4"),
+    (OwnData(), Owner, {}, r"Owner has 0 Backbones, .* FeatureData\(cut=...\), one of encoder, head"),
     (OwnData(), Owner, {"cut": "encodr"}, "Owner has no module 'encodr': did you mean 'encoder'"),
     (OwnData(), Owner, {**AT, "max_gb": 1e-9}, r"features at encoder need 640 B, more than max_gb=1e-09"),
-    (OwnData(), Owner, {**AT, "pooled": True}, "pooled=True stores vectors of a Backbone, and encoder is none"),
+    (OwnData(), Owner, {**AT, "pooled": True}, "pooled=True works only with a Backbone, but 'encoder' is none"),
     (
         OwnData(),
         partial(Owner, freeze=False),
         AT,
-        r"features of encoder cannot be stored, because it trains .*: freeze it, with module\.encoder",
+        r"features of 'encoder' cannot be stored, because 'encoder' is trained in all epochs: freeze the module with module\.encoder",
     ),
     (
         OwnData(),
@@ -235,7 +235,7 @@ REFUSED = [
         r"the batch contains stored features of encoder in place of images, so an operator cannot be applied to it",
     ),
     (OwnData(), TwoPaths, AT, r"the batch contains stored features of encoder in place of images, so \.mean cannot be applied to it"),
-    (OwnData(), paired, AT, "encoder returns a tuple, and only tensors are stored"),
+    (OwnData(), paired, AT, "'encoder' returns a tuple, but only tensors can be stored"),
 ]
 
 
@@ -258,9 +258,7 @@ def test_data_that_are_no_data_module_or_change_batches_on_the_device_are_one_li
         match=r"^FeatureData needs a LightningDataModule, not DataLoader: wrap loaders in one, .* ftlit\.extract_features",
     ):
         FeatureData(DataLoader(Numbered()), tmp_path)
-    with pytest.raises(
-        UserError, match=r"^FeatureData cannot replace the batches of OnDevice, because OnDevice overrides on_after_batch_transfer"
-    ):
+    with pytest.raises(UserError, match=r"^FeatureData cannot be used with OnDevice, because OnDevice overrides on_after_batch_transfer"):
         FeatureData(OnDevice(), tmp_path)
 
 
@@ -355,5 +353,5 @@ def test_a_cut_around_which_images_find_another_way_is_one_line(tmp_path):
 
 def test_several_processes_are_one_line(tmp_path):
     options = LoaderOptions("OwnData", Store(tmp_path), "encoder", pooled=False, dtype=None, max_gb=1.0)
-    with pytest.raises(UserError, match=r"^FeatureData of OwnData works in one process, not in 2: give ImageData$"):
+    with pytest.raises(UserError, match=r"^FeatureData of OwnData works only in one process, not in 2: give Trainer\(devices=1\)$"):
         LoaderPlan(options, SimpleNamespace(world_size=2), OwnData().train_dataloader())

@@ -71,7 +71,7 @@ class EmaWeights(WeightAveraging):
         staged = find_callback(trainer, StagedFinetuning)
         if staged and (best := next((each for each in staged.schedule.stages if each.from_best), None)):
             raise UserError(
-                f"stage {best.name!r} begins from the best weights (from_best), but val judges the average, not these weights: "
+                f"stage {best.name!r} begins from the best weights (from_best), but validation measures the averaged weights: "
                 f"remove from_best, or {LEAVE_OUT}"
             )
         super().setup(trainer, pl_module, stage)

@@ -18,8 +18,8 @@ def check_options(data: ImageData, dtype: str | None, max_gb: float) -> None:
     if overrides := ", ".join(data.batch_overrides):
         name = type(data).__name__
         raise UserError(
-            f"FeatureData cannot replace the batches of {name}, because {name} overrides {overrides}: train on {name} without FeatureData, "
-            f"or remove {overrides} from {name}"
+            f"FeatureData cannot be used with {name}, because {name} overrides {overrides}: train without FeatureData, or "
+            f"remove {overrides}"
         )
     check_store_options(dtype, max_gb)
 

@@ -47,8 +47,8 @@ class LoaderFeatures(LightningDataModule):
         name = type(data).__name__
         if changed := [hook for hook in TRANSFER_HOOKS if overrides(data, LightningDataModule, hook)]:
             raise UserError(
-                f"FeatureData cannot replace the batches of {name}, because {name} overrides {', '.join(changed)}: change the "
-                "images in its data sets"
+                f"FeatureData cannot be used with {name}, because {name} overrides {', '.join(changed)}: make this change in the data sets "
+                f"of {name}, or train without FeatureData"
             )
         check_store_options(dtype, max_gb)
         self.data, store = data, Store(folder, trust=trust)
@@ -113,7 +113,7 @@ class LoaderFeatures(LightningDataModule):
             return loader
         if overfits_batches(self.trainer):
             raise UserError("FeatureData does not support overfit_batches: use limit_train_batches")
-        check_loader(loader, f"{name} of {type(self.data).__name__}")
+        check_loader(loader, f"the {name} loader of {type(self.data).__name__}")
         if self._plan is None:
             self._plan = LoaderPlan(self._options, self.trainer, loader)
         return ServedLoader(loader, partial(self._plan.serve, split, name, loader))
@@ -144,9 +144,10 @@ class ServedLoader:
 def check_loader(loader: Any, name: str) -> None:
     """Raise `UserError` for a loader whose items cannot be read again by their place in a data set."""
     if not isinstance(loader, DataLoader):
-        raise UserError(f"{name} is a {type(loader).__name__}, and FeatureData reads items again by their place: give a torch DataLoader")
+        raise UserError(f"{name} is a {type(loader).__name__}, but FeatureData reads items by their index: give a torch DataLoader")
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
-        what = "its data set has no places (IterableDataset)" if isinstance(loader.dataset, IterableDataset) else "batch_size=None"
-        raise UserError(
-            f"{name} cannot be read again by place, because {what}: give a data set with __getitem__ and __len__, and a batch_size"
-        )
+        if isinstance(loader.dataset, IterableDataset):
+            fault, advice = "an IterableDataset", "a data set with __getitem__ and __len__"
+        else:
+            fault, advice = "batch_size=None", "a batch_size"
+        raise UserError(f"{name} has {fault}, but FeatureData reads items by their index: give {advice}")

@@ -32,7 +32,7 @@ from ftlit.features.submodules import Submodules
 from ftlit.features.table import Rows
 from ftlit.finetuning.schedule import Schedule
 from ftlit.fingerprint import prefixes
-from ftlit.formatting import size_in_words
+from ftlit.formatting import count, size_in_words
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
 from ftlit.lit.datamodules.stage_loader import stages_read
 from ftlit.lit.staged_finetuning import StagedFinetuning
@@ -69,7 +69,9 @@ class LoaderPlan:
 
     def __init__(self, options: LoaderOptions, trainer: Trainer, loader: DataLoader[Any]) -> None:
         if trainer.world_size > 1:
-            raise UserError(f"FeatureData of {options.data_name} works in one process, not in {trainer.world_size}: give ImageData")
+            raise UserError(
+                f"FeatureData of {options.data_name} works only in one process, not in {trainer.world_size}: give Trainer(devices=1)"
+            )
         self.options, self.trainer = options, trainer
         self.module = trainer.lightning_module
         self.path, part = _part(self.module, options.cut)
@@ -110,12 +112,14 @@ class LoaderPlan:
             except AttributeError as error:
                 raise UserError(one_line(error)) from error
         if isinstance(live, Tensor) and not torch.allclose(live, served, rtol=1e-3, atol=1e-4):
-            raise UserError(f"the output of {self.path} alone does not decide what follows in {type(entry).__name__}: name another module")
+            raise UserError(
+                f"{type(entry).__name__} needs more than the output of {self.path!r}, so this output cannot be stored: name another module"
+            )
 
     def _inputs(self, images: int) -> list[StageInput]:
         if isinstance(self.source, Submodules):
             if self.options.pooled:
-                raise UserError(f"pooled=True stores vectors of a Backbone, and {self.path} is none: leave it out")
+                raise UserError(f"pooled=True works only with a Backbone, but {self.path!r} is none: leave pooled out")
             spec = FeatureSpec(self.path, None)
             return [StageInput((), 0, f"because {self.path} trains") if names else StageInput((spec,), 0, "") for names in self.layers]
         specs = [specs_of(self.source, names, pooled=self.options.pooled, head_cuts=head_cuts(self.module)) for names in self.layers]
@@ -130,10 +134,10 @@ class LoaderPlan:
         ]
         if len(reading) == len(self.inputs):
             raise UserError(
-                f"features of {self.path} cannot be stored, because it trains from the beginning to the end: freeze it, with "
+                f"features of {self.path!r} cannot be stored, because {self.path!r} is trained in all epochs: freeze the module with "
                 f"module.{self.path}.requires_grad_(False) or StagedFinetuning, or train without FeatureData"
                 if isinstance(self.source, Submodules)
-                else f"no stage can read stored features: {reading[0]}; train without FeatureData"
+                else f"no stage can read stored features ({reading[0]}): train without FeatureData"
             )
         for line in reading:
             self.module.print(line)
@@ -160,7 +164,7 @@ class LoaderPlan:
         soon = [spec for own in self._before_training(now) for spec in own]
         digests = self._digests()
         if name not in self._others or self._others[name][0] is not loader.dataset:
-            check_items(loader, f"{name} of {self.options.data_name}")
+            check_items(loader, f"the {name} loader of {self.options.data_name}")
             self._rows = {key: found for key, found in self._rows.items() if key[0] != name}
         wanted = list(dict.fromkeys([*specs, *soon]))
         if missing := [spec for spec in wanted if self._rows.get((name, spec), ("",))[0] != digests[spec.cut]]:
@@ -193,7 +197,8 @@ class LoaderPlan:
         size = images * itemsize * sum(torch.Size(shape).numel() for shape in shapes)
         if size > self.options.max_gb * 1e9:
             raise UserError(
-                f"features at {cuts} need {size_in_words(size)}, more than max_gb={self.options.max_gb:g}: raise it, or name a higher cut"
+                f"features at {cuts} need {size_in_words(size)}, more than max_gb={self.options.max_gb:g}: raise max_gb, or give a "
+                "cut nearer to the output"
             )
         with ExitStack() as stack:
             stack.enter_context(images_only(self.way))
@@ -226,8 +231,8 @@ def _part(module: LightningModule, cut: str | None) -> tuple[str, nn.Module]:
     if len(found) != 1:
         children = shorten(name for name, child in module.named_children() if any(True for _ in child.parameters()))
         raise UserError(
-            f"{type(module).__name__} has {len(found)} backbones: give FeatureData(cut=...), the name of the module that takes the images "
-            f"and whose output is stored, one of {children}"
+            f"{type(module).__name__} has {count(len(found), 'Backbone')}, so FeatureData does not know which output to store: give the "
+            f"name of a module that takes the images, FeatureData(cut=...), one of {children}"
         )
     return found[0], modules[found[0]]
 

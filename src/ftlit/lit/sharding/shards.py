@@ -128,8 +128,8 @@ def check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
         was, now = (f"{state[name]}" if name in state else "nothing" for state in shapes)
         if was != now:
             raise UserError(
-                f"this checkpoint is from another network: {name!r} is {was} in the checkpoint, but {now} in this run; "
-                "use the backbone and head of the checkpoint"
+                f"this checkpoint is from another network, because {name!r} is {was} in the checkpoint, but {now} in this run: give the "
+                "backbone and head of the checkpoint"
             )
 
 
