@@ -174,10 +174,10 @@ def test_a_checkpoint_outside_of_a_run_is_exported_beside_itself(runs, tmp_path)
 @pytest.mark.parametrize(
     ("name", "options", "head", "head_options", "reason"),
     [
-        ("resnet18", {"cut": "layer2"}, LinearHead, {}, "it ends at layer2, but torchvision's resnet18 ends at layer4"),
-        ("resnet18", {}, MLPHead, {"hidden": [8]}, "its head is MLPHead"),
-        ("resnet18", {}, ConvHead, {"channels": 8}, "its head is ConvHead"),
-        ("resnet18", {}, PooledHead, {"pooling": "max"}, "its head is PooledHead"),
+        ("resnet18", {"cut": "layer2"}, LinearHead, {}, "the network ends at layer2, but torchvision's resnet18 ends at layer4"),
+        ("resnet18", {}, MLPHead, {"hidden": [8]}, "the head is MLPHead"),
+        ("resnet18", {}, ConvHead, {"channels": 8}, "the head is ConvHead"),
+        ("resnet18", {}, PooledHead, {"pooling": "max"}, "the head is PooledHead"),
         ("squeezenet1_1", {}, LinearHead, {}, "squeezenet1_1 does not end with a linear layer with a bias"),
         ("glyph", {}, LinearHead, {}, "torchvision has no network glyph"),
         (
@@ -185,7 +185,7 @@ def test_a_checkpoint_outside_of_a_run_is_exported_beside_itself(runs, tmp_path)
             {},
             LinearHead,
             {"in_features": [256, 512], "cuts": ["layer3", "layer4"]},
-            "its head reads 2 layers, but the head of torchvision's resnet18 reads the last one; train with head.cuts=null",
+            "the head reads 2 layers, but the head of torchvision's resnet18 reads only the last one",
         ),
     ],
 )
@@ -223,7 +223,7 @@ def test_a_network_that_cannot_be_traced_is_a_one_line_error(runs, tmp_path):
             return super().forward(features) if features.sum() > 0 else super().forward(-features)
 
     network = replace(load_run(runs["glyph"]), head=DataDependent(128, 3))
-    with pytest.raises(UserError, match=r"torch\.export, which --to torch and onnx use, cannot export this network") as error:
+    with pytest.raises(UserError, match=r"--to torch and --to onnx cannot export this network") as error:
         export(network, "torch", tmp_path / "net.pt2")
     assert "\n" not in str(error.value) and not [*tmp_path.iterdir()]
 

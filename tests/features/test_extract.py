@@ -138,7 +138,7 @@ MISTAKES = {
     "no layer 'tpo': did you mean 'top'": {"cuts": ["tpo"]},
     "dtype=int8 is not valid": {"dtype": "int8"},
     "the loader is empty": {"loader": []},
-    "name at least one layer": {"cuts": []},
+    "cuts is empty: give the name of at least one layer": {"cuts": []},
 }
 
 
