@@ -20,6 +20,7 @@ import heads
 import novelty
 import poolings
 import quality
+import several_cuts
 import suspects
 import training_settings
 from _measure import Row, table
@@ -92,6 +93,11 @@ def of_averaging(found: dict[str, Any]) -> str:
     return f"{averaging.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
 
 
+def of_several_cuts(found: dict[str, Any]) -> str:
+    """The accuracy after training from a head on one layer and on several."""
+    return f"{several_cuts.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
+
+
 def of_calibration(found: dict[str, Any]) -> str:
     """The tables of calibration."""
     versions = {name: found["machine"][name] for name in ("timm", "transformers")}
@@ -159,6 +165,7 @@ SECTIONS = {
     "heads": of_heads,
     "poolings": of_poolings,
     "averaging": of_averaging,
+    "several_cuts": of_several_cuts,
     "suspects": of_suspects,
     "calibration": of_calibration,
     "novelty": of_novelty,

@@ -256,6 +256,17 @@ def test_batch_norm_policies_are_compared_with_live_over_the_same_seeds(bench):
     ]
 
 
+def test_the_starts_of_a_run_are_compared_run_by_run(bench):
+    from several_cuts import ONE, SEVERAL, START, table
+
+    rows = [{"cell": f"{name}:4", "seed": 0, START: 0.5, ONE: one, SEVERAL: one + 0.1} for name, one in (("a", 0.6), ("b", 0.8))]
+    assert table(rows).splitlines()[2:] == [
+        "| a, 4 | 0.500 | 0.600 | 0.700 | +0.100 |",
+        "| b, 4 | 0.500 | 0.800 | 0.900 | +0.100 |",
+        "| all | 0.500 | 0.700 | 0.800 | +0.100 ± 0.000 |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "row"),
     [
