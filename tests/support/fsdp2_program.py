@@ -35,6 +35,7 @@ from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.lr_schedule import cosine
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.sharding import fsdp2
 from ftlit.lit.sharding.memory import measured_memory, process_memory
 
 DEVICES = int(os.environ.get("DEVICES", "1"))
@@ -152,16 +153,16 @@ def resume(case: str) -> dict:
     return found | {str(step): run(1 + step, ckpt_path=FOLDER / f"step-{step}.ckpt") for step in SAVED}
 
 
-def best(case: str) -> dict:
+def best(case: str, folder: Path = FOLDER) -> dict:
     """Weights at the end, and metrics of the best checkpoint, a plain file, and of the last, a folder."""
-    best, last = FOLDER / "best.ckpt", FOLDER / "end.ckpt"
+    best, last = folder / "best.ckpt", folder / "end.ckpt"
     model = network(case)
-    callbacks = LastCheckpoint(last), BestCheckpoint(FOLDER, monitor="val/loss")
+    callbacks = LastCheckpoint(last), BestCheckpoint(folder, monitor="val/loss")
     running = trainer(case, *callbacks, enable_checkpointing=True)
     running.fit(model, images())
     weights = whole(model.state_dict())
     metrics = {path.name: running.validate(model, images(), ckpt_path=path, verbose=False)[0] for path in (best, last)}
-    return {"weights": weights, "metrics": metrics, "after": whole(model.state_dict())}
+    return {"weights": weights, "metrics": metrics, "after": whole(model.state_dict()), "is file": best.is_file()}
 
 
 class Peek(pl.Callback):
@@ -173,6 +174,12 @@ class Peek(pl.Callback):
     def on_before_zero_grad(self, trainer, pl_module, optimizer):
         if trainer.global_step == 1:
             self.found = measured_memory(pl_module, trainer.optimizers[0])
+
+
+def little_memory(case: str) -> dict:
+    """`best` in a folder of its own, where the weights do not fit into the free memory of the first process."""
+    fsdp2.available_memory = lambda: 0.0
+    return best(case, FOLDER / "little")
 
 
 def reread(case: str) -> dict:
@@ -198,7 +205,7 @@ def _sizes(memory) -> list[int]:
     return [memory.parameters, memory.gradients, memory.optimizer]
 
 
-PROGRAMS = {"features": features, "resume": resume, "best": best, "memory": memory, "reread": reread}
+PROGRAMS = {"features": features, "resume": resume, "best": best, "memory": memory, "little memory": little_memory, "reread": reread}
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:

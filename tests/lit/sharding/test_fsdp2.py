@@ -45,7 +45,7 @@ def one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_slowly(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("two"), 2, *SLOW, "batch norm", "batch norm, ddp", "memory")
+    return launch(tmp_path_factory.mktemp("two"), 2, *SLOW, "batch norm", "batch norm, ddp", "memory", "best", "little memory")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,13 @@ def test_the_best_checkpoint_is_a_plain_file_and_the_last_one_a_folder_of_shards
     assert (folder / "best.ckpt").is_file() and is_sharded_checkpoint(folder / "end.ckpt")
     assert first["metrics"] == second["metrics"] and len(first["metrics"]) == 2
     assert distance(first["weights"], first["after"]) == 0  # the last checkpoint was loaded again, after the best
+
+
+@pytest.mark.slow
+def test_a_best_checkpoint_that_does_not_fit_into_memory_is_a_folder_of_the_same_weights(two_slowly):
+    plain, sharded = two_slowly["best"][0], two_slowly["little memory"][0]
+    assert plain["metrics"] == sharded["metrics"] and [plain["is file"], sharded["is file"]] == [True, False]
+    assert distance(plain["after"], sharded["after"]) == 0
 
 
 @pytest.mark.slow
