@@ -105,7 +105,7 @@ def _check_trainer(trainer: DictConfig) -> None:
     if str(strategy).lower().startswith("fsdp"):
         raise UserError(f"trainer.strategy={strategy} (FSDP1) is not supported: give trainer=fsdp2")
     if isinstance(strategy, str) and strategy.lower() not in (known := ["auto", *StrategyRegistry.available_strategies()]):
-        raise invalid("trainer.strategy", strategy, [name for name in known if not any(part in name for part in PICKLING)])
+        raise invalid("trainer.strategy", strategy, [name for name in known if not any(part in name for part in (*PICKLING, "fsdp"))])
     method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy
     if any(part in str(method) for part in PICKLING):
         raise UserError(f"trainer.strategy={strategy} is not supported (a run cannot be pickled): give trainer.strategy=ddp")
