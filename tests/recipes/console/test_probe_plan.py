@@ -44,7 +44,7 @@ def test_a_note_says_how_many_images_are_fitted_on(planned, capsys):
     _, probes, parts, _ = planned("probe.rows=100")
     some = limited(parts.data, probes)
     assert capsys.readouterr().out.splitlines()[-1].startswith("note: probes are fitted on 100 of 1,070 training images")
-    assert set(some.counts["train"].values()) == {10} and some.counts["test"] == parts.data.counts["test"]
+    assert set(some.counts["train"].values()) <= {9, 10, 11} and some.counts["test"] == parts.data.counts["test"]
 
 
 def test_without_a_store_the_plan_promises_no_cache(planned):

@@ -137,7 +137,7 @@ def imbalance_note(cfg: DictConfig, data: Any, noun: str) -> Iterator[str]:
     least, most = min(counts, key=counts.__getitem__), max(counts.values())
     if most >= IMBALANCE * counts[least]:
         yield (
-            f"class {least} has only {counts[least]:,} training {noun}, another one {most:,}: look at macro F1 too; to give all "
+            f"class {least} has only {count(counts[least], f'training {noun[:-1]}')}, another one {most:,}: look at macro F1 too; to give all "
             "classes the same weight, set loss.class_weights=balanced"
         )
 
