@@ -27,7 +27,7 @@ from _measure import machine, written
 from _options import count
 from PIL import Image
 
-CLASSES, SIDE, PATCHES = 1000, 16, 4
+CLASSES, SIDE, PATCHES, NOISE = 1000, 16, 4, 80
 TRAIN = Path(__file__).parents[2] / "train.py"
 GATE = 1.1  # of the growth
 FIRST, SECOND = "first start", "second start"
@@ -60,7 +60,7 @@ def write_images(folder: Path, number: int) -> None:
         label, times = place % CLASSES, SIDE // PATCHES
         if place < CLASSES:
             (folder / f"{label:03}").mkdir(parents=True)
-        noisy = np.clip(colours[label] + rng.normal(0, 30, colours[label].shape), 0, 255).astype(np.uint8)
+        noisy = np.clip(colours[label] + rng.normal(0, NOISE, colours[label].shape), 0, 255).astype(np.uint8)
         Image.fromarray(noisy.repeat(times, 0).repeat(times, 1)).save(folder / f"{label:03}" / f"{place:07}.jpg", quality=75)
 
 
