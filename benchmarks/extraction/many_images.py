@@ -45,8 +45,7 @@ COMMANDS = {  # -> words, and name of a part -> beginning of the line with which
         {
             "second start: list, check, digests, split, plan": "resume",
             "read the features, fit the linear probe": "fitted",
-            "features and scores of test": "fitted in",
-            "report": "report:",
+            "features and scores of test, report": "report:",
         },
     ),
 }

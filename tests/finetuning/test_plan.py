@@ -250,6 +250,7 @@ def test_the_plan_as_text_has_a_line_for_each_stage_layer_and_warning():
     ]
 
 
+OF_FITTED_HEADS = ("trained_head", "own_fit")  # in errors of FitProbeHead, not in the warnings of a plan
 COMMAND_WORD = re.compile(r"\b(backbone|head|schedule|trainer|batchnorm)(\.\w+)?=\w")
 
 
@@ -276,7 +277,7 @@ def test_hints_are_in_python_unless_the_words_of_the_command_line_are_asked_for(
             *examine(random, Schedule([Stage(["head"])]), build_optimizer(random, SGD), ["head"], hints=hints).warnings,
         ]
         text = "\n".join(found)
-        assert all(getattr(hints, field.name) in text for field in fields(Hints)), text
+        assert all(getattr(hints, field.name) in text for field in fields(Hints) if field.name not in OF_FITTED_HEADS), text
         return text
 
     assert not COMMAND_WORD.search(warnings(IN_PYTHON).replace('Stage(..., batchnorm="', ""))
