@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
@@ -47,8 +48,10 @@ from ftlit.recipes.config.hydra_internals import (
     instantiate,
     jobs_of_sweeps,
     kept_hydra,
+    launched_by,
     own_hydra,
     read_config_file,
+    returned_score,
     run_folder_template,
     run_mode,
     set_choices,
@@ -57,6 +60,7 @@ from ftlit.recipes.config.hydra_internals import (
     task_overrides,
     use_hydra_config,
 )
+from ftlit.recipes.config.overrides import job_number
 
 LINEAR = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
 
@@ -330,6 +334,24 @@ def test_a_sweep_runs_the_jobs_of_a_plan_in_its_order_with_numbers_from_0_in_bat
     assert OmegaConf.is_missing(job.hydra.job, "num") and numbered.hydra.job.num == 7
     assert numbered.hydra.runtime.output_dir == str(Path(config.hydra.sweep.dir, "7").absolute())
     assert Plugins.instantiate_sweeper.__module__ == "hydra.core.plugins"  # as before
+
+
+def test_a_function_launches_the_jobs_and_a_word_gives_a_job_its_folder(tmp_path):
+    def task(cfg):
+        return cfg.seed, job_number(), Path(hydra_config().runtime.output_dir)
+
+    def run(config, launch, jobs, first):
+        assert (jobs, first) == ([["seed=1"], ["seed=2"]], 3)
+        return launch([["seed=2", "hydra.sweep.subdir=7"]], initial_job_idx=0)
+
+    with initialize_hydra():
+        config = compose("train", ["hydra.mode=MULTIRUN", f"hydra.sweep.dir={tmp_path}"], return_hydra_config=True)
+        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
+        with launched_by(run):
+            launcher = Plugins.instance().instantiate_launcher(config=config, hydra_context=context, task_function=task)
+            (returned,) = launcher.launch([["seed=1"], ["seed=2"]], initial_job_idx=3)
+    assert returned.return_value == (2, 7, tmp_path / "7") and returned_score(0.5).return_value == 0.5
+    assert Plugins.instantiate_launcher.__module__ == "hydra.core.plugins"  # as before
 
 
 def test_submitit_names_an_option_that_a_launcher_does_not_have_and_those_that_it_has(tmp_path):
