@@ -136,9 +136,10 @@ def imbalance_note(cfg: DictConfig, data: Any, noun: str) -> Iterator[str]:
         return
     least, most = min(counts, key=counts.__getitem__), max(counts.values())
     if most >= IMBALANCE * counts[least]:
+        few = count(counts[least], f"training {noun[:-1]}")
         yield (
-            f"class {least} has only {count(counts[least], f'training {noun[:-1]}')}, another one {most:,}: look at macro F1 too; to give all "
-            "classes the same weight, set loss.class_weights=balanced"
+            f"class {least} has only {few}, another one {most:,}: look at macro F1 too; to give all classes the same weight, "
+            "set loss.class_weights=balanced"
         )
 
 
