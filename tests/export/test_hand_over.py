@@ -160,7 +160,7 @@ def test_files_of_a_user_are_not_replaced_and_those_of_an_export_are(run, tmp_pa
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "README.md").write_text("my project")
-    with pytest.raises(UserError, match=f"give a folder of its own, such as --out {mine}/net/net.pt2"):
+    with pytest.raises(UserError, match=f"give a new folder, such as --out {mine}/net/net.pt2"):
         export_run(run, "torch", mine / "net.pt2")
     assert [file.name for file in mine.iterdir()] == ["README.md"]
 
