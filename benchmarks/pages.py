@@ -16,6 +16,7 @@ import batchnorm
 import calibration
 import cuts
 import faults
+import halving
 import heads
 import novelty
 import poolings
@@ -66,6 +67,12 @@ def of_cuts(found: dict[str, Any]) -> str:
 def of_advice(found: dict[str, Any]) -> str:
     """Regrets of the rule of `scenario=auto` and of simple ones."""
     return f"{advice.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
+
+
+def of_halving(found: dict[str, Any]) -> str:
+    """Successive halving against the full grid."""
+    rungs = ", ".join(f"{settings} to epoch {epochs}" for epochs, settings in found["options"]["rungs"])
+    return f"{halving.table(found['rows'])}\n\nSettings: {rungs}. {measured(found['machine'])}"
 
 
 def of_training_settings(found: dict[str, Any]) -> str:
@@ -160,6 +167,7 @@ SECTIONS = {
     "faults": of_faults,
     "cuts": of_cuts,
     "advice": of_advice,
+    "halving": of_halving,
     "training_settings": of_training_settings,
     "backbone_choice": of_backbone_choice,
     "heads": of_heads,

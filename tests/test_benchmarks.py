@@ -284,3 +284,14 @@ def test_the_other_benchmarks_run(bench, monkeypatch, capsys, name, arguments, r
     monkeypatch.setattr("sys.argv", [name, *arguments.split()])
     importlib.import_module(name).main()
     assert any(line.startswith(row) for line in capsys.readouterr().out.splitlines())
+
+
+def test_halving_is_measured_with_its_defaults_on_27_settings_and_takes_at_most_a_third_of_the_steps(bench):
+    import halving
+    from omegaconf import OmegaConf
+
+    options = OmegaConf.load(ROOT / "conf/hparams_search/halving.yaml").sweep.halving
+    assert (options.first, options.eta, options.reduction) == (halving.FIRST, halving.ETA, halving.REDUCTION)
+    assert halving.plan()[0].settings == 27 and halving.share_of_steps(halving.plan()) <= 1 / 3
+    rows = json.loads((RESULTS.parent / "halving.json").read_text())["rows"]
+    assert {row["data"] for row in rows} == set(halving.NAMES) and all(row["verified"] for row in rows if row["seed"] == 0)
