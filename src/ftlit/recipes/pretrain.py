@@ -26,6 +26,7 @@ from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import check_settings, write_config
 from ftlit.recipes.run.split_file import store_split
+from ftlit.recipes.run.trainer import unsharded
 from ftlit.tensor_files import write_tensors
 
 
@@ -35,6 +36,8 @@ def run(cfg: DictConfig) -> float:
     Returns:
         The best validation accuracy; for layer-wise pretraining, minus the error of the last layer on val.
     """
+    if unsharded(cfg):
+        raise UserError("recipe=pretrain does not shard the weights of the network: give trainer=ddp in place of trainer=fsdp2")
     if cfg.get("pretrain"):
         backbone, score = pretrain(cfg)
         first = True
