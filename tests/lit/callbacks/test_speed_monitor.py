@@ -103,3 +103,12 @@ def test_a_short_wait_is_not_noted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed_monitor, "SLOW_SECONDS", 0.05)
     fitted(tmp_path, read=0.0, step=0.05)
     assert "note:" not in capsys.readouterr().out
+
+
+def test_an_epoch_that_is_resumed_in_its_middle_counts_from_there():
+    clock = iter([100.0, 101.0, 103.0])
+    monitor = SpeedMonitor(lambda: next(clock))
+    monitor.on_train_start(None, None)
+    monitor.on_train_batch_start(None, None, None, 3)
+    monitor.on_train_batch_end(None, None, None, (torch.ones(BATCH, 3), torch.ones(BATCH)), 3)
+    assert (monitor._examples, monitor._waits, monitor._busy) == (BATCH, 1.0, 2.0)

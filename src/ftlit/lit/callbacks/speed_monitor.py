@@ -38,8 +38,12 @@ class SpeedMonitor(Callback):
     def _start(self, now: float) -> None:
         self._examples, self._busy, self._waits, self._last = 0, 0.0, 0.0, now
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock: a run that is resumed within an epoch does not start it."""
+        self._start(self.clock())
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock: data-loading workers start after this hook, and are waited for."""
+        """Start the clock again: data-loading workers start after this hook, and are waited for."""
         self._start(self.clock())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
