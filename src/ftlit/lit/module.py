@@ -102,7 +102,7 @@ class FineTuner(LightningModule):
     def configure_model(self) -> None:
         """Under FSDP2 (`Fsdp2Strategy`, `ModelParallelStrategy`) shard each layer of the backbone, the head and the module, in place.
 
-        Before that, while each process has all weights, the callbacks and then the data module may read them: those that have a method
+        Before that, while each process has all weights, the data module and then the callbacks may read them: those that have a method
         `before_sharding` are called with the trainer and this module. A no-op under other strategies.
         """
         trainer = trainer_of(self)
@@ -111,7 +111,7 @@ class FineTuner(LightningModule):
         if is_sharded(self):
             return reshard(self)  # an optimizer is built over the shards
         if trainer.state.fn == "fit":
-            readers = [part for part in (*callbacks_of(trainer), datamodule_of(trainer)) if hasattr(part, "before_sharding")]
+            readers = [part for part in (datamodule_of(trainer), *callbacks_of(trainer)) if hasattr(part, "before_sharding")]
             if readers:
                 strategy.precision_plugin.convert_module(self.to(strategy.root_device))
             for part in readers:

@@ -37,7 +37,7 @@ from ftlit.lit.datamodules.image_wrapper import WrapsImageData
 from ftlit.lit.datamodules.loader_features import LoaderFeatures
 from ftlit.lit.datamodules.stage_loader import ServedFeatures, StageLoader, stages_read
 from ftlit.lit.module import FineTuner
-from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy, is_sharded
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import check_sampler_epoch, find_callback
@@ -180,7 +180,6 @@ class FeatureData(WrapsImageData):
     def before_sharding(self, trainer: Trainer, module: nn.Module) -> None:
         """Store the features of all stages while each process has all weights; later stages read only these."""
         self._prepare()
-        self.extraction.seal()
 
     def _views(self, specs: Sequence[Specs], schedule: Schedule | None, trainer: Trainer) -> dict[Specs, set[int]]:
         """Return the views of training images that will be read with the same specs, from the epochs that their stages may last."""
@@ -248,6 +247,8 @@ class FeatureData(WrapsImageData):
 
     def _prepare(self) -> None:
         """Compute, in one pass over the images, the features of all stages below which nothing trains before they begin."""
+        if is_sharded(self.running.lightning_module):
+            self.extraction.seal()
         if self.running.state.fn != "fit" or self._stage_inputs:
             return
         module, schedule = self.running.lightning_module, self._staging.schedule if self._staging else None
