@@ -34,6 +34,7 @@ from ftlit import (
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.lr_schedule import cosine
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
+from ftlit.lit.datamodules import extraction_pass
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.sharding import fsdp2
 from ftlit.lit.sharding.memory import measured_memory, process_memory
@@ -128,15 +129,16 @@ def stages(case: str) -> dict:
 
 
 def features(case: str) -> dict:
-    """Fit the head as a probe and train the first stages from stored features; images through the lowest layer before training count."""
-    model, notes, passes = network(case), Stages(), []
-    count = model.backbone.low.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0]) * (not inputs[0].is_meta)))
-    notes.on_train_start = lambda *_: count.remove()
+    """Fit the head as a probe and train the first stages from stored features; images that are extracted before training count."""
+    model, notes, ran = network(case), Stages(), []
+    fill = extraction_pass.fill
+    extraction_pass.fill = lambda *given, **more: ran.append(fill(*given, **more))  # a hook would be part of what identifies the features
+    notes.on_train_start = lambda *_: setattr(extraction_pass, "fill", fill)
     data = FeatureData(images(), FOLDER / f"store-{DEVICES}", pooled=True)
     running = trainer(case, FitProbeHead(), notes)
     running.fit(model, data)
     reads = [bool(own.specs) for own in data.plan(model, EPOCHS, running)]
-    return {"stages": notes.stages, "weights": notes.weights, "reads": reads, "extracted": sum(passes)}
+    return {"stages": notes.stages, "weights": notes.weights, "reads": reads, "extracted": sum(ran)}
 
 
 def resume(case: str) -> dict:
