@@ -22,7 +22,7 @@ class Registry(Mapping[str, Part]):
     (True, 'apple', None)
     >>> fruits["aple"]
     Traceback (most recent call last):
-    ftlit.errors.UserError: no fruit 'aple': did you mean 'apple'? There are: apple
+    ftlit.errors.UserError: there is no fruit 'aple': did you mean 'apple'?
     """
 
     def __init__(self, noun: str) -> None:

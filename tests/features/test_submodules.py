@@ -214,7 +214,7 @@ def test_a_trainer_does_not_change_what_identifies_a_lightning_module_with_code_
 
 def test_batches_of_which_only_some_have_targets_are_one_line(tmp_path):
     images = torch.rand(4, 3, 8, 8)
-    with pytest.raises(UserError, match=r"^some batches have targets or other entries .*: give each batch the same entries$"):
+    with pytest.raises(UserError, match=r"^the batches do not all have the same entries .*: give all the same$"):
         extract_features(nn.Conv2d(3, 2, 3), [(images, torch.arange(4)), (images,)], cache=tmp_path)
 
 

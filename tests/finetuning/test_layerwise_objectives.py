@@ -121,8 +121,8 @@ def test_noisy_rectified_units_are_sampled_with_the_variance_of_the_paper():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RestrictedBoltzmann(nn.Conv2d(3, 4, 3), None, torch.zeros(2, 3, 8, 8)), "this layer has Conv2d"),
-        (lambda: RestrictedBoltzmann(flattened(nn.Tanh()), None, torch.zeros(2, 12)), "this layer has Linear, Tanh"),
+        (lambda: RestrictedBoltzmann(nn.Conv2d(3, 4, 3), None, torch.zeros(2, 3, 8, 8)), "a layer of this backbone has Conv2d"),
+        (lambda: RestrictedBoltzmann(flattened(nn.Tanh()), None, torch.zeros(2, 12)), "a layer of this backbone has Linear, Tanh"),
         (lambda: RestrictedBoltzmann(flattened(), None, torch.zeros(2, 12), k=0), "pretrain.k=0"),
         (lambda: Reconstruction(flattened(), None, torch.zeros(2, 12), noise=1.0), "pretrain.noise=1.0"),
     ],

@@ -43,7 +43,7 @@ def test_patience_counts_consecutive_values_without_improvement(values, reached)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "give a threshold, a patience"),
+        ({}, "add a threshold, a patience"),
         ({"patience": 0}, "give a whole number, 1 or more"),
         ({"patience": 1, "min_delta": -1}, "give a number, 0 or more"),
         ({"patience": 1, "mode": "mx"}, "did you mean 'max'"),

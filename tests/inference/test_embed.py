@@ -123,7 +123,7 @@ def test_texts_are_named_by_their_numbers_in_npz_and_a_long_one_does_not_make_th
         ),
         (
             ("glyph", "backbone.cut=stem", "--out", "x.npz"),
-            "backbone.cut=stem is given, but no images: add images, or folders of images",
+            "no images are given, only backbone.cut=stem: add paths of images, or of folders with images, to the command",
         ),
         (("glyph", "backbone.weight=x", "set", "--out", "x.npz"), "did you mean 'backbone.weights'?"),
         (("glyph", "set", "--out", "x.npz", "--cut", "layer9"), "no layer 'layer9'"),

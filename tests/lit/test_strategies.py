@@ -113,7 +113,7 @@ def test_fsdp1_is_an_error_that_names_fsdp2():
 
 def test_lightnings_own_strategy_cannot_resume_with_stages():
     check_resumes(Trainer(Fsdp2Strategy()))
-    with pytest.raises(UserError, match=r"give strategy=ftlit\.Fsdp2Strategy"):
+    with pytest.raises(UserError, match=r"start a new run with strategy=ftlit\.Fsdp2Strategy"):
         check_resumes(Trainer(ModelParallelStrategy()))
 
 

@@ -156,5 +156,5 @@ def test_a_head_of_ones_own_reads_the_cuts_that_it_names_in_a_tuple_or_a_list():
 def test_other_numbers_of_cuts_and_lengths_and_an_unknown_combine_are_errors():
     with pytest.raises(UserError, match=r"in_features=6 does not fit a linear head on 2 cuts: give a list of 2 numbers, one per cut"):
         LinearHead(6, 3, cuts=["low", "top"])
-    with pytest.raises(UserError, match=r"no head\.combine 'concatenate': did you mean 'concat'"):
+    with pytest.raises(UserError, match=r"head\.combine=concatenate is not valid: did you mean 'concat'"):
         LinearHead(6, 3, combine="concatenate")

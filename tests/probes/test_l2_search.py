@@ -1,13 +1,16 @@
 """The search for an L2 penalty ends at the penalty that trying all of them chooses, with fewer fits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from ftlit.probes import l2_search
-from ftlit.probes.cross_validation import HeldOut
-from ftlit.probes.l2_search import search_l2
+from ftlit.probes.cross_validation import HeldOut, LabelledVectors
+from ftlit.probes.l2_search import held_out_results, search_l2
 from ftlit.probes.linear_probe import L2_PENALTIES, fit_probe
+from ftlit.probes.probe_kinds import PROBE_KINDS
 
 PENALTIES = list(L2_PENALTIES)
 DIGITS = load_digits()
@@ -34,14 +37,35 @@ def test_the_lowest_of_losses_that_fall_and_rise_is_found(penalties, place):
 def test_a_large_problem_gets_the_penalty_of_all_penalties_and_one_fold(monkeypatch):
     few = slice(0, 300)
     full = fit_probe(VECTORS[few], LABELS[few])
-    monkeypatch.setattr(l2_search, "LARGE", 1)
+    monkeypatch.setattr(l2_search, "MIN_PRODUCTS_TO_SEARCH", 1)
     searched = fit_probe(VECTORS[few], LABELS[few])
     assert searched.l2 == full.l2 and torch.equal(searched.weight, full.weight) and len(searched.losses) < len(full.losses)
     assert searched.losses == pytest.approx({l2: full.losses[l2] for l2 in searched.losses}, rel=1e-2)
     assert searched.held_out is not None and searched.held_out.correct.shape == (1, 300)
-    monkeypatch.setattr(l2_search, "MANY_LOGITS", 1)
+    monkeypatch.setattr(l2_search, "MIN_LOGITS_OF_ONE_FOLD", 1)
     once = fit_probe(VECTORS[few], LABELS[few])
     assert once.held_out is not None and len(once.held_out.places) == 60 and once.samples == 300
     assert torch.equal(once.held_out.labels, LABELS[few][once.held_out.places])
     with_val = fit_probe(VECTORS[few], LABELS[few], valid=(VECTORS[300:400], LABELS[300:400]))
     assert with_val.samples == 400 and with_val.held_out is not None and len(with_val.held_out.labels) == 100
+
+
+def test_a_penalty_that_is_given_twice_is_tried_once():
+    some, labels = VECTORS[:100], LABELS[:100]
+    once, twice = fit_probe(some, labels, l2=[1.0, 1e-4]), fit_probe(some, labels, l2=[1e-4, 1.0, 1.0])
+    assert (twice.l2, twice.losses) == (once.l2, once.losses) and twice.held_out is not None
+    assert float(twice.held_out.losses.mean()) == pytest.approx(twice.losses[twice.l2])
+
+
+def test_penalties_are_compared_at_one_tolerance_however_they_are_grouped(monkeypatch):
+    some, labels = VECTORS[:100], LABELS[:100]
+    kind, factors = PROBE_KINDS["softmax"], []
+    assert kind.coarse_fit is not None
+
+    def coarse(*args, **options):
+        factors.append(len(args[3]))
+        return kind.coarse_fit(*args, **options)
+
+    monkeypatch.setattr(l2_search, "MIN_PRODUCTS_TO_SEARCH", 1)
+    tried, _ = held_out_results(LabelledVectors(some, labels), None, 10, PENALTIES, replace(kind, coarse_fit=coarse), 0)
+    assert sum(factors) == 5 * len(tried) and 1 in factors  # in each fold, also of those that are tried alone

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ftlit import UserError, extract_features, fit_probe, load_backbone
-from ftlit.probes.cross_validation import FOLDS, MIN_DEVIATION, LabelledVectors, cross_validate, folds_of
+from ftlit.probes.cross_validation import FOLDS, MIN_DEVIATION, LabelledVectors, folds_of
 from ftlit.probes.probe_kinds import PROBE_KINDS, ProbeKind
 from ftlit.probes.solver import RegularizationPath
 
@@ -113,8 +113,8 @@ def test_without_validation_data_cross_validation_with_seeded_folds_chooses():
 def test_the_coarser_tolerance_of_cross_validation_chooses_as_the_tolerance_of_a_result(kind):
     examples, l2_penalties = LabelledVectors(FEATURES[:150], LABELS[:150]), [1e-1, 1e-2, 1e-3, 1e-4]
     coarse, fine = (
-        cross_validate(examples, 10, l2_penalties, method, seed=0)
-        for method in (PROBE_KINDS[kind], replace(PROBE_KINDS[kind], compare=None))
+        held_out_results(examples, None, 10, l2_penalties, method, seed=0)[1]
+        for method in (PROBE_KINDS[kind], replace(PROBE_KINDS[kind], coarse_fit=None))
     )
     assert not torch.equal(coarse.losses, fine.losses)
     means = coarse.losses.mean(dim=1), fine.losses.mean(dim=1)

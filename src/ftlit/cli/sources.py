@@ -32,7 +32,7 @@ def network_and_paths(source: str, words: Sequence[str], *, trust: bool = False)
     options = [word for word in words if word.startswith(OPTION) and "=" in word]
     paths = [word for word in words if word not in options]
     if not paths:
-        raise UserError(f"{shorten(options)} is given, but no images: add images, or folders of images")
+        raise UserError(f"no images are given, only {shorten(options)}: add paths of images, or of folders with images, to the command")
     if Path(source).expanduser().exists() and options:
         raise UserError(f"{source!r} is the folder of a run, which has its backbone already: leave {options[0]} out")
     if Path(source).expanduser().exists():

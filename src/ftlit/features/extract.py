@@ -189,7 +189,7 @@ def extract(
             own = BatchParts.of(batch)
             if own.others.keys() != form.others.keys():
                 raise UserError(
-                    "some batches have targets or other entries that the first batch lacks, or lack some: give each batch the same entries"
+                    "the batches do not all have the same entries (some have targets or keys that others lack): give all the same"
                 )
             hashes.append(np.array([of_tensor(image) for image in own.images], HASH_DTYPE))
             parts.append(replace(own, images=own.images[:0]))

@@ -54,8 +54,8 @@ def check_resumes(trainer: Trainer) -> None:
     """Raise `UserError` for a strategy that loads the optimizer state of those parameters only that train at the moment."""
     if isinstance(trainer.strategy, ModelParallelStrategy) and not isinstance(trainer.strategy, Fsdp2Strategy):
         raise UserError(
-            "ModelParallelStrategy loses optimizer state when it resumes in a stage: give strategy=ftlit.Fsdp2Strategy() in this run "
-            "and in the one that writes the checkpoint"
+            "a run with ModelParallelStrategy loses optimizer state when it is resumed: start a new run with "
+            "strategy=ftlit.Fsdp2Strategy(), which can be resumed"
         )
 
 

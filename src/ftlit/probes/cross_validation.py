@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -146,8 +146,6 @@ def cross_validate(
             "every class has only one example, so none can be held out to choose the L2 penalty: give a single penalty (probe.l2=[0.1]), "
             "or more examples of each class"
         )
-    if kind.compare and len(l2_penalties) > 1:
-        kind = replace(kind, fit=kind.compare)
     keeps = keeps_logits(len(l2_penalties), sum(int((fold == number).sum()) for number in used), classes)
     parts = [hold_out(examples.at(fold != i), examples.at(fold == i), classes, l2_penalties, kind, keeps_logits=keeps) for i in used]
     places = torch.cat([torch.nonzero(fold == i)[:, 0] for i in used])

@@ -44,6 +44,7 @@ class HeadProbe:
         combine: how they become one head, see `LinearProbeHead`.
         views: number of augmented views that they were fitted on besides the plain one.
         score: accuracy of the head on held-out features; `None` where nothing was held out.
+        held_out: number of these features: of one fold where there are many, see `held_out_results`.
         held_out_logits: of the head that was fitted on train, also where this one is refitted, at its temperature; `None` where nothing
             was held out, or where they are too many even at the chosen L2 penalties, see `keeps_logits`.
         temperature: by which the logits of the probes are divided, see `fit_temperature`; 1 where nothing was held out.
@@ -54,6 +55,7 @@ class HeadProbe:
     combine: Combine = "concat"
     views: int = 0
     score: float | None = None
+    held_out: int = 0
     held_out_logits: HeldOutLogits | None = field(default=None, repr=False)
     temperature: float = 1.0
     class_weights: ClassWeights | None = None
@@ -169,7 +171,8 @@ def fit_head(
         parts = [_with_logits(part, features, views, probing.seed) for part in fitted] if _lacks_logits(fitted) else fitted
         held_out, temperature = _held_out_logits(parts, combine)
         without = [replace(part, held_out=None) for part in parts]  # those of the head are enough
-        return HeadProbe(without, combine, len(views), _score(parts, held_out), held_out, temperature, class_weights)
+        number = max((len(part.held_out.labels) for part in fitted if part.held_out), default=0)
+        return HeadProbe(without, combine, len(views), _score(parts, held_out), number, held_out, temperature, class_weights)
 
     return best_of([of_kind(kind) for kind in PROBE_KINDS if kind in probing.kinds])
 

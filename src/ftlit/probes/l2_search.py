@@ -8,10 +8,10 @@ import torch
 from ftlit.probes.cross_validation import FOLDS, HeldOut, LabelledVectors, cross_validate, hold_out
 from ftlit.probes.probe_kinds import ProbeKind
 
-LARGE = 500_000_000  # samples * features * classes, from which on all penalties take minutes
-MANY_LOGITS = 5_000_000  # samples * classes, from which on one fold holds out enough; the same for all probes of a head
-COARSE = 4  # every fourth penalty is tried first, a factor of 10 among `linear_probe.L2_PENALTIES`
-FIRST = 4  # coarse penalties that are tried in any case
+MIN_PRODUCTS_TO_SEARCH = 500_000_000  # samples * features * classes; fits at all penalties would take minutes
+MIN_LOGITS_OF_ONE_FOLD = 5_000_000  # samples * classes; one fold holds out enough. The same for all probes of a head
+COARSE_STEP = 4  # every fourth penalty is tried first, a factor of 10 among `linear_probe.L2_PENALTIES`
+ALWAYS_TRIED = 4  # of these
 
 
 def held_out_results(
@@ -24,7 +24,7 @@ def held_out_results(
 ) -> tuple[Sequence[float], HeldOut]:
     """The L2 penalties that were tried, the strongest first, and the held-out results at these: on `others`, or in cross-validation.
 
-    Where there are `MANY_LOGITS`, one fold of the five is held out; where a fit is `LARGE`, penalties are searched, see `search_l2`.
+    From `MIN_LOGITS_OF_ONE_FOLD` on, one fold of the five is held out; from `MIN_PRODUCTS_TO_SEARCH` on, penalties are searched.
 
     Args:
         examples: to fit on.
@@ -34,14 +34,16 @@ def held_out_results(
         kind: of the classifier.
         seed: of the folds.
     """
-    folds = 1 if len(examples.labels) * classes >= MANY_LOGITS else FOLDS
+    folds = 1 if len(examples.labels) * classes >= MIN_LOGITS_OF_ONE_FOLD else FOLDS
+    if others is None and len(l2_penalties) > 1 and kind.coarse_fit:  # all penalties alike, however they are grouped
+        kind = replace(kind, fit=kind.coarse_fit)
 
     def results(penalties: Sequence[float]) -> HeldOut:
         if others is not None:
             return hold_out(examples, others, classes, penalties, kind)
         return cross_validate(examples, classes, penalties, kind, seed, folds=folds)
 
-    is_large = examples.vectors.numel() * (1 + len(examples.views)) * classes >= LARGE
+    is_large = examples.vectors.numel() * (1 + len(examples.views)) * classes >= MIN_PRODUCTS_TO_SEARCH
     return search_l2(results, l2_penalties) if is_large else (l2_penalties, results(l2_penalties))
 
 
@@ -58,14 +60,14 @@ def search_l2(held_out: Callable[[Sequence[float]], HeldOut], l2_penalties: Sequ
     Returns:
         The penalties that were tried, the strongest first, and the results at these.
     """
-    coarse = list(dict.fromkeys([*l2_penalties[::COARSE], l2_penalties[-1]]))
-    tried = _by_penalty(held_out, coarse[:FIRST])
-    for l2 in coarse[FIRST:]:
+    coarse = list(dict.fromkeys([*l2_penalties[::COARSE_STEP], l2_penalties[-1]]))
+    tried = _by_penalty(held_out, coarse[:ALWAYS_TRIED])
+    for l2 in coarse[ALWAYS_TRIED:]:
         if _best(tried) != min(tried):
             break
         tried |= _by_penalty(held_out, [l2])
     place = l2_penalties.index(_best(tried))
-    near = [l2 for l2 in l2_penalties[max(0, place - COARSE + 1) : place + COARSE] if l2 not in tried]
+    near = [l2 for l2 in l2_penalties[max(0, place - COARSE_STEP + 1) : place + COARSE_STEP] if l2 not in tried]
     tried |= _by_penalty(held_out, near) if near else {}
     order = sorted(tried, reverse=True)
     return order, _joined([tried[l2] for l2 in order])

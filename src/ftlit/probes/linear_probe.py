@@ -175,7 +175,7 @@ def fit_probe(
     if pooling not in POOLINGS:
         raise invalid("pooling", pooling, POOLINGS)
     cuts = cuts_of(features, cut)
-    l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2), reverse=True)
+    l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(set(map(float, l2)), reverse=True)
     if not l2_penalties or not all(0 < value < float("inf") for value in l2_penalties):
         raise UserError(f"l2={l2} is not valid: give L2 penalties above 0")
     if len(cuts) > 1 and pooling != "average":

@@ -12,7 +12,7 @@ from ftlit.probes.objectives import LossName, losses_of
 from ftlit.probes.solver import RegularizationPath, solve
 from ftlit.registry import Registry
 
-COMPARED_TOLERANCE = 10.0  # times that of a result: held-out losses agree in three digits, in two thirds of the time
+COARSE_TOLERANCE = 10.0  # times that of a result: held-out losses agree in three digits, in two thirds of the time
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class ProbeKind:
         losses: outputs (N, K), class numbers (N,) -> loss of each sample (N,); its mean on held-out samples chooses the L2 penalty.
         sklearn: the argument of scikit-learn that equals the L2 penalty: `C` (1 / (N L2 penalty)), `alpha` (N L2 penalty), or none.
         takes_weights: whether `fit` takes `class_weights=`, see `solve`.
-        compare: like `fit`, to a coarser tolerance, to choose between L2 penalties in cross-validation; `None`: `fit`.
+        coarse_fit: like `fit`, to a coarser tolerance, to choose between L2 penalties in cross-validation; `None`: `fit`.
     """
 
     fit: Callable[..., RegularizationPath]
     losses: Callable[[Tensor, Tensor], Tensor]
     sklearn: Literal["C", "alpha"] | None = None
     takes_weights: bool = False
-    compare: Callable[..., RegularizationPath] | None = None
+    coarse_fit: Callable[..., RegularizationPath] | None = None
 
     def with_weights(self, class_weights: Sequence[float] | None) -> "ProbeKind":
         """The kind with these weights of the classes in its fit and in its loss; `None`: none. Raises `UserError` where it takes none."""
@@ -43,16 +43,16 @@ class ProbeKind:
         def losses(outputs: Tensor, labels: Tensor) -> Tensor:
             return outputs.new_tensor(class_weights)[labels] * self.losses(outputs, labels)
 
-        compare = self.compare and partial(self.compare, class_weights=class_weights)
-        return replace(self, fit=partial(self.fit, class_weights=class_weights), losses=losses, compare=compare)
+        coarse_fit = self.coarse_fit and partial(self.coarse_fit, class_weights=class_weights)
+        return replace(self, fit=partial(self.fit, class_weights=class_weights), losses=losses, coarse_fit=coarse_fit)
 
 
 PROBE_KINDS: Registry[ProbeKind] = Registry("kind of probe")
 
 
 def _built_in(kind: LossName, sklearn: Literal["C", "alpha"]) -> ProbeKind:
-    compare = partial(solve, kind=kind, tolerance_factor=COMPARED_TOLERANCE)
-    return ProbeKind(partial(solve, kind=kind), partial(losses_of, kind=kind), sklearn, takes_weights=True, compare=compare)
+    coarse_fit = partial(solve, kind=kind, tolerance_factor=COARSE_TOLERANCE)
+    return ProbeKind(partial(solve, kind=kind), partial(losses_of, kind=kind), sklearn, takes_weights=True, coarse_fit=coarse_fit)
 
 
 PROBE_KINDS.register("softmax")(_built_in("softmax", "C"))

@@ -90,7 +90,11 @@ class Baseline:
         if probe is None or head_cuts(head) == head_cuts(self.model.head):
             return probe
         part = next((part for part in probe.parts if tuple(part.cuts) == tuple(cuts)), None)
-        return None if part is None else HeadProbe([part], views=probe.views, score=part.score, class_weights=probe.class_weights)
+        return (
+            None
+            if part is None
+            else HeadProbe([part], views=probe.views, score=part.score, held_out=probe.held_out, class_weights=probe.class_weights)
+        )
 
 
 def may_compare(trainer: pl.Trainer, probe_head: FitProbeHead | None) -> bool:

@@ -75,6 +75,8 @@ def build_network(name: str, build: Callable[..., nn.Module], settings: Mapping[
     """Build a network with random weights. Raises `UserError` for invalid settings."""
     try:
         return build(**settings)
+    except UserError:  # also a ValueError
+        raise
     except BUILD_ERRORS as error:
         raise UserError(f"{name} cannot be built{_with(settings)}: correct its arguments ({one_line(error)})") from error
 

@@ -91,11 +91,11 @@ def _from_names(model: nn.Module, layers: Sequence[str], images: Tensor) -> Netw
     for name in layers:
         found = [call for call in calls if call.module is modules[name]]
         if len(found) != 1:
-            raise UserError(f"{name} runs {len(found)} times for an image, so it is no layer: name a module that runs once")
+            raise UserError(f"{name} runs {len(found)} times for an image, so it cannot be a layer: name a module that runs once")
         if found[0].result is None:
-            raise UserError(f"{name} does not return one tensor, so it is no layer: name the modules in it")
+            raise UserError(f"{name} does not return one tensor, so it cannot be a layer: name the modules in it")
         if others := _other_tensors(found[0]):
-            raise UserError(f"{name} takes {', '.join(others)} besides its features, so it is no layer: name a module around it")
+            raise UserError(f"{name} takes a further input, {', '.join(others)}, so it cannot be a layer: name the module that contains it")
         own.append(found[0])
     if not own[0].takes(images, 0):
         raise UserError(f"{layers[0]} does not take the images: {_between(calls, images, 0, own[0])}")

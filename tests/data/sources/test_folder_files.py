@@ -81,12 +81,12 @@ def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
     [
         (
             ("mon/fox", "mon/hare", "tue/fox", "tue/hare"),
-            "give data.layout=group/class if the classes are fox, hare, or data.layout=class if the classes are mon, tue; ",
+            "If the classes are fox, hare: give data.layout=group/class. If the classes are mon, tue: give data.layout=class, or ",
         ),
-        (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "have the same subfolders"),
+        (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "has two levels of folders, and either may be the classes"),
         (
             ("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"),
-            "give data.layout=group/group/class if the classes are fox, hare",
+            "If the classes are fox, hare: give data.layout=group/group/class.",
         ),
         (("siteA/fox", "siteA/hare", "siteB/fox", "siteB/owl"), "data.layout=group/class"),
         (("p1/v1/fox", "p1/v1/hare", "p2/v1/fox", "p2/v1/hare"), "data.layout=group/group/class"),

@@ -272,7 +272,8 @@ def test_a_checkpoint_of_another_network_is_an_error_that_names_the_difference(w
     other = FineTuner(backbone, MLPHead(4, 3, hidden=[8]), num_classes=3, optimizer=partial(torch.optim.AdamW, lr=0.02), lr_scale=SCALES)
     trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(
-        UserError, match=r"another network: 'backbone.low.0.weight' is \(4, 3, 3, 3\) in the checkpoint, but \(5, 3, 3, 3\) in this run"
+        UserError,
+        match=r"another network, because 'backbone.low.0.weight' is \(4, 3, 3, 3\) in the checkpoint, but \(5, 3, 3, 3\) in this run",
     ):
         trainer.fit(other, data(), ckpt_path=killed(folder, 5) / "last.ckpt")
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ftlit.lit.callbacks import speed_monitor
 from ftlit.lit.callbacks.metrics_file import MetricsFile
-from ftlit.lit.callbacks.speed_monitor import SpeedMonitor
+from ftlit.lit.callbacks.speed_monitor import SpeedMonitor, _examples_in
 
 BATCHES, BATCH = 5, 4
 
@@ -96,7 +96,7 @@ def test_a_long_wait_is_noted_once_with_what_to_try(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(speed_monitor, "SLOW_SECONDS", 0.05)
     fitted(tmp_path, read=0.005, step=0.0)
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
-    assert len(notes) == 1 and "waiting for data: try cache.pixels=true" in notes[0] and "data.num_workers is 0" in notes[0]
+    assert len(notes) == 1 and "waiting for data: try more workers (data.num_workers)" in notes[0]
 
 
 def test_a_short_wait_is_not_noted(tmp_path, monkeypatch, capsys):
@@ -105,9 +105,18 @@ def test_a_short_wait_is_not_noted(tmp_path, monkeypatch, capsys):
     assert "note:" not in capsys.readouterr().out
 
 
-def test_an_epoch_that_is_resumed_in_its_middle_counts_from_there():
+@pytest.mark.parametrize(
+    ("batch", "examples"),
+    [(torch.ones(3, 2), 3), ({"ids": torch.ones(4, 2), "n": torch.tensor(4)}, 4), (["a", "b"], 0), ([torch.ones(2), (torch.ones(5),)], 5)],
+)
+def test_the_examples_of_any_batch_are_counted(batch, examples):
+    assert _examples_in(batch) == examples
+
+
+def test_an_epoch_that_is_resumed_in_its_middle_counts_from_there(monkeypatch):
     clock = iter([100.0, 101.0, 103.0])
-    monitor = SpeedMonitor(lambda: next(clock))
+    monkeypatch.setattr(speed_monitor, "perf_counter", lambda: next(clock))
+    monitor = SpeedMonitor()
     monitor.on_train_start(None, None)
     monitor.on_train_batch_start(None, None, None, 3)
     monitor.on_train_batch_end(None, None, None, (torch.ones(BATCH, 3), torch.ones(BATCH)), 3)

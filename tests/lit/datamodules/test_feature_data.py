@@ -101,7 +101,7 @@ def test_a_module_without_a_backbone_is_a_one_line_error(tmp_path):
             super().__init__()
             self.features = nn.Sequential(nn.Flatten(), nn.Linear(432, 6))
 
-    with pytest.raises(UserError, match="Plain has 0 backbones"):
+    with pytest.raises(UserError, match="Plain has 0 Backbones"):
         pl.Trainer(max_epochs=1, accelerator="cpu", **QUIET).fit(Plain(), FeatureData(data(), tmp_path))
 
 

@@ -218,7 +218,12 @@ REFUSED = [
     (OwnData(shuffle=None, data=Stream()), Owner, AT, "the train loader of OwnData has an IterableDataset, but"),
     (OwnData(batch_size=None), Owner, AT, "the train loader of OwnData has batch_size=None, but FeatureData"),
     (OwnData(data=Nested()), Owner, AT, "entry 1 of the batch is a dict, but the batch has 4 images: give a tensor or list of length 4"),
-    (OwnData(), Owner, {}, r"Owner has 0 Backbones, .* FeatureData\(cut=...\), one of encoder, head"),
+    (
+        OwnData(),
+        Owner,
+        {},
+        r"Owner has 0 Backbones, .* FeatureData\(cut=NAME\), where NAME is a module that takes the images, one of encoder, head",
+    ),
     (OwnData(), Owner, {"cut": "encodr"}, "Owner has no module 'encodr': did you mean 'encoder'"),
     (OwnData(), Owner, {**AT, "max_gb": 1e-9}, r"features at encoder need 640 B, more than max_gb=1e-09"),
     (OwnData(), Owner, {**AT, "pooled": True}, "pooled=True works only with a Backbone, but 'encoder' is none"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from composed_configs import OPTIONS, composed
 from feature_runs import ALL, HEAD, QUIET, data, fit
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from paths import CONF
 from torch import nn
@@ -31,7 +32,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "pixels": True,
     },
     "callbacks": {
-        **dict.fromkeys(("last", "seeding", "best", "lr_monitor", "progress")),  # null: without it
+        **dict.fromkeys(("last", "seeding", "best", "lr_monitor", "speed", "progress")),  # null: without it
         "finite_loss": ({"lr": float("nan")}, {"lr": float("nan"), "finite_loss": None}),
         "last.path": "b/last.ckpt",
         "last.every_n_steps": 1,
@@ -50,7 +51,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "optimizer.momentum": 0.1,
         "optimizer.weight_decay": 0.5,
     },
-    "probe": {"kinds": ["svm"], "l2": [0.5], "cuts": ["layer3"], "poolings": ["max"], "seed": 1, "repeats": 2},
+    "probe": {"kinds": ["svm"], "l2": [0.5], "cuts": ["layer3"], "poolings": ["max"], "seed": 1, "repeats": 2, "rows": 20},
 }
 FAST_PROBE = {"kinds": ["ridge"], "l2": [1.0, 0.01], "cuts": ["layer4"], "poolings": ["average"]}
 
@@ -121,20 +122,37 @@ class Scripted(pl.LightningModule):
         self.writes += 1
 
 
+class Names(Logger):
+    """A logger that keeps the names of what is logged."""
+
+    name, version = "names", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.names |= set(metrics)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
 def callbacks(node: DictConfig, monkeypatch, capsys) -> Any:
     """What a run of three epochs of two steps writes and prints, and its weights; or its error."""
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4, 4)), batch_size=2)
     torch.manual_seed(0)
     module = Scripted(node.pop("lr", 1.0))
     built = [instantiate(callback) for callback in node.values() if callback]
-    settings = QUIET | {"logger": MetricsFile("metrics"), "enable_checkpointing": True, "enable_progress_bar": True}
+    tracker = Names()
+    settings = QUIET | {"logger": [MetricsFile("metrics"), tracker], "enable_checkpointing": True, "enable_progress_bar": True}
     try:
         pl.Trainer(accelerator="cpu", callbacks=built, max_epochs=3, default_root_dir="root", **settings).fit(module, loader, loader)
     except UserError as error:
         return str(error)
     best = [torch.load(path, weights_only=True)["epoch"] for path in files() if path.endswith("best.ckpt")]
     header = Path("metrics/metrics.csv").read_text().splitlines()[0]
-    return files(), header, module.writes, best, module.layer[1].weight.tolist(), capsys.readouterr().out
+    return files(), header, tracker.names, module.writes, best, module.layer[1].weight.tolist(), capsys.readouterr().out
 
 
 def pretrain(node: DictConfig, monkeypatch, capsys) -> Any:

@@ -124,7 +124,7 @@ def test_checkpoints_that_are_missing_or_of_another_run_are_refused(copy):
                 load(copy / "run")
         file.unlink()
         file.mkdir()
-        assert f"{file} is a folder, written by a strategy that shards the weights" in refused(copy)
+        assert f"{file} is a folder that trainer=fsdp2 has not written" in refused(copy)
         file.rmdir()
         own.replace(file)
     assert run(copy, TRAINED, "resume=true").returncode == 0

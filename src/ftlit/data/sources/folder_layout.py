@@ -177,9 +177,9 @@ def _check_classes(folder: Folder, above: Layout) -> None:
     lower = (*above, *["group"] * (_depth(folder) - 1), "class")
     lowest = shorten(sorted(_names_at(folder, _depth(folder))), most=5)
     raise UserError(
-        f"{shown(folder.path)} has two levels of folders that may be the classes, because most of its folders have the same subfolders: "
-        f"give data.layout={'/'.join(lower)} if the classes are {lowest}, or data.layout={'/'.join((*above, 'class'))} if the classes are "
-        f"{upper}; data.layout={'/'.join((*above, 'class', 'group'))} keeps the images of each subfolder in one split"
+        f"{shown(folder.path)} has two levels of folders, and either may be the classes. If the classes are {lowest}: give "
+        f"data.layout={'/'.join(lower)}. If the classes are {upper}: give data.layout={'/'.join((*above, 'class'))}, or "
+        f"data.layout={'/'.join((*above, 'class', 'group'))} to keep the images of each subfolder in one split"
     )
 
 

@@ -124,11 +124,12 @@ class FitProbeHead(Callback):
         assert self.probe is not None
         self._begin_with(replace(self.probe, temperature=1.0) if self.trains else self.probe, head)
         if trainer.is_global_zero:
-            score = "" if self.probe.score is None else f"; accuracy {self.probe.score:.4f} in cross-validation"
+            noun, held_out = the_backbone(pl_module)[1].input_spec.noun, self.probe.held_out
+            how = "in cross-validation" if 2 * held_out > len(features) else f"on {held_out:,} of these that were held out"
+            score = "" if self.probe.score is None else f"; accuracy {self.probe.score:.4f} {how}"
             if not self.trains and self.probe.score is not None:
                 kept = self.probe.held_out_logits is not None
                 score += f", temperature {self.probe.temperature:.2f}" if kept else TOO_MANY
-            noun = the_backbone(pl_module)[1].input_spec.noun
             print(f"fitted {self.probe.summary}, {len(features):,} training {noun}{score}", flush=True)
 
     def _begin_with(self, probe: HeadProbe, head: nn.Linear) -> None:

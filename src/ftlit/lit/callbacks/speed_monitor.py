@@ -1,17 +1,18 @@
 """SpeedMonitor: log examples per second, the share of time in which data are waited for, and memory, of each epoch of training."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from time import perf_counter
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
+from torch import Tensor
 
 from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.hardware import bytes_in_use
 from ftlit.printing import print_line
 
+REMEDY = "try more workers (data.num_workers), or, for images that are read from files, cache.pixels=true"
 SLOW_WAIT, SLOW_SECONDS = 0.3, 30.0  # a note from this share of waiting on, in an epoch that takes so long
 
 
@@ -25,13 +26,9 @@ class SpeedMonitor(Callback):
       for each, `speed/memory_gib/0` and so on.
 
     Prints a note, once, where an epoch of at least `SLOW_SECONDS` waits for data for more than `SLOW_WAIT` of its time.
-
-    Args:
-        clock: seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.clock = clock
+    def __init__(self) -> None:
         self._noted = False
         self._start(0.0)
 
@@ -40,28 +37,28 @@ class SpeedMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock: a run that is resumed within an epoch does not start it."""
-        self._start(self.clock())
+        self._start(perf_counter())
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock again: data-loading workers start after this hook, and are waited for."""
-        self._start(self.clock())
+        self._start(perf_counter())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """A batch has arrived on the device."""
-        now = self.clock()
+        now = perf_counter()
         self._waits += now - self._last
         self._last = now
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the examples of the batch."""
-        now = self.clock()
+        now = perf_counter()
         self._busy += now - self._last
         self._last = now
-        self._examples += extract_batch_size(batch)
+        self._examples += _examples_in(batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave out the time of a validation within an epoch."""
-        self._last = self.clock()
+        self._last = perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log, and print the note. Processes exchange their values."""
@@ -79,10 +76,12 @@ class SpeedMonitor(Callback):
                 logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step - 1)
         if wait > SLOW_WAIT and seconds.max() > SLOW_SECONDS and not self._noted and trainer.is_global_zero:
             self._noted = True
-            print_line(f"note: {wait:.0%} of the time of epoch {trainer.current_epoch} was spent waiting for data: {_remedy(trainer)}")
+            print_line(f"note: {wait:.0%} of the time of epoch {trainer.current_epoch} was spent waiting for data: {REMEDY}")
 
 
-def _remedy(trainer: Trainer) -> str:
-    """What makes the data of this trainer arrive sooner."""
-    workers = getattr(trainer.train_dataloader, "num_workers", 0)
-    return f"try cache.pixels=true for images, or more workers (data.num_workers is {workers})"
+def _examples_in(batch: Any) -> int:
+    """Examples of a batch: the largest length of a tensor in it."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 0
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return max(map(_examples_in, parts), default=0)

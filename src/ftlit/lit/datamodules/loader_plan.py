@@ -231,8 +231,8 @@ def _part(module: LightningModule, cut: str | None) -> tuple[str, nn.Module]:
     if len(found) != 1:
         children = shorten(name for name, child in module.named_children() if any(True for _ in child.parameters()))
         raise UserError(
-            f"{type(module).__name__} has {count(len(found), 'Backbone')}, so FeatureData does not know which output to store: give the "
-            f"name of a module that takes the images, FeatureData(cut=...), one of {children}"
+            f"{type(module).__name__} has {count(len(found), 'Backbone')}, so FeatureData does not know which output to store: give "
+            f"FeatureData(cut=NAME), where NAME is a module that takes the images, one of {children}"
         )
     return found[0], modules[found[0]]
 

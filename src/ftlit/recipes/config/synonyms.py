@@ -104,7 +104,7 @@ def synonym(name: str, value: object) -> UserError | None:
     """The error for an option by a name of another program, with the words to give; `None` where the name is not known.
 
     >>> print(synonym("epochs", 20))
-    no option 'epochs': give trainer.max_epochs=20
+    there is no option 'epochs': give trainer.max_epochs=20
     """
     plain = name.rpartition(".")[2].lower().replace("_", "").replace("-", "")
     if plain in OF_DATA:
