@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ftlit import UserError, extract_features, fit_probe, load_backbone
 from ftlit.probes.cross_validation import FOLDS, MIN_DEVIATION, LabelledVectors, folds_of
+from ftlit.probes.l2_search import held_out_results
 from ftlit.probes.probe_kinds import PROBE_KINDS, ProbeKind
 from ftlit.probes.solver import RegularizationPath
 
