@@ -91,6 +91,7 @@ def predicted(module: nn.Module, units: Sequence[str], trains: Sequence[str], pr
     parameters = dict(module.named_parameters())
     names = {name for name in parameters if name.startswith(tuple(trains))}
     found = process_memory(parameters, [names], ADAMW, processes, units)
+    assert found is not None
     return {part: getattr(found, part) for part in (*PARTS, "gathered")}
 
 

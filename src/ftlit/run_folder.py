@@ -71,10 +71,19 @@ def is_sharded_checkpoint(path: Path) -> bool:
     return (path / SHARDS_META).is_file()
 
 
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint is there, also a folder of shards that lacks only its name, see `finish_replacing`."""
+    return is_sharded_checkpoint(part_of(path)) or path.exists()  # in this order: it may get its name in between
+
+
 def finish_replacing(folder: Path) -> None:
-    """Give a complete folder its name, where the program was killed between removing the one before and renaming it."""
+    """Give a complete folder its name, where the program was killed between removing the one before and renaming it.
+
+    For one process, which has the lock of the run's folder.
+    """
     if not folder.exists() and is_sharded_checkpoint(beside := part_of(folder)):
-        beside.rename(folder)
+        with suppress(FileNotFoundError):
+            beside.rename(folder)
 
 
 def identity_of(folder: Path) -> str | None:

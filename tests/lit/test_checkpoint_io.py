@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ftlit import LastCheckpoint, UserError
 from ftlit.files import WriteError
-from ftlit.lit.checkpoint_io import CheckedCheckpointIO, use_checked_checkpoints
+from ftlit.lit.checkpoint_io import CheckedCheckpointIO, use_checked_checkpoints, writes_atomically
+from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
@@ -43,6 +44,16 @@ def test_a_trainer_writes_one_file_and_resumes_from_it(tmp_path):
     fit(tmp_path / "b", epochs=2)
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["last.ckpt"]
     assert torch.equal(fit(tmp_path / "b", resume=True, epochs=3), whole)
+
+
+class OtherPlugin(TorchCheckpointIO):
+    """Writes as Lightning does."""
+
+
+def test_shards_with_the_optimizer_state_are_written_under_their_own_name_whatever_the_plugin():
+    """`Fsdp2Strategy` knows the checkpoint that training resumes from by its path, and would leave the state out under another."""
+    plain, sharded = (pl.Trainer(strategy=strategy, plugins=[OtherPlugin()], **QUIET) for strategy in ("auto", Fsdp2Strategy()))
+    assert writes_atomically(sharded) and not writes_atomically(plain)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])

@@ -32,11 +32,13 @@ from ftlit import (
     add_lora,
 )
 from ftlit.data.dataset import Collection, Examples
+from ftlit.errors import UserError
+from ftlit.files import WriteError
 from ftlit.finetuning.lr_schedule import cosine
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.datamodules import extraction_pass
 from ftlit.lit.datamodules.image_data import ImageData
-from ftlit.lit.sharding import fsdp2
+from ftlit.lit.sharding import fsdp2, shards
 from ftlit.lit.sharding.memory import measured_memory, process_memory
 
 DEVICES = int(os.environ.get("DEVICES", "1"))
@@ -167,6 +169,32 @@ def best(case: str, folder: Path = FOLDER) -> dict:
     return {"weights": weights, "metrics": metrics, "after": whole(model.state_dict()), "is file": best.is_file()}
 
 
+def failures(case: str) -> dict:
+    """The errors in both processes where the second one cannot read, or write, its shards. After "best"."""
+    running, model, damaged = trainer(case, max_epochs=3), network(case), FOLDER / "damaged.ckpt"
+    running.fit(model, images())
+    strategy, save, found = running.strategy, shards.save_checkpoint, {}
+
+    def full(content, path):
+        raise WriteError(f"cannot write {path.name}: the disk is full")
+
+    if running.is_global_zero:
+        shutil.copytree(FOLDER / "end.ckpt", damaged)
+        (damaged / "shard-00001-of-00002.ckpt").write_bytes(b"")
+    else:
+        shards.save_checkpoint = full
+    strategy.barrier()
+    content = {"state_dict": model.state_dict(), "optimizer_states": []}
+    tried = {"read": lambda: strategy.load_checkpoint(damaged), "write": lambda: strategy.save_checkpoint(content, FOLDER / "full.ckpt")}
+    for name, act in tried.items():
+        try:
+            act()
+        except UserError as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    shards.save_checkpoint = save
+    return found
+
+
 class Peek(pl.Callback):
     """Note the memory of this process after the first optimizer step, before the gradients go."""
 
@@ -207,7 +235,15 @@ def _sizes(memory) -> list[int]:
     return [memory.parameters, memory.gradients, memory.optimizer]
 
 
-PROGRAMS = {"features": features, "resume": resume, "best": best, "memory": memory, "little memory": little_memory, "reread": reread}
+PROGRAMS = {
+    "features": features,
+    "resume": resume,
+    "best": best,
+    "memory": memory,
+    "little memory": little_memory,
+    "reread": reread,
+    "failures": failures,
+}
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:

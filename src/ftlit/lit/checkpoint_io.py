@@ -8,8 +8,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
 from ftlit.errors import UserError, one_line
-from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
-from ftlit.lit.strategies import SHARDED
+from ftlit.lit.strategies import keeps_whole_weights, shards_later
 from ftlit.run_folder import new_run_advice
 from ftlit.tensor_files import load_checkpoint, save_checkpoint
 
@@ -47,9 +46,13 @@ def use_checked_checkpoints(trainer: Trainer) -> None:
 
 
 def writes_atomically(trainer: Trainer) -> bool:
-    """Whether a checkpoint of this trainer replaces another as a whole."""
-    atomically = isinstance(trainer.strategy, Fsdp2Strategy) or not isinstance(trainer.strategy, SHARDED)
-    return isinstance(trainer.strategy.checkpoint_io, CheckedCheckpointIO) and atomically
+    """Whether a checkpoint of this trainer that holds the optimizer state replaces another as a whole.
+
+    `Fsdp2Strategy` writes it itself, and knows it by its path, whatever plugin the trainer has.
+    """
+    if shards_later(type(trainer.strategy)):
+        return True
+    return isinstance(trainer.strategy.checkpoint_io, CheckedCheckpointIO) and keeps_whole_weights(type(trainer.strategy))
 
 
 def _load(path: Path, map_location: Any) -> Any:

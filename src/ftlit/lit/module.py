@@ -160,8 +160,8 @@ class FineTuner(LightningModule):
         """Logits (N, num_classes)."""
         return self(batch[0])  # type: ignore[no-any-return]
 
-    def process_memory(self, trains: Sequence[Collection[str]], processes: int) -> ProcessMemory:
-        """Predict the bytes in each process under `Fsdp2Strategy`, before anything is sharded.
+    def process_memory(self, trains: Sequence[Collection[str]], processes: int) -> ProcessMemory | None:
+        """Predict the bytes in each process under `Fsdp2Strategy`, before anything is sharded. `None`: not known for this optimizer.
 
         Args:
             trains: the names of the parameters that train, for each stage.

@@ -28,6 +28,16 @@ RECOMPILED = 16  # times that each compiled part may be compiled: in both modes,
 UNTESTED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)  # some of them are subclasses of supported ones
 
 
+def keeps_whole_weights(strategy: type | None) -> bool:
+    """Whether each process holds all weights during training, under a strategy of this class; `None`: one that Lightning chooses."""
+    return strategy is None or not issubclass(strategy, SHARDED)
+
+
+def shards_later(strategy: type | None) -> bool:
+    """Whether each process holds all weights until training begins, and shards afterwards."""
+    return strategy is not None and issubclass(strategy, Fsdp2Strategy)
+
+
 def check_strategy(trainer: Trainer) -> None:
     """Refuse a strategy under which training would go wrong without a message when a stage unfreezes parameters.
 

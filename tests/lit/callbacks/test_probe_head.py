@@ -121,6 +121,17 @@ def test_a_resumed_run_keeps_the_head_of_its_checkpoint(tmp_path):
     assert callback.probe is None and initial.weight.equal(held)
 
 
+def test_a_resumed_run_that_shards_does_not_fit_a_head_that_the_checkpoint_replaces():
+    trainer, callback, _ = fit(data())
+    module, callback.given, callback.resumes = model(), callback.probe, True
+    before = module.head.weight.clone()
+    callback.before_sharding(trainer, module)
+    assert module.head.weight.equal(before)
+    callback.resumes = False
+    callback.before_sharding(trainer, module)
+    assert not module.head.weight.equal(before)
+
+
 def test_without_training_the_probe_is_the_final_head(tmp_path):
     module, callback = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
     before = {name: value.clone() for name, value in module.backbone.state_dict().items()}

@@ -1,6 +1,7 @@
 """Invariants 5 and 6 for sharded weights: two processes with FSDP2 equal one, and resume to the bit, also where a stage freezes again."""
 
 import os
+import re
 import sys
 
 import pytest
@@ -35,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    return launch(folder, 2, *EXACT, "features", "best", "resume")
+    return launch(folder, 2, *EXACT, "features", "best", "failures", "resume")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,12 @@ def test_the_best_checkpoint_is_a_plain_file_and_the_last_one_a_folder_of_shards
     assert (folder / "best.ckpt").is_file() and is_sharded_checkpoint(folder / "end.ckpt")
     assert first["metrics"] == second["metrics"] and len(first["metrics"]) == 2
     assert distance(first["weights"], first["after"]) == 0  # the last checkpoint was loaded again, after the best
+
+
+def test_an_error_of_one_process_is_that_of_both(two):
+    first, second = two["failures"]
+    assert first == second and first["write"] == "WriteError: process 1: cannot write shard-00001-of-00002.ckpt: the disk is full"
+    assert re.match(r"UserError: process 1: .*damaged.ckpt/shard-00001-of-00002.ckpt is damaged", first["read"])
 
 
 @pytest.mark.slow

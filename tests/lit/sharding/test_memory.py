@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from ftlit.lit.sharding import memory
 from ftlit.lit.sharding.memory import available_memory, measured_memory, process_memory
 
 ADAMW, SGD = partial(torch.optim.AdamW, lr=0.1), partial(torch.optim.SGD, lr=0.1)
+MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 MOMENTUM, ADAGRAD = partial(SGD, momentum=0.9), partial(torch.optim.Adagrad, lr=0.1)
 
 
@@ -46,5 +48,22 @@ def test_weights_on_the_meta_device_are_predicted_too():
     assert process_memory(dict(module.to("meta").named_parameters()), [[]], ADAMW, 4).parameters == 4 * (2 * 3 + 2 + 5 + 1)
 
 
-def test_there_is_memory():
+@pytest.mark.parametrize(
+    "optimizer",
+    [torch.optim.LBFGS, torch.optim.SparseAdam, torch.optim.Adafactor, pytest.param(getattr(torch.optim, "Muon", None), marks=MUON)],
+)
+def test_an_optimizer_whose_state_is_not_known_has_no_prediction(optimizer):
+    """LBFGS needs a closure, SparseAdam sparse gradients, Muon matrices; Adafactor keeps rows and columns."""
+    names = dict(net().named_parameters())
+    assert process_memory(names, [names], optimizer, 2) is None
+
+
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
     assert available_memory() > 1e6
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    of_machine = available_memory()
+    for name, text in {"max": "3000", "current": "2500", "stat": "anon 1500\ninactive_file 700\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert available_memory() == 3000 - 2500 + 700
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() == pytest.approx(of_machine, rel=0.5)

@@ -1,14 +1,17 @@
 """Folders of shards: complete at any moment, checked for damage, and nothing in them is executed (invariants 5, 9 and 12)."""
 
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
 from ftlit.errors import UserError
 from ftlit.lit.sharding.consolidate import consolidate
 from ftlit.lit.sharding.shards import META, consolidated, write_shards
-from ftlit.run_folder import finish_replacing, is_sharded_checkpoint
+from ftlit.run_folder import finish_replacing, is_complete, is_sharded_checkpoint
 from ftlit.tensor_files import load_checkpoint, save_checkpoint
 
 
@@ -56,12 +59,29 @@ def test_nothing_in_a_folder_is_executed(folder):
 def test_a_program_that_was_killed_between_two_names_leaves_a_folder(tmp_path):
     last = tmp_path / "last.ckpt"
     for epoch in (1, 2):
-        write_shards({"epoch": epoch}, last, 0, 1, lambda: None)
+        write_shards({"epoch": epoch}, last, 0, 1, nullcontext)
         assert consolidated(last) == {"epoch": epoch}
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     last.rename(tmp_path / ".last.ckpt.ftlit-part")  # the new one, before it gets its name
+    assert is_complete(last) and not last.exists()  # looking at it changes nothing: another program may be writing it
     finish_replacing(last)
-    assert consolidated(last) == {"epoch": 2}
+    assert consolidated(last) == {"epoch": 2} and is_complete(last)
+
+
+@pytest.fixture
+def mesh():
+    """One process."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_what_is_read_is_what_was_written_in_lists_and_in_tuples(tmp_path, mesh):
+    rows = torch.arange(6.0).view(3, 2)
+    write_shards({"plain": (1, [2, "a"]), "both": (distribute_tensor(rows, mesh), [rows])}, tmp_path / "last.ckpt", 0, 1, nullcontext)
+    content = consolidated(tmp_path / "last.ckpt")
+    assert content["plain"] == (1, [2, "a"]) and isinstance(content["both"], tuple)
+    assert torch.equal(content["both"][0], rows) and torch.equal(content["both"][1][0], rows)
 
 
 def test_consolidate_takes_the_best_checkpoint_of_a_run_in_its_place_or_else_the_last_one(folder):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftlit.errors import UserError
 from ftlit.lit.staged_finetuning import StagedFinetuning
-from ftlit.lit.strategies import SHARDED
+from ftlit.lit.strategies import keeps_whole_weights
 from ftlit.lit.trainer_internals import find_callback
 
 PRECISE = (torch.float32, torch.float64)
@@ -65,7 +65,7 @@ class EmaWeights(WeightAveraging):
         """Build the average, when training begins."""
         if stage != "fit":
             return
-        if isinstance(trainer.strategy, SHARDED):
+        if not keeps_whole_weights(type(trainer.strategy)):
             name = type(trainer.strategy).__name__
             raise UserError(f"the weights cannot be averaged with {name}, which shards them: {LEAVE_OUT}, or give trainer.strategy=ddp")
         staged = find_callback(trainer, StagedFinetuning)

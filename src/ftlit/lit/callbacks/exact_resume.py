@@ -168,7 +168,7 @@ class LastCheckpoint(Callback):
             mark_batch_not_begun(trainer, checkpoint["loops"])
 
     def _save(self, trainer: Trainer) -> None:
-        """Replace the file as a whole. Other plugins than ours, and a folder of shards, are written beside it first."""
+        """Replace the file as a whole. What other plugins than ours, and other strategies that shard, write is written beside it first."""
         self._saved_at = time.monotonic()
         if writes_atomically(trainer):
             return trainer.save_checkpoint(self.path, weights_only=False)

@@ -28,8 +28,8 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views
 from ftlit.lit.datamodules.loader_features import LoaderFeatures
 from ftlit.lit.rank_store import first_ahead, meet
-from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy, assign, is_sharded
-from ftlit.lit.strategies import SHARDED
+from ftlit.lit.sharding.fsdp2 import assign, is_sharded
+from ftlit.lit.strategies import keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.models.heads import Combine, LinearHead, head_cuts
 from ftlit.probes.head_probe import HeadProbe, fit_head
@@ -65,6 +65,8 @@ class FitProbeHead(Callback):
     Attributes:
         given: a probe that was fitted before, which is then the head; `None`: fit one.
         then: called with the head after the probe was copied into it, where training follows; it may change the head in place.
+        resumes: whether `fit` loads a checkpoint, from which the head comes; read under `Fsdp2Strategy` only, because Lightning says so too
+            late there: after the weights are sharded.
         probe: fitted on the training images; it is the head once `fit` begins.
         refitted: fitted on train + val; see `use_refitted`.
         train_vectors: features of the training images at the highest cut, in the first process; `None` where training follows, or where
@@ -91,10 +93,12 @@ class FitProbeHead(Callback):
         self.refitted: HeadProbe | None = None
         self.train_vectors: TrainVectors | None = None
         self.subspace: FeatureSubspace | None = None
+        self.resumes = False
 
     def before_sharding(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the probe and copy it into the head, in place, while each process has all weights."""
-        self._begin(trainer, pl_module)
+        if not (self.resumes and self.trains):
+            self._begin(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the probe and copy it into the head, in place."""
@@ -219,7 +223,8 @@ def check_probe_head(trainer: Trainer, data: Any, hints: Hints = IN_PYTHON) -> I
     """
     images = data.images if isinstance(data, FeatureData) else data
     way_out = f"{hints.trained_head}{hints.own_fit}"
-    if isinstance(trainer.strategy, SHARDED) and not isinstance(trainer.strategy, Fsdp2Strategy):
+    strategy = type(trainer.strategy)
+    if not keeps_whole_weights(strategy) and not shards_later(strategy):
         raise UserError(f"a linear probe needs the whole head in each process, but this strategy shards the head: {way_out}")
     if not isinstance(images, IndexedImages):
         given = "a plain DataLoader" if data is None else type(data).__name__

@@ -14,7 +14,7 @@ from ftlit.inference.novelty import KEY as SUBSPACE
 from ftlit.inference.novelty import MAX_IMAGES, feature_subspace
 from ftlit.inference.prediction_sets import KEY as CALIBRATION
 from ftlit.inference.prediction_sets import Calibration, own_scores
-from ftlit.lit.checkpoint_io import writes_atomically
+from ftlit.lit.checkpoint_io import CheckedCheckpointIO
 from ftlit.printing import print_line
 from ftlit.tensor_files import load_checkpoint, save_checkpoint
 
@@ -51,7 +51,9 @@ class ValScores(Callback):
             gathered: list[list[tuple[Tensor, Tensor]]] | None = [[]] * trainer.world_size if trainer.is_global_zero else None
             torch.distributed.gather_object(batches, gathered)
             batches = [batch for own in gathered or [] for batch in own]
-        if not batches or not trainer.is_global_zero or not path.is_file() or not writes_atomically(trainer):
+        if not batches or not trainer.is_global_zero or not path.is_file():
+            return
+        if not isinstance(trainer.strategy.checkpoint_io, CheckedCheckpointIO):  # the file may be in a format of its own
             return
         scores, features = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
         found = {}

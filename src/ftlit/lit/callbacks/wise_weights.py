@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ftlit.errors import UserError
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
-from ftlit.lit.strategies import SHARDED
+from ftlit.lit.strategies import keeps_whole_weights
 from ftlit.lit.trainer_internals import find_callback
 
 END = "end"  # name of the checkpoint of the best epoch, beside the one of the result
@@ -34,7 +34,7 @@ class WiseWeights(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the best epoch have a file of its own."""
-        if isinstance(trainer.strategy, SHARDED):
+        if not keeps_whole_weights(type(trainer.strategy)):
             name = type(trainer.strategy).__name__
             raise UserError(f"average=wise does not work with {name}, which shards the weights: give trainer.strategy=ddp")
         if stage == "fit" and (best := find_callback(trainer, BestCheckpoint)):

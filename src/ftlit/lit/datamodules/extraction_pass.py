@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ftlit.data.dataset import Split
-from ftlit.errors import UserError
 from ftlit.features.extract import ImageViews
 from ftlit.features.fill import fill
 from ftlit.features.shard import no_space
@@ -25,6 +24,7 @@ from ftlit.formatting import count, size_in_words
 from ftlit.lit.datamodules.exchange import copy_between_machines, missing_everywhere
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
 from ftlit.lit.rank_store import meet
+from ftlit.lit.shared_errors import raised_in_all
 from ftlit.models.backbone import Backbone
 
 # Pixels of a batch, independent of the batch size of training, so that the features are equal to the bit in every run. A CPU is fastest
@@ -142,19 +142,9 @@ def _refresh(tables: Sequence[FeatureTable], trainer: Trainer, *, check: bool) -
         meet(trainer)
 
 
-@contextmanager
-def together(trainer: Trainer) -> Iterator[None]:
+def together(trainer: Trainer) -> AbstractContextManager[None]:
     """End all processes with the error of any one of them; otherwise the others would wait for it. Without an error, wait for all."""
-    error: Exception | None = None
-    try:
-        yield
-    except Exception as raised:
-        error = raised
-    meet(trainer)
-    if not trainer.strategy.reduce_boolean_decision(error is None, all=True):
-        messages = [trainer.strategy.broadcast(error and str(error), src=rank) for rank in range(trainer.world_size)]
-        rank, message = next((rank, message) for rank, message in enumerate(messages) if message is not None)
-        raise error or UserError(f"process {rank}: {message}")
+    return raised_in_all(trainer.strategy, lambda: meet(trainer))
 
 
 @contextmanager

@@ -37,9 +37,9 @@ from ftlit.lit.datamodules.image_wrapper import WrapsImageData
 from ftlit.lit.datamodules.loader_features import LoaderFeatures
 from ftlit.lit.datamodules.stage_loader import ServedFeatures, StageLoader, stages_read
 from ftlit.lit.module import FineTuner
-from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy, is_sharded
+from ftlit.lit.sharding.fsdp2 import is_sharded
 from ftlit.lit.staged_finetuning import StagedFinetuning
-from ftlit.lit.strategies import SHARDED
+from ftlit.lit.strategies import keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import check_sampler_epoch, find_callback
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import head_cuts
@@ -153,8 +153,8 @@ class FeatureData(WrapsImageData):
         layers = trained_layers(module, schedule)
         if self.images.mix != "none":
             return [StageInput((), 0, f"images, because data.mix={self.images.mix} mixes them")] * len(layers)
-        sharded = isinstance(trainer.strategy, SHARDED)
-        if sharded and not (isinstance(trainer.strategy, Fsdp2Strategy) and isinstance(module, FineTuner)):
+        sharded = not keeps_whole_weights(type(trainer.strategy))
+        if sharded and not (shards_later(type(trainer.strategy)) and isinstance(module, FineTuner)):
             return [self._unstored("because the strategy shards the weights")] * len(layers)
         backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
         specs = [specs_of(backbone, names, pooled=self.pooled, head_cuts=head_cuts(module)) for names in layers]

@@ -5,6 +5,7 @@ Zhao et al. 2023 (PyTorch FSDP), section 3; per-parameter sharding: torch.distri
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ from ftlit.lit.sharding.shards import (
     whole_tensors,
     write_shards,
 )
+from ftlit.lit.shared_errors import raised_in_all
 from ftlit.models.backbone import Backbone
 
 OPTIMIZERS = "optimizer_states"  # key in Lightning's checkpoints
-ROOM = 0.8  # share of the free memory that the tensors of a plain checkpoint may take
+MAX_MEMORY_SHARE = 0.8  # of the free memory, which the tensors of a plain checkpoint may take
 
 
 class Fsdp2Strategy(ModelParallelStrategy):
@@ -103,15 +105,16 @@ class Fsdp2Strategy(ModelParallelStrategy):
         """Write a folder of shards, or a plain file of the weights; see the class. Raises `WriteError`."""
         path = Path(self.broadcast(filepath))
         if OPTIMIZERS in checkpoint and self.resumes_from in (None, path):
-            return write_shards(checkpoint, path, self.global_rank, self.world_size, self.barrier)
+            return self._write(checkpoint, path)
         content = {key: value for key, value in checkpoint.items() if key != OPTIMIZERS}
-        if not self.broadcast(_size(content) < ROOM * available_memory()):
-            return write_shards(content, path, self.global_rank, self.world_size, self.barrier)
+        if not self.broadcast(_size(content) < MAX_MEMORY_SHARE * available_memory()):
+            return self._write(content, path)
         gathered = mapped(content, lambda tensor: _kept(tensor.full_tensor(), keep=self.is_global_zero))
-        if self.is_global_zero:
-            if path.is_dir():
-                remove(path)
-            self.checkpoint_io.save_checkpoint(gathered, path)
+        with raised_in_all(self):
+            if self.is_global_zero:
+                if path.is_dir():
+                    remove(path)
+                self.checkpoint_io.save_checkpoint(gathered, path)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """A checkpoint, with shards on the device. Nothing is loaded into the module yet.
@@ -147,13 +150,20 @@ class Fsdp2Strategy(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint[OPTIMIZERS], strict=True):
             optimizer.load_state_dict(state)
 
+    def _write(self, content: dict[str, Any], folder: Path) -> None:
+        write_shards(content, folder, self.global_rank, self.world_size, partial(raised_in_all, self))
+
     def _read(self, folder: Path) -> dict[str, Any]:
         """A folder of shards, with DTensors on the device. With as many processes as wrote it, each reads its own file only."""
-        common, processes = read_common(folder)
+        own: dict[str, Tensor] = {}
+        with raised_in_all(self):
+            common, processes = read_common(folder)
+            if processes == self.world_size:
+                own = read_shards(folder, self.global_rank, processes)
+            else:
+                whole_tensor = whole_tensors(folder, processes)
         if processes != self.world_size:
-            whole = whole_tensors(folder, processes)
-            return filled_in(common, lambda name: self._distributed(whole(name)))  # type: ignore[no-any-return]
-        own = read_shards(folder, self.global_rank, processes)
+            return filled_in(common, lambda name: self._distributed(whole_tensor(name)))  # type: ignore[no-any-return]
         lengths = self._lengths(own)
 
         def sharded(name: str) -> DTensor:
@@ -171,14 +181,10 @@ class Fsdp2Strategy(ModelParallelStrategy):
 
     def _read_plain(self, path: Path) -> dict[str, Any]:
         """A plain file, which the first process reads, with those tensors sharded that are sharded in the module."""
-        content, error = {}, None
-        if self.is_global_zero:
-            try:
+        content = {}
+        with raised_in_all(self):
+            if self.is_global_zero:
                 content = self.checkpoint_io.load_checkpoint(path)
-            except UserError as found:
-                error = str(found)
-        if error := self.broadcast(error):
-            raise UserError(error)
         assert self.lightning_module is not None
         held = content.pop("state_dict", {})
         rest, kinds = self.broadcast((content, {name: (value.shape, value.dtype) for name, value in held.items()}))

@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from ftlit.formatting import size_in_words
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
+CGROUP = Path("/sys/fs/cgroup")  # of Linux: limits of a container, or of a job; version 2
+VECTOR, MATRIX = (3,), (3, 2)  # shapes on which an optimizer is tried
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ def process_memory(
     optimizer: Callable[[list[dict[str, Any]]], Optimizer],
     processes: int,
     units: Iterable[str] = (),
-) -> ProcessMemory:
+) -> ProcessMemory | None:
     """Predict the memory of the first process, which holds the largest shards.
 
-    Each parameter is sharded along its first dimension, in pieces of equal length as far as possible.
+    Each parameter is sharded along its first dimension, in pieces of equal length as far as possible. `None` where the state of the
+    optimizer is not known: it is of other shapes than the parameters (Adafactor), or a small step on a vector or a matrix fails (Muon).
 
     Args:
         parameters: by name, not sharded; those on the meta device do too.
@@ -65,8 +68,13 @@ def process_memory(
         units: names of the modules that are gathered as a whole; each parameter belongs to one, or to the rest.
     """
     shards = {name: _shard_bytes(parameter, processes) for name, parameter in parameters.items()}
-    copies, scalars = _state_of(optimizer)
-    ever = set().union(*trains)
+    of_vector, of_matrix = _state_of(optimizer, VECTOR), _state_of(optimizer, MATRIX)
+    if of_vector is None or of_matrix is None:
+        return None
+    state = 0
+    for name in set().union(*trains):
+        copies, scalars = of_matrix if parameters[name].ndim > 1 else of_vector
+        state += copies * shards[name] + scalars
     whole: dict[str, int] = {}
     for name, parameter in parameters.items():
         unit = next((unit for unit in units if name.startswith(f"{unit}.")), "")
@@ -74,7 +82,7 @@ def process_memory(
     return ProcessMemory(
         sum(shards.values()),
         max((sum(shards[name] for name in names) for names in trains), default=0),
-        sum(copies * shards[name] + scalars for name in ever),
+        state,
         max(whole.values(), default=0),
     )
 
@@ -88,12 +96,23 @@ def measured_memory(module: nn.Module, optimizer: Optimizer) -> ProcessMemory:
 
 
 def available_memory() -> float:
-    """Bytes of main memory that programs can still take; infinite where the system does not tell."""
+    """Bytes of main memory that this program can still take; infinite where the system does not tell."""
     try:
         lines = MEMINFO.read_text().splitlines()
     except OSError:
         return inf
-    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), inf)
+    of_machine = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), inf)
+    return min(of_machine, _left_in_cgroup())
+
+
+def _left_in_cgroup() -> float:
+    """Bytes up to the limit of the container; pages of files that have not been read for a while give way."""
+    try:
+        limit, used = ((CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        pages = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except OSError:  # no limit, or version 1
+        return inf
+    return inf if limit == "max" else max(0.0, float(limit) - float(used) + float(pages.get("inactive_file", 0)))
 
 
 def _bytes_here(tensor: Tensor) -> int:
@@ -107,11 +126,19 @@ def _shard_bytes(parameter: Tensor, processes: int) -> int:
     return -(-rows // processes) * (parameter.numel() // rows) * parameter.element_size()
 
 
-def _state_of(optimizer: Callable[[list[dict[str, Any]]], Optimizer]) -> tuple[int, int]:
-    """What an optimizer keeps for each parameter: the number of tensors of its shape, and the bytes of others. Found in one small step."""
-    parameter = nn.Parameter(torch.zeros(3))
-    built = optimizer([{"params": [parameter]}])
-    parameter.grad = torch.ones(3)
-    built.step()
-    states = [value for value in built.state[parameter].values() if isinstance(value, Tensor)]
-    return sum(value.shape == parameter.shape for value in states), sum(value.nbytes for value in states if value.shape != parameter.shape)
+def _state_of(optimizer: Callable[[list[dict[str, Any]]], Optimizer], shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """What an optimizer keeps for a parameter: the number of tensors of its shape, and the bytes of single numbers. Found in one small
+    step; `None` where that fails, or leaves other tensors.
+    """
+    parameter = nn.Parameter(torch.zeros(shape))
+    parameter.grad = torch.ones(shape)
+    try:
+        built = optimizer([{"params": [parameter]}])
+        built.step()
+        states = [value for value in built.state[parameter].values() if isinstance(value, Tensor)]
+    except Exception:  # a closure, a sparse gradient or another shape is needed; training says so where it needs them too
+        return None
+    others = [value for value in states if value.shape != parameter.shape]
+    if any(value.numel() != 1 for value in others):
+        return None
+    return len(states) - len(others), sum(value.nbytes for value in others)

@@ -5,6 +5,7 @@ Each file is written and read by `ftlit.tensor_files`: damage is noticed, and no
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ftlit.errors import UserError
-from ftlit.files import part_of, remove
+from ftlit.files import naming, part_of, remove
 from ftlit.run_folder import SHARDS_META as META
 from ftlit.tensor_files import check_zip, save_checkpoint, why_unreadable
 
@@ -24,7 +25,9 @@ MARKER = "shard"  # key of a marker: the name of a tensor in the files of shards
 TRAINING_STATE = ("optimizer_states", "lr_schedulers", "callbacks", "loops")  # keys of a checkpoint that only a resumed run reads
 
 
-def write_shards(content: dict[str, Any], folder: Path, rank: int, processes: int, meet: Callable[[], None]) -> None:
+def write_shards(
+    content: dict[str, Any], folder: Path, rank: int, processes: int, together: Callable[[], AbstractContextManager[None]]
+) -> None:
     """Write a checkpoint with sharded tensors, atomically: every process calls it. Raises `WriteError`.
 
     Args:
@@ -32,7 +35,7 @@ def write_shards(content: dict[str, Any], folder: Path, rank: int, processes: in
         folder: of the checkpoint; an earlier one, or a file of this name, is replaced.
         rank: of this process.
         processes: number of processes.
-        meet: waits for all processes.
+        together: a block of all processes, which wait for each other at its end, and have an error of any one.
     """
     beside, shards = part_of(folder), dict[str, Tensor]()
 
@@ -42,15 +45,17 @@ def write_shards(content: dict[str, Any], folder: Path, rank: int, processes: in
         return {MARKER: name}
 
     common = mapped(content, mark)
-    if rank == 0:
-        remove(beside)
-    meet()
-    save_checkpoint(shards, beside / _file(rank, processes))
-    meet()
-    if rank == 0:
-        save_checkpoint({PROCESSES: processes, CONTENT: common}, beside / META)  # last: a folder with this file is complete
-        _replace(folder, beside)
-    meet()
+    with together():
+        if rank == 0:
+            with naming(beside):
+                remove(beside)
+    with together():
+        save_checkpoint(shards, beside / _file(rank, processes))
+    with together():
+        if rank == 0:
+            save_checkpoint({PROCESSES: processes, CONTENT: common}, beside / META)  # last: a folder with this file is complete
+            with naming(folder):
+                _replace(folder, beside)
 
 
 def _replace(folder: Path, beside: Path) -> None:
@@ -80,12 +85,14 @@ def read_shards(folder: Path, rank: int, processes: int) -> dict[str, Tensor]:
 
 
 def filled_in(common: Any, tensor_of: Callable[[str], Any]) -> Any:
-    """A checkpoint in which each marker is replaced by `tensor_of` its name."""
+    """A checkpoint in which each marker is replaced by `tensor_of` its name: the reverse of `mapped`."""
     if isinstance(common, dict):
         if common.keys() == {MARKER}:
             return tensor_of(common[MARKER])
         return {key: filled_in(value, tensor_of) for key, value in common.items()}
-    return [filled_in(value, tensor_of) for value in common] if isinstance(common, list) else common
+    if isinstance(common, list | tuple):
+        return type(common)([filled_in(value, tensor_of) for value in common])
+    return common
 
 
 def mapped(content: Any, change: Callable[[DTensor], Any]) -> Any:
