@@ -150,8 +150,8 @@ class Rates(LRScheduler):
         if state_dict["total"] != self._total:
             saved, own = count(state_dict["total"], self.unit), count(self._total, self.unit)
             raise UserError(
-                f"this checkpoint is from a run of {saved}, but this run has {own}: set max_epochs, batch size and training data as in "
-                "that run, or start a new run from the weights of the checkpoint"
+                f"this checkpoint is from a run of {saved}, but this run has {own}: give max_epochs, training data and global batch "
+                "(batch size times processes) of that run, or start a new run from the weights of the checkpoint"
             )
         self._begin(state_dict["length"])
         self._taken = state_dict["taken"]

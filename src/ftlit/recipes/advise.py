@@ -12,6 +12,7 @@ from ftlit.errors import UserError
 from ftlit.files import removed_unless
 from ftlit.formatting import count
 from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.strategies import keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import rank_before_trainer
 from ftlit.models.backbone import Backbone
 from ftlit.printing import print_line
@@ -24,11 +25,11 @@ from ftlit.recipes.config.overrides import CLASS_WEIGHTS, OF_TRAINING, SEARCH, g
 from ftlit.recipes.console import advice_text
 from ftlit.recipes.console.results_table import print_advice
 from ftlit.recipes.run.feature_setup import features_of
-from ftlit.recipes.run.hardware_settings import SHARDING
 from ftlit.recipes.run.launched import check_alone, first_ahead
 from ftlit.recipes.run.parts import RunParts, load_parts, try_own_parts
 from ftlit.recipes.run.resume import CONFIG, checkpoint_of, read_config
 from ftlit.recipes.run.time_estimates import costs_of, epochs_of, has_probe_head
+from ftlit.recipes.run.trainer import strategy_class
 from ftlit.run_folder import ADVICE, read_advice, write_advice
 
 AUTO = "auto"
@@ -130,7 +131,8 @@ def advise_on(cfg: DictConfig, parts: RunParts) -> tuple[Measurements | None, Ad
     top = pretrained.cuts[-1]
     if not isinstance(data, IndexedImages) or data.batch_overrides or data.multilabel or not min(counts.values()):
         return None, Advice("large_similar", top, Reason(SizeReason.NOT_MEASURABLE), fits_probe_head=False)
-    fits_probe_head = not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
+    strategy = strategy_class(cfg)
+    fits_probe_head = keeps_whole_weights(strategy) or shards_later(strategy)
     if max(counts.values()) < 2:
         return None, Advice("small_similar", top, Reason(SizeReason.ONE_PER_CLASS), fits_probe_head=fits_probe_head, holds_out_images=False)
     measured = measure(cfg, pretrained, data)

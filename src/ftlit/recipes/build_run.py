@@ -22,9 +22,8 @@ from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
-from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.staged_finetuning import StagedFinetuning
-from ftlit.lit.strategies import SHARDED, compile_layers
+from ftlit.lit.strategies import compile_layers, keeps_whole_weights, shards_later
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.recipes.baseline import Baseline, build_baseline, may_compare
 from ftlit.recipes.build_module import build_module
@@ -126,6 +125,8 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
         resume_from = None  # the head is fitted again, and its rows of metrics are written again
     else:
         check_batches(trainer, data)
+        if probe_head:
+            probe_head.resumes = resume_from is not None
     baseline = build_baseline(cfg, plain, images, base) if compares and may_compare(trainer, probe_head) else None
     return Run(model, data, schedule, trainer, resume_from, probe_head, recorder, baseline, start)
 
@@ -165,7 +166,7 @@ def build_average(cfg: DictConfig, *, trains: bool) -> list[Callback]:
 
 def check_sharded(strategy: object, *, slim: bool, resumes: bool) -> None:
     """Refuse, where the weights are sharded, slim checkpoints, and resuming with other strategies than `Fsdp2Strategy`."""
-    if not isinstance(strategy, SHARDED) or not (slim or (resumes and not isinstance(strategy, Fsdp2Strategy))):
+    if keeps_whole_weights(type(strategy)) or not (slim or (resumes and not shards_later(type(strategy)))):
         return
     what, instead = ("checkpoint=slim", "give checkpoint=full") if slim else ("resume=true", "leave resume=true out to start a new run")
     raise UserError(

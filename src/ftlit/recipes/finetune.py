@@ -20,7 +20,7 @@ from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.hardware import describe_devices
 from ftlit.lit.resumed_checkpoint import check_last
-from ftlit.lit.strategies import SHARDED, compiled_layers_allowed
+from ftlit.lit.strategies import compiled_layers_allowed, keeps_whole_weights
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
 from ftlit.recipes.baseline import Baseline, Results, checkpoint_in, evaluate_fitted, judged_by, propose
@@ -39,7 +39,7 @@ from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers
 from ftlit.recipes.run.machines import check_machines
 from ftlit.recipes.run.processes import is_sweep
-from ftlit.recipes.run.resume import alone_in, began_with, checkpoint_of
+from ftlit.recipes.run.resume import alone_in, began_with, checkpoint_of, finish_checkpoints
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
 from ftlit.recipes.run.training_steps import rates_of, steps_per_epoch
@@ -108,6 +108,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
 
 def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     """Write and print what is known before training."""
+    finish_checkpoints(cfg)
     checkpoint_of(cfg)  # again: another run may have begun or ended here since
     identity, notes = check_data(cfg, run.data)
     if last := find_callback(run.trainer, LastCheckpoint):
@@ -138,6 +139,7 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
     epochs = -(-plan.steps // per_epoch) if plan.steps and per_epoch else None
     spans = [] if not run.trains else None if epochs is None else run.schedule.spans(epochs)
     parts = run.trainer, run.model.backbone, run.data, plan, spans, inputs
+    shards = not keeps_whole_weights(type(run.trainer.strategy))
     return RunFacts(
         describe_devices(run.trainer),
         fits_head=fits_head,
@@ -154,7 +156,8 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
         processes=run.trainer.world_size,
         steps_per_epoch=per_epoch,
         rates=rates_of(run.model, run.trainer, run.data) if run.trains else None,
-        memory=run.model.process_memory(_trained(run), run.trainer.world_size) if isinstance(run.trainer.strategy, SHARDED) else None,
+        shards=shards,
+        memory=run.model.process_memory(_trained(run), run.trainer.world_size) if shards else None,
         seconds=None if cfg.compile else estimate_run(*parts, head_passes=passes, tests=1 if run.baseline is None else 2),
     )
 
@@ -209,7 +212,7 @@ def _reported(cfg: DictConfig, run: Run, kept: Baseline | None) -> ReportedNetwo
     """
     fitted, folder = kept or run, Path(cfg.paths.run)
     vectors = fitted.probe_head.train_vectors if fitted.probe_head else None
-    if kept is None and not isinstance(run.trainer.strategy, SHARDED):
+    if kept is None and keeps_whole_weights(type(run.trainer.strategy)):
         return ReportedNetwork(run.model.backbone, run.model.head, vectors)
     stored = checkpoint_in(folder) if kept else folder / "checkpoints" / "best.ckpt"
     if not stored.is_file():

@@ -13,6 +13,7 @@ from ftlit.files import temporary_folder, write_figure
 from ftlit.formatting import count
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.strategies import keeps_whole_weights
 from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
 from ftlit.printing import print_rows
@@ -26,7 +27,7 @@ from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import check_settings, write_config
 from ftlit.recipes.run.split_file import store_split
-from ftlit.recipes.run.trainer import unsharded
+from ftlit.recipes.run.trainer import strategy_class
 from ftlit.tensor_files import write_tensors
 
 
@@ -36,8 +37,8 @@ def run(cfg: DictConfig) -> float:
     Returns:
         The best validation accuracy; for layer-wise pretraining, minus the error of the last layer on val.
     """
-    if unsharded(cfg):
-        raise UserError("recipe=pretrain does not shard the weights of the network: give trainer=ddp in place of trainer=fsdp2")
+    if not keeps_whole_weights(strategy_class(cfg)):
+        raise UserError("recipe=pretrain does not shard the weights of the network, as trainer=fsdp2 does: give trainer=ddp")
     if cfg.get("pretrain"):
         backbone, score = pretrain(cfg)
         first = True

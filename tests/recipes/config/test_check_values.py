@@ -50,6 +50,7 @@ def hydra():
         ("trainer.limit_test_batches=0.0", "give 1 or more"),
         ("trainer.precision=17", "trainer.precision=17: give "),
         ("trainer.strategy=fsdp", "trainer.strategy=fsdp (FSDP1) is not supported: give trainer=fsdp2"),
+        ("trainer.strategy=fsdp2", "trainer.strategy=fsdp2 is not supported: give trainer=fsdp2"),
         ("trainer.strategy=ddp_spawn", "is not supported (a run cannot be pickled): give trainer.strategy=ddp"),
         ("trainer.strategy=dpp", "trainer.strategy=dpp is not valid: did you mean 'ddp'? There are: auto, ddp, ddp_fork, "),
         ("+trainer.max_time={days: -1}", "trainer.max_time.days=-1: give a whole number from 0"),

@@ -16,7 +16,7 @@ from test_resume import SENDER
 from ftlit import UserError
 from ftlit.data.samplers import TrainOrder
 from ftlit.recipes.config.settings import Change
-from ftlit.recipes.run.elastic import Began, describe_change, keep_batch, processes_of
+from ftlit.recipes.run.elastic import InitialProcesses, describe_change, keep_batch, processes_of
 
 TRAIN = [
     *(sys.executable, str(ROOT / "train.py"), "trainer=cpu", "data.num_workers=0", "report=false", "scenario=large_similar", "head=linear"),
@@ -62,7 +62,7 @@ def changes(before, now):
 def resumed(now, processes=1, **before):
     """The changed settings that are refused, after the config is adapted in place."""
     settings = config(**before)
-    return [change.name for change in keep_batch(now, Began(settings, processes), changes(settings, now))]
+    return [change.name for change in keep_batch(now, InitialProcesses(settings, processes), changes(settings, now))]
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_the_global_batch_stays(now, share):
 
 def test_a_further_resume_counts_from_the_beginning():
     settings, now = config(devices=2, batch_size=8), config(devices=4, batch_size=8, strategy="ddp")
-    began = Began(settings, 2)
+    began = InitialProcesses(settings, 2)
     assert keep_batch(now, began, changes(settings, now)) == [] and now.data.batch_size == 4
     assert describe_change(now, began) == (
-        "resumed with 4 processes instead of the 2 that the run began with: same order of images, batch 4 per process (global batch 16)"
+        "resumed with 4 processes; the run began with 2: same order of images, batch 4 per process (global batch 16)"
     )
     assert describe_change(settings, began) == describe_change(settings, None) == ""
-    written = began.in_place_of(now)
+    written = began.restored_in(now)
     assert (written.trainer.devices, written.trainer.strategy, written.data.batch_size) == (2, "auto", 8) and now.data.batch_size == 4
 
 
@@ -104,12 +104,40 @@ def test_another_global_batch_is_an_error_that_says_what_to_give(now, message):
 
 def test_other_changes_are_refused_as_before():
     assert resumed(config(batch_size=8)) == ["data.batch_size"]
-    assert "trainer.devices" in resumed(config(devices=2, strategy="fsdp"))
-    assert "trainer.devices" in resumed(config(devices=2), strategy={"_target_": "lightning.pytorch.strategies.FSDPStrategy"})
+    assert resumed(config(devices=2, strategy="fsdp")) == ["trainer.strategy"]
+    assert "trainer.strategy" in resumed(config(devices=2), strategy={"_target_": "lightning.pytorch.strategies.FSDPStrategy"})
     assert resumed(config(devices=2, accelerator="mps")) == ["trainer.accelerator"]
-    pretraining = config(devices=2)
-    pretraining.recipe = "pretrain"  # its layers train in one process
-    assert resumed(pretraining) == ["trainer.devices"] and pretraining.data.batch_size == 16
+
+
+def pretraining(devices):
+    cfg = config(devices=devices)
+    cfg.recipe = "pretrain"  # its layers train in one process
+    return cfg
+
+
+SHARDING = {"_target_": "ftlit.lit.sharding.fsdp2.Fsdp2Strategy"}
+
+
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        (config(devices=-1, strategy=SHARDING), {"devices": -1, "strategy": SHARDING}),  # all devices, of another machine
+        (config(devices=4, strategy=SHARDING), {"devices": 2, "strategy": SHARDING}),
+        (pretraining(3), {"devices": 2}),
+    ],
+)
+def test_a_run_that_is_not_elastic_keeps_its_number_of_processes(now, before):
+    with pytest.raises(UserError, match=r"cannot resume this run, which began with 2: give 2 processes \(trainer.devices=\.\.\.\)"):
+        resumed(now, processes=2, **before)
+    assert now.data.batch_size == 16
+    now.trainer.devices = 2  # as the error says
+    assert resumed(now, processes=2, **before) == []
+
+
+def test_a_strategy_that_has_not_changed_is_written_as_it_was_given():
+    """The settings of the beginning name no modules, so nothing could be built from theirs."""
+    settings, now = config(strategy={"_target_": "ftlit:Fsdp2Strategy"}), config(strategy=SHARDING)
+    assert InitialProcesses(settings, 1).restored_in(now) == now
 
 
 @pytest.mark.parametrize("devices", [1, 2, "3", [0], "0,", "auto"])
@@ -159,7 +187,7 @@ def whole(tmp_path_factory):
 def test_a_run_that_goes_on_in_two_processes_ends_as_the_one_that_never_stopped(whole, tmp_path):
     stopped(tmp_path, 2)  # in the epoch on features
     printed = run(tmp_path, "trainer=ddp_cpu", "resume=true")
-    assert "resumed with 2 processes instead of the 1 that the run began with: same order of images, batch 8 per process" in printed
+    assert "resumed with 2 processes; the run began with 1: same order of images, batch 8 per process" in printed
     assert_same(ended(tmp_path), whole)
     assert "devices: 1\n" in (tmp_path / "run/config.yaml").read_text()  # as it began
 

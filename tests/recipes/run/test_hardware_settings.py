@@ -121,6 +121,7 @@ def test_a_fused_optimizer_takes_the_same_steps(optimizer):
         ({}, "default", False, "full"),
         ({}, None, True, "full"),
         ({"trainer": {"strategy": "fsdp"}}, "default", True, "full"),
+        ({"trainer": {"strategy": {"_target_": "ftlit.Fsdp2Strategy"}}}, "default", True, "full"),
         ({"checkpoint": "full"}, "default", True, "full"),
     ],
 )

@@ -5,7 +5,8 @@ import pytest
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import OmegaConf
 
-from ftlit.recipes.run.trainer import _why_lost, build_trainer, describe_fit
+from ftlit.lit.strategies import keeps_whole_weights, shards_later
+from ftlit.recipes.run.trainer import _why_lost, build_trainer, describe_fit, strategy_class, unsharded
 
 CFG = OmegaConf.create({"rank_timeout": 0.5})
 
@@ -27,6 +28,27 @@ def test_a_lost_process_is_recognised_by_the_error_that_it_causes(message, reaso
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     assert reason in _why_lost(CFG, trainer, RuntimeError(message))
     assert bool(reason) == bool(_why_lost(CFG, trainer, RuntimeError(message)))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "whole", "later"),
+    [
+        (None, True, False),
+        ("auto", True, False),
+        ("ddp_spawn", True, False),
+        ("FSDP", False, False),
+        ({"_target_": "lightning.pytorch.strategies.DDPStrategy"}, True, False),
+        ({"_target_": "lightning.pytorch.strategies.ModelParallelStrategy"}, False, False),
+        ({"_target_": "ftlit.Fsdp2Strategy"}, False, True),
+        ({"_target_": "ftlit.lit.sharding.fsdp2.Fsdp2Strategy"}, False, True),
+        ({"_target_": "mine.nowhere.Sharding"}, True, False),  # building it is an error
+    ],
+)
+def test_whether_a_config_shards_depends_on_the_class_and_not_on_its_name(strategy, whole, later):
+    cfg = OmegaConf.create({"trainer": {"strategy": strategy}})
+    found = strategy_class(cfg)
+    assert (keeps_whole_weights(found), shards_later(found)) == (whole, later)
+    assert unsharded(cfg) == ({"strategy": "ddp"} if later else {})
 
 
 def test_the_longest_time_may_be_given_in_units():

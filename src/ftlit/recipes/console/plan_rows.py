@@ -90,7 +90,7 @@ def _epochs_text(number: int | None) -> str:
 
 
 def _stage_rows(plan: Plan, stage_inputs: Sequence[StageInput], facts: RunFacts, noun: str) -> list[PlanRow]:
-    rows, verb = [], "fsdp2 reduce-scatters" if facts.memory else "ddp all-reduces"
+    rows, verb = [], "fsdp2 reduce-scatters" if facts.shards else "ddp all-reduces"
     for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True)):
         reduces = f"{verb} {size_in_words(size)} of gradients per step; " if facts.processes > 1 else ""
         rows.append((f"stage {i}", f"{line}; {reduces}reads {stage_inputs[i].reason if stage_inputs else noun}"))

@@ -27,7 +27,8 @@ class RunFacts:
         processes: how many there are.
         steps_per_epoch: optimizer steps of an epoch, if known.
         rates: the learning rates over time, if known.
-        memory: what each process holds, if the weights are sharded.
+        shards: whether the weights are sharded.
+        memory: what each process holds, if the weights are sharded, and the state of the optimizer is known.
         seconds: estimate for the whole run on this machine, if there is one.
     """
 
@@ -46,5 +47,6 @@ class RunFacts:
     processes: int = 1
     steps_per_epoch: int | None = None
     rates: Rates | None = None
+    shards: bool = False
     memory: ProcessMemory | None = None
     seconds: float | None = None

@@ -9,7 +9,7 @@ BEFORE_SEVERAL_CUTS = {"head.cuts": None, "data.views": 0}
 NO_AVERAGE = {"_target_": "ftlit.lit.callbacks.wise_weights.no_average"}
 
 
-def as_today(config: DictConfig, chosen: dict[str, Any]) -> None:
+def upgrade_settings(config: DictConfig, chosen: dict[str, Any]) -> None:
     """Give the settings of a run of an earlier version, and its chosen options, today's names and values, in place."""
     _move_views(config, chosen)
     _add_what_fitted_heads_read(config)

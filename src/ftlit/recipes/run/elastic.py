@@ -12,16 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, shorten
 from ftlit.formatting import count
-from ftlit.recipes.config.settings import Change
+from ftlit.recipes.config.settings import Change, stable_settings
 
 BATCH_SIZE = "data.batch_size"
-OF_PROCESSES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator")
+NUMBER_OF_PROCESSES = ("trainer.devices", "trainer.num_nodes")
+OF_PROCESSES = (*NUMBER_OF_PROCESSES, "trainer.strategy", "trainer.accelerator")
 ELASTIC_RECIPE = "finetune"  # pretraining layer by layer takes one process
 REPLICATING = ("auto", "ddp")  # beginnings of names of strategies under which each process holds all weights
 
 
 @dataclass(frozen=True)
-class Began:
+class InitialProcesses:
     """Processes and batches with which a run began.
 
     Args:
@@ -37,11 +38,15 @@ class Began:
         """Images of a batch in all processes together."""
         return int(OmegaConf.select(self.settings, BATCH_SIZE)) * self.processes
 
-    def in_place_of(self, cfg: DictConfig) -> DictConfig:
-        """A copy of the config of the resumed run with the processes and batches of the run's beginning."""
-        settings = cfg.copy()
+    def restored_in(self, cfg: DictConfig) -> DictConfig:
+        """A copy of the config of the resumed run with the processes and batches of the run's beginning.
+
+        What has not changed stays as it is: `settings` name no modules.
+        """
+        settings, now = cfg.copy(), stable_settings(cfg)
         for name in (*OF_PROCESSES, BATCH_SIZE):
-            if (value := OmegaConf.select(self.settings, name)) is not None:
+            value = OmegaConf.select(self.settings, name)
+            if value is not None and value != OmegaConf.select(now, name):
                 OmegaConf.update(settings, name, value, force_add=True)
         return settings
 
@@ -71,7 +76,7 @@ def _device_type(accelerator: str) -> str:
     return device_of(accelerator).type
 
 
-def keep_batch(cfg: DictConfig, began: Began, changed: Sequence[Change]) -> list[Change]:
+def keep_batch(cfg: DictConfig, began: InitialProcesses, changed: Sequence[Change]) -> list[Change]:
     """Adapt `data.batch_size` of a run that is resumed to its number of processes, in place, so that the global batch stays.
 
     Args:
@@ -83,10 +88,11 @@ def keep_batch(cfg: DictConfig, began: Began, changed: Sequence[Change]) -> list
         The changed settings that do not only come from other processes.
 
     Raises:
-        UserError: the processes cannot share the global batch evenly, or another batch size is given.
+        UserError: the processes cannot share the global batch evenly, or another batch size is given; another number of processes in a
+            run that is not elastic.
     """
     if cfg.recipe != ELASTIC_RECIPE or not _is_elastic(began.settings) or not _is_elastic(cfg):
-        return list(changed)
+        return _without_number(cfg, began, changed)
     now, given, before = processes_of(cfg), cfg.data.batch_size, OmegaConf.select(began.settings, BATCH_SIZE)
     others = [change for change in changed if not _is_of_processes(change)]
     if now == began.processes:
@@ -95,7 +101,18 @@ def keep_batch(cfg: DictConfig, began: Began, changed: Sequence[Change]) -> list
     return [change for change in others if change.name != BATCH_SIZE]
 
 
-def _share(began: Began, now: int, given: int, before: int) -> int:
+def _without_number(cfg: DictConfig, began: InitialProcesses, changed: Sequence[Change]) -> list[Change]:
+    """The changed settings of a run that is not elastic, but for another way to give the same number of processes."""
+    others = [change for change in changed if change.name.partition("[")[0] not in NUMBER_OF_PROCESSES]
+    if others or (now := processes_of(cfg)) == began.processes:
+        return others
+    raise UserError(
+        f"{count(now, 'process')} cannot resume this run, which began with {began.processes}: give {count(began.processes, 'process')} "
+        "(trainer.devices=...); the number may change only with recipe=finetune, trainer.strategy=auto or ddp, and data.batch_size"
+    )
+
+
+def _share(began: InitialProcesses, now: int, given: int, before: int) -> int:
     """The batch size of each of `now` processes."""
     processes, share = count(now, "process"), began.batch // now
     if began.batch % now:
@@ -129,12 +146,12 @@ def _is_of_processes(change: Change) -> bool:
     return change.name.partition("[")[0] in OF_PROCESSES and change.before is not None
 
 
-def describe_change(cfg: DictConfig, began: Began | None) -> str:
+def describe_change(cfg: DictConfig, began: InitialProcesses | None) -> str:
     """What the plan says of a run that is resumed with another number of processes; empty with the same number."""
     if began is None or (now := processes_of(cfg)) == began.processes:
         return ""
     text = (
-        f"resumed with {count(now, 'process')} instead of the {began.processes} that the run began with: same order of images, "
+        f"resumed with {count(now, 'process')}; the run began with {began.processes}: same order of images, "
         f"batch {cfg.data.batch_size} per process (global batch {began.batch})"
     )
     return f"{text}; data.mix={cfg.data.mix} mixes other pairs of images" if cfg.data.get("mix", "none") != "none" else text

@@ -6,16 +6,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError
 from ftlit.inference.slim import base_record, loads_again
+from ftlit.lit.strategies import keeps_whole_weights
 from ftlit.models.backbone import Backbone
 from ftlit.models.precision import device_of, matmul_precision_of, precision_for, set_matmul_precision
 from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
 from ftlit.recipes.run.artifacts import images_of
 from ftlit.recipes.run.resume import read_config
+from ftlit.recipes.run.trainer import strategy_class
 
 FLOAT32 = "32-true"
 ASSUMED_SPEED = 1.5e14  # operations per second of a GPU: only for `compile=auto`
 MIN_SECONDS_TO_COMPILE = 300.0
-SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the names of the strategies of `lit.strategies.SHARDED`
 
 
 def resolve_hardware_settings(cfg: DictConfig, backbone: Backbone) -> list[str]:
@@ -67,8 +68,8 @@ def resolve_checkpoint(cfg: DictConfig, backbone: Backbone, *, few: bool) -> str
         if stored:
             cfg.checkpoint = OmegaConf.select(stored.settings, "checkpoint", default="full")
         else:
-            shards = any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
-            cfg.checkpoint = "slim" if few and loads_again(backbone) and not shards else "full"
+            whole = keeps_whole_weights(strategy_class(cfg))
+            cfg.checkpoint = "slim" if few and loads_again(backbone) and whole else "full"
     return str(cfg.checkpoint)
 
 

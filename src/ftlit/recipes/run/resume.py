@@ -19,10 +19,10 @@ from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_t
 from ftlit.recipes.config.ranges import AUTO, RESOLVED_SETTINGS
 from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
 from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
-from ftlit.recipes.run.earlier_configs import BEFORE_SEVERAL_CUTS, as_today
-from ftlit.recipes.run.elastic import Began, keep_batch, processes_of
+from ftlit.recipes.run.earlier_configs import BEFORE_SEVERAL_CUTS, upgrade_settings
+from ftlit.recipes.run.elastic import InitialProcesses, keep_batch, processes_of
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
-from ftlit.run_folder import BASELINE, REPORT, finish_replacing, is_sharded_checkpoint, new_run_advice
+from ftlit.run_folder import BASELINE, REPORT, finish_replacing, is_complete, is_sharded_checkpoint, new_run_advice
 
 CONFIG = "config.yaml"
 REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
@@ -42,6 +42,12 @@ RESUMABLE_RECIPES = ("finetune", "pretrain")  # those whose runs leave a checkpo
 SECONDS_TO_END = 10.0  # that the worker processes of a killed run live on, and its locks with them
 
 
+def checkpoints_in(folder: str | Path) -> tuple[Path, Path]:
+    """The paths of the last and the best checkpoint of a run."""
+    last, best = (Path(folder, "checkpoints", f"{name}.ckpt") for name in ("last", "best"))
+    return last, best
+
+
 def checkpoint_of(cfg: DictConfig) -> Path | None:
     """The checkpoint that this run resumes from; `None` for a new run, and for one that ended before its first step.
 
@@ -49,15 +55,13 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
         UserError: the folder holds no run for `resume=true`, or holds one that a new run would overwrite; the checkpoint is damaged; the
             config differs from that of the run.
     """
-    last, best = (Path(cfg.paths.run, "checkpoints", f"{name}.ckpt") for name in ("last", "best"))
+    last, best = checkpoints_in(cfg.paths.run)
     if not cfg.resume:
         if last.exists() or best.exists():
             raise UserError(f"{cfg.paths.run} already holds a run: give resume=true to resume it, or another hydra.run.dir=...")
         return None
     check_settings(cfg)
-    for path in (last, best):
-        finish_replacing(path)
-    if not last.exists():  # the run ended before its first step
+    if not is_complete(last):  # the run ended before its first step
         probe = best.with_name(f"{BASELINE}.ckpt")  # which best.ckpt begins with
         if best.exists() and not (probe.exists() and cmp(best, probe, shallow=False)):
             raise UserError(f"resuming this run needs {last}, which is missing: restore it, or {new_run_advice(last)}")
@@ -68,6 +72,13 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
     if last.is_file() and not is_zipfile(last):  # what torch.save writes
         raise UserError(f"{last} is damaged, or not a checkpoint: {new_run_advice(last)}")
     return last
+
+
+def finish_checkpoints(cfg: DictConfig) -> None:
+    """Give the checkpoints of a killed run their names, where they lack only these. For one process, in `alone_in`."""
+    if cfg.resume:
+        for path in checkpoints_in(cfg.paths.run):
+            finish_replacing(path)
 
 
 def decide(cfg: DictConfig) -> None:
@@ -153,12 +164,12 @@ def write_config(cfg: DictConfig) -> None:
     began = began_with(cfg)
     processes = began.processes if began else processes_of(cfg)
     header = {REGISTERED_KEY: registered_parts(cfg), CHOSEN_KEY: chosen_options(), PROCESSES_KEY: processes}
-    settings = began.in_place_of(cfg) if began else cfg
+    settings = began.restored_in(cfg) if began else cfg
     text = OmegaConf.to_yaml(OmegaConf.create(with_format(header))) + OmegaConf.to_yaml(settings, resolve=True)
     write_yaml(Path(cfg.paths.run, CONFIG), text)
 
 
-def began_with(cfg: DictConfig) -> Began | None:
+def began_with(cfg: DictConfig) -> InitialProcesses | None:
     """Processes and batches with which the run that is resumed began; `None` for a new run, or where its folder does not tell."""
     stored = read_config(cfg.paths.run) if cfg.resume else None
     return stored.began if stored else None
@@ -181,9 +192,9 @@ class StoredConfig:
     processes: int | None = None
 
     @property
-    def began(self) -> Began | None:
+    def began(self) -> InitialProcesses | None:
         """Processes and batches with which the run began, if the file tells."""
-        return None if self.processes is None else Began(self.settings, self.processes)
+        return None if self.processes is None else InitialProcesses(self.settings, self.processes)
 
     def changes(self, cfg: DictConfig, may_change: Iterable[str] = ()) -> list[Change]:
         """The settings that are others in `cfg`."""
@@ -215,7 +226,7 @@ def read_config(folder: str | Path) -> StoredConfig | None:
     processes = config.pop(PROCESSES_KEY, None)
     for group, name in config.pop(REGISTERED_KEY, {}).items():  # their paths may be those of an earlier release
         config[group]["_target_"] = name
-    as_today(config, chosen)
+    upgrade_settings(config, chosen)
     return StoredConfig(stable_settings(config), chosen, edited, processes)
 
 

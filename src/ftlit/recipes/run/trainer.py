@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,20 +12,21 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig
 
 from ftlit.errors import UserError
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.module_internals import announce_dead_processes
 from ftlit.lit.rank_store import LostProcess, meet_before_setup
-from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.stop_signals import STOP_SIGNALS
+from ftlit.lit.strategies import shards_later
 from ftlit.lit.trainer_internals import callbacks_of, find_callback, leave_signals, limit_waiting, resume_only_from_given
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run.interruption import print_lost_process
 from ftlit.recipes.run.launched import SRUN, launched
+from ftlit.renamed import new_path
 
-FSDP2 = f"{Fsdp2Strategy.__module__}.{Fsdp2Strategy.__qualname__}"
 CONNECTION_LOST = ("closed by peer", "reset by peer", "remote process exited")  # messages of gloo and NCCL when another process died
 NO_ANSWER = ("imed out", "timeout")  # when it was silent for too long
 COLLECTIVE = ("gloo", "NCCL", "pair closure")  # in messages of operations that wait for other processes; also of torch's store, a DistError
@@ -51,10 +53,22 @@ def build_trainer(cfg: DictConfig, **settings: Any) -> pl.Trainer:
     return trainer
 
 
+def strategy_class(cfg: DictConfig) -> type | None:
+    """The class of the strategy of a config, before the trainer is built; `None`: Lightning chooses it, or it is not known."""
+    given = cfg.trainer.get("strategy")
+    if not isinstance(given, DictConfig):
+        return StrategyRegistry[name]["strategy"] if (name := str(given).lower()) in StrategyRegistry else None
+    path = str(given.get("_target_"))
+    try:
+        found = resolve_name(new_path(path) or path)
+    except (ImportError, AttributeError, ValueError):  # an error of building it
+        return None
+    return found if isinstance(found, type) else None
+
+
 def unsharded(cfg: DictConfig) -> dict[str, Any]:
     """The settings with which `build_trainer` shards nothing, for a head that is only fitted on features of a frozen backbone."""
-    strategy = cfg.trainer.get("strategy")
-    return {"strategy": "ddp"} if isinstance(strategy, DictConfig) and strategy.get("_target_") == FSDP2 else {}
+    return {"strategy": "ddp"} if shards_later(strategy_class(cfg)) else {}
 
 
 def _check_nodes(trainer: pl.Trainer) -> None:
