@@ -45,6 +45,9 @@ def test_a_stopped_run_goes_on_to_the_bit_and_its_shards_can_be_consolidated(tmp
     assert load(consolidate(last)).class_names == load(tmp_path / "whole").class_names
     resumed = train(*words, "resume=true")
     assert resumed.returncode == 0 and "after 11 optimizer steps" in resumed.stdout
+    assert "_target_: ftlit.lit.sharding.fsdp2.Fsdp2Strategy" in (tmp_path / "run" / "config.yaml").read_text()
+    alone = train(*words, "resume=true", "trainer.devices=1")
+    assert alone.returncode == 2 and "1 process cannot resume this run, which began with 2: give 2 processes" in alone.stderr
     for rank in (0, 1):
         own, other = (read_shards(tmp_path / run / "checkpoints" / "last.ckpt", rank, 2) for run in ("run", "whole"))
         assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
