@@ -250,7 +250,7 @@ def compose_job(config: DictConfig, overrides: Sequence[str], number: int | None
     cfg = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
     if number is not None:
         with open_dict(cfg):
-            cfg.hydra.job.id = cfg.hydra.job.num = number
+            cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
         with use_hydra_config(cfg), read_write(cfg.hydra.runtime):  # it makes the node read-only
             cfg.hydra.runtime.output_dir = str(Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute())
     return cfg
