@@ -20,7 +20,7 @@ from _ledger import interval
 from _measure import machine, written
 from _options import count, existing, interruptible
 
-from ftlit.sweeps.halving import Monitor, Rung, rungs_of, score_at, share_of_steps, who_goes_on
+from ftlit.sweeps.halving import Monitor, Rung, rungs_of, score_at, share_of_steps, survivors
 from ftlit.sweeps.jobs import STOPPED, TEST, VAL, Job, Setting, jobs_of, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def replay(folder: Path) -> list[Setting]:
     for rung, following in pairwise(rungs):
         numbers = [job.number for setting in going for job in setting.jobs]
         scores = {number: score_at(folder / str(number), rung.epochs, ACCURACY) for number in numbers}
-        going = who_goes_on(going, scores, following.settings)
+        going = survivors(going, scores, following.settings)
     return going
 
 

@@ -16,6 +16,7 @@ RUN_STATE = "exact_resume"  # the key of that state in a checkpoint
 RESULT = "result.json"
 IGNORED = "ignored"  # in `result.json`: names of given options that a run without gradient training does not read
 BASELINE = "linear_probe"  # the name of its checkpoint, and what stands in front of its metrics in `result.json`
+TIE_BREAK = "val/loss"  # the lower one is better where epochs, or settings, are equal by the metric that ranks them
 TRAINED = "trained/val/accuracy"  # in `result.json`: of the best epoch of a run with a baseline
 PROBE_LAYERS = "probe_layers.csv"  # of `recipe=probe`, and of a sweep over it: a row for each layer
 # in `result.json` of `recipe=probe`: where the held-out accuracy is from, and of how many probes it is the best

@@ -3,14 +3,17 @@
 import os
 import pty
 import sys
+import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import pytest
+import torch
 import warm
 from paths import ROOT
 from train_command import FAST
 
-from ftlit.cli.output import UNREAD_STATUS, robust_output
+from ftlit.cli import output
+from ftlit.cli.output import UNREAD_STATUS, one_line_warnings, robust_output
 
 
 @contextmanager
@@ -82,3 +85,11 @@ def test_training_has_its_results_without_readers_and_other_commands_end(program
     os.close(write)
     assert (process.wait(), (tmp_path / "err").read_text()) == (status, "")
     assert (tmp_path / "run" / "result.json").is_file() == (status == 0)
+
+
+def test_only_warnings_of_ftlit_are_called_so():
+    before = warnings.formatwarning
+    with one_line_warnings():
+        shown = [warnings.formatwarning(UserWarning("far"), UserWarning, file, 1) for file in (output.__file__, torch.__file__)]
+    assert shown[0] == "ftlit: warning: far\n" and shown[1].startswith(f"{torch.__file__}:1: UserWarning: far")
+    assert warnings.formatwarning is before

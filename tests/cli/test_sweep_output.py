@@ -11,12 +11,13 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from ftlit.cli import sweep_jobs, sweep_output, train
-from ftlit.cli.sweep_output import BEGAN, LOG, TOTAL, VARYING, _time_left, begin_sweep, job_log, print_job, print_kept
+from ftlit.cli.sweep_output import BEGAN, LOG, TOTAL, VARYING, _time_left, begin_sweep, job_log, print_job, print_kept, print_stopped
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import COMMAND
 from ftlit.recipes.run.processes import JobExit
-from ftlit.sweeps.jobs import Job
+from ftlit.sweeps.halving import Monitor
+from ftlit.sweeps.jobs import STOPPED, Job
 from ftlit.sweeps.running import wait_for_running
 
 PLAN = "data      train 188\nnote      taken from train by a hash\n          of each example\nhead      linear probe\n"
@@ -101,6 +102,23 @@ def test_a_swept_option_that_a_job_ignores_is_noted_once(tmp_path, monkeypatch, 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["job", "note", "job"]
     assert "ignore optimizer.lr: those that differ in it alone are equal" in lines[1] and "head=linear" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "shown"),
+    [
+        (Monitor("val/accuracy", lowest=False), "val accuracy 0.7500, val/loss 0.4000"),
+        (Monitor("val/f1", lowest=False), "val/f1 0.5000, val/loss 0.6000"),
+        (Monitor("val/loss", lowest=True), "val/loss 0.4000"),
+        (Monitor("val/auroc", lowest=False), ""),
+    ],
+)
+def test_a_job_at_a_rung_shows_the_metric_that_ranks_it(monitor, shown, tmp_path, capsys):
+    Job(0, ("optimizer.lr=1",), status=STOPPED, seconds=1.0, rung=1, epochs=2).write(tmp_path)
+    rows = ["epoch,val/accuracy,val/f1,val/loss", "0,0.5,0.5,0.6", "1,0.75,0.25,0.4", "2,0.9,0.9,0.1", ""]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    print_stopped(tmp_path, monitor)
+    assert capsys.readouterr().out == f"job 0 (optimizer.lr=1), rung 1: 2 epochs{shown and ', '}{shown}, 1.0 s\n"
 
 
 def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import csv
 import os
 import sys
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from paths import ROOT
 
 from ftlit import UserError
 from ftlit.cli import sweep_rungs
-from ftlit.cli.sweep_rungs import launch_in_rungs, plan_rungs
+from ftlit.cli.sweep_rungs import check_sweeper, launch_in_rungs, plan_rungs
 from ftlit.recipes.config.hydra_internals import initialize_hydra
 from ftlit.sweeps.jobs import STOPPED, Job, jobs_of, read_job
 
@@ -79,6 +80,7 @@ def test_an_option_out_of_its_range_is_one_line(option, message, halving):
         (grid(*FIXED, "final=true"), "final=true has no val"),
         (grid(*FIXED, "+trainer.max_steps=5"), "rungs are epochs: give trainer.max_epochs"),
         (grid(*FIXED, "trainer.limit_val_batches=0"), "without val settings cannot be compared"),
+        (grid(*FIXED, "logger.csv=null"), "logger.csv=null leaves no metrics.csv, by which settings are compared"),
         (grid(*FIXED, "callbacks.last=null"), "leaves no checkpoint from which a job could go on"),
         (grid(*FIXED, "trainer.devices=2"), "jobs with several processes cannot stop at a rung"),
         (
@@ -109,10 +111,11 @@ class Launcher:
         folder: of the sweep.
         stop_at: number of the job-rung at which it is interrupted; `None` for never.
         failing: numbers of jobs that fail.
+        diverging: numbers of jobs whose accuracy is NaN.
     """
 
-    def __init__(self, folder, stop_at=None, failing=()):
-        self.folder, self.stop_at, self.failing, self.ran = folder, stop_at, failing, []
+    def __init__(self, folder, stop_at=None, failing=(), diverging=()):
+        self.folder, self.stop_at, self.failing, self.diverging, self.ran = folder, stop_at, failing, diverging, []
 
     def __call__(self, jobs, initial_job_idx):
         return [self.run(words) for words in jobs]
@@ -129,7 +132,8 @@ class Launcher:
         self.ran.append((number, rung))
         if number in self.failing:
             return replace(before, status=1).write(folder)
-        rows = [f"{epoch},{(number + 1) * (epoch + 1) / 100},1" for epoch in range(until)]
+        step = nan if number in self.diverging else (number + 1) / 100
+        rows = [f"{epoch},{step * (epoch + 1)},1" for epoch in range(until)]
         (folder / "metrics.csv").write_text("\n".join(["epoch,val/accuracy,val/loss", *rows, ""]))
         replace(before, status=0 if until == 9 else STOPPED, score=0.5, rung=rung, epochs=until).write(folder)
         return number
@@ -162,7 +166,7 @@ def test_an_interrupted_sweep_goes_on_by_the_same_decisions_and_runs_no_rung_of_
         assert first.ran + second.ran == whole.ran and first.folder not in sweep_rungs.UNFINISHED
         assert [read_job(first.folder / str(number)).epochs for number in range(9)] == [1] * 6 + [3, 3, 9]
     again = Launcher(whole.folder)
-    assert [result.return_value for result in launched(plan, again)] == [None] * 8 + [0.5] and again.ran == []
+    assert launched(plan, again) == [] and again.ran == []
 
 
 def test_failed_jobs_do_not_go_on_and_the_other_seeds_of_their_setting_do(halving, launched, tmp_path):
@@ -170,6 +174,29 @@ def test_failed_jobs_do_not_go_on_and_the_other_seeds_of_their_setting_do(halvin
     launched(plan_rungs(halving("sweep.halving.reduction=1.5"), grid(rates=RATES, seeds=(0, 1))), launcher)
     assert launcher.ran == [*((number, 1) for number in range(6)), (4, 2), (0, 2), (1, 2), (4, 3)]
     assert not any(job.has_failed for path, job in jobs_of(tmp_path) if job.number not in (5, 2, 3))
+
+
+def test_a_setting_without_a_score_does_not_go_on_and_a_rung_without_any_ends_the_sweep_with_an_error(halving, launched, tmp_path, capsys):
+    plan = plan_rungs(halving("sweep.halving.reduction=1.5"), grid(rates=RATES))
+    launcher = Launcher(tmp_path / "some", diverging=(1, 2))
+    launched(plan, launcher)
+    assert launcher.ran == [(0, 1), (1, 1), (2, 1), (0, 2), (0, 3)]
+    launcher = Launcher(tmp_path / "none", diverging=range(3))
+    with pytest.raises(UserError, match=r"rung 1 of 3 .* no setting has a finite val/accuracy .*none/0/metrics.csv, and give") as error:
+        launched(plan, launcher)
+    assert "\n" not in str(error.value) and launcher.ran == [(0, 1), (1, 1), (2, 1)]
+    capsys.readouterr()
+    launched(plan, Launcher(tmp_path / "failed", failing=range(3)))
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "rung 1 of 3 (epoch 1) has ended: no job has reached it, so that the sweep ends here; mend what is listed below, and resume it"
+    ]
+
+
+def test_a_search_that_chooses_jobs_one_after_another_is_refused(halving):
+    check_sweeper(halving())
+    with pytest.raises(UserError, match=r"hydra/sweeper=optuna chooses jobs .*: give hparams_search=halving and values") as error:
+        check_sweeper(halving("hydra/sweeper=optuna"))
+    assert "\n" not in str(error.value)
 
 
 def train(folder, *words):

@@ -5,7 +5,7 @@ from math import inf
 
 import pytest
 
-from ftlit.sweeps.halving import Monitor, Rung, rungs_of, score_at, share_of_steps, who_goes_on
+from ftlit.sweeps.halving import Monitor, Rung, rungs_of, score_at, share_of_steps, survivors
 from ftlit.sweeps.jobs import Job, Setting
 
 ACCURACY, LOSS = Monitor("val/accuracy", lowest=False), Monitor("val/loss", lowest=True)
@@ -50,14 +50,20 @@ def setting(name, *numbers):
 def test_settings_are_ranked_on_the_mean_over_their_seeds_and_these_go_on_together():
     settings = [setting("a", 0, 1), setting("b", 2, 3), setting("c", 4, 5)]
     scores = {0: (-0.9, 1.0), 1: (-0.5, 1.0), 2: (-0.8, 1.0), 3: (-0.8, 1.0), 4: (-1.0, 1.0), 5: (-0.1, 1.0)}
-    assert who_goes_on(settings, scores, 2) == [settings[1], settings[0]]
+    assert survivors(settings, scores, 2) == [settings[1], settings[0]]
 
 
 def test_of_equal_settings_the_one_with_the_lower_loss_goes_on_then_the_earlier_one():
     settings = [setting("a", 0), setting("b", 1), setting("c", 2)]
-    assert who_goes_on(settings, {0: (-1.0, 0.5), 1: (-1.0, 0.25), 2: (-1.0, 0.5)}, 2) == [settings[1], settings[0]]
+    assert survivors(settings, {0: (-1.0, 0.5), 1: (-1.0, 0.25), 2: (-1.0, 0.5)}, 2) == [settings[1], settings[0]]
+
+
+def test_a_setting_with_a_job_without_a_number_does_not_go_on():
+    settings = [setting("a", 0), setting("b", 1, 2), setting("c", 3)]
+    scores = {0: (inf, inf), 1: (-0.9, 1.0), 2: (inf, inf), 3: (-0.1, inf)}
+    assert survivors(settings, scores, 2) == [settings[2]] and survivors(settings[:2], scores, 1) == []
 
 
 def test_a_setting_whose_jobs_failed_does_not_go_on_and_takes_nobodys_place():
     settings = [setting("a", 0), setting("b", 1), setting("c", 2)]
-    assert who_goes_on(settings, {1: (-0.1, 2.0)}, 2) == [settings[1]] and who_goes_on(settings, {}, 2) == []
+    assert survivors(settings, {1: (-0.1, 2.0)}, 2) == [settings[1]] and survivors(settings, {}, 2) == []

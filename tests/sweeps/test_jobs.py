@@ -90,9 +90,10 @@ def test_a_job_that_is_resumed_by_itself_is_done_in_the_table_of_its_sweep(hydra
     assert sweep_jobs.finish_alone(0.5) == 0.5 and not list(tmp_path.iterdir())  # a run without a sweep
     with pytest.raises(SystemExit):
         sweep_jobs.run_job(hydra, partial(sys.exit, 130))
+    replace(read_job(tmp_path), rung=1, epochs=3).write(tmp_path)  # of successive halving
     sweep_jobs.finish_alone(0.5)
     ended = read_job(tmp_path)
-    assert (ended.status, ended.reason, ended.score) == (0, "", 0.5)
+    assert (ended.status, ended.reason, ended.score, ended.rung_in_words) == (0, "", 0.5, "-")
 
 
 def test_a_job_stays_the_same_where_a_later_release_adds_a_setting_and_is_another_where_the_user_changes_one(hydra, tmp_path):

@@ -3,7 +3,6 @@
 import platform
 import runpy
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ from typing import Any
 from ftlit import __version__
 from ftlit.cli import search_current_folder
 from ftlit.cli.help_layout import paragraph, two_columns
-from ftlit.cli.output import robust_output
+from ftlit.cli.output import one_line_warnings, robust_output
 from ftlit.cli.parsers import (
     ACTIONS,
     cache_parser,
@@ -104,11 +103,11 @@ def advise(arguments: list[str]) -> None:
     train([*arguments, "recipe=advise"])
 
 
+@one_line_warnings()
 def predict(arguments: list[str]) -> None:
     """Print a row for each image, or draw a map over it. Raises `SystemExit` with status 1 where some have no prediction."""
     parser = predict_parser()
     given = parser.parse_intermixed_args(arguments)
-    warnings.formatwarning = lambda message, *_, **__: f"ftlit: warning: {message}\n"
     if given.trust:
         search_current_folder()
     import ftlit.inference.dense_map  # here, so that --help stays fast

@@ -1,14 +1,17 @@
-"""stdout and stderr of the command lines: they escape what they cannot encode, and outlive their reader."""
+"""stdout and stderr of the command lines: they escape what they cannot encode, and outlive their reader; warnings of ftlit are a line."""
 
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedWriter, FileIO, TextIOWrapper, UnsupportedOperation
+from pathlib import Path
 from typing import Any, TextIO
 
 READER_GONE = (errno.EPIPE, errno.EIO)  # of a pipe, of a terminal
+PACKAGE = Path(__file__).parents[1]  # ftlit
 UNREAD_STATUS = 128 + 13  # of a program that SIGPIPE ended
 
 
@@ -29,6 +32,22 @@ def robust_output(*, end_unread: bool = False) -> Iterator[None]:
         sys.stdout, sys.stderr = before
         for stream in now:
             stream.flush()
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Print the warnings of ftlit in one line, without their place in the code; those of libraries as Python does."""
+    before = warnings.formatwarning
+
+    def formatted(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        own = Path(filename).is_relative_to(PACKAGE)
+        return f"ftlit: warning: {message}\n" if own else before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _robust(stream: TextIO | None, end_unread: bool) -> TextIO:

@@ -49,6 +49,7 @@ class SweepCallback(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             check_launcher(config.hydra.runtime.choices.get("hydra/launcher"))
+            sweep_rungs.check_sweeper(config)
             done = sweep_resume.count_done(config)
         except UserError as error:
             print(f"ftlit: {error}", file=sys.stderr)
@@ -123,7 +124,12 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
         this = replace(this, seconds=before.seconds, rung=before.rung, epochs=before.epochs)
     this.write(folder)
     at_rung = {} if "rung" not in cfg.sweep else {"rung": cfg.sweep.rung, "epochs": cfg.sweep.until}
-    return _run_and_record(this, replace(this, status=0, reason="", **at_rung), folder, run)
+    ended = _run_and_record(this, replace(this, status=0, reason="", **at_rung), folder, run)
+    if ended.status == 0:
+        sweep_output.print_job(folder)
+    elif ended.status == jobs.STOPPED:
+        sweep_output.print_stopped(folder, sweep_rungs.monitor_of(cfg))
+    return ended.score
 
 
 def finish_alone(score: float) -> float:
@@ -134,12 +140,12 @@ def finish_alone(score: float) -> float:
 
     folder = Path(hydra_config().runtime.output_dir)
     if not rank_before_trainer() and (before := jobs.read_job(folder)) and before.status != 0:
-        replace(before, status=0, reason="", score=None if isnan(score) else score).write(folder)
+        replace(before, status=0, reason="", score=None if isnan(score) else score, rung=0, epochs=0).write(folder)  # it left its rungs
     return score
 
 
-def _run_and_record(this: Job, done: Job, folder: Path, run: Callable[[], float]) -> float | None:
-    """Run a job and write its state, that of `done` where it ends well, or stops at its rung."""
+def _run_and_record(this: Job, done: Job, folder: Path, run: Callable[[], float]) -> Job:
+    """Run a job and write its state, that of `done` where it ends well, or stops at its rung. Returns the state."""
     started, ended = time.perf_counter(), replace(this, status=1)
     try:
         with sweep_output.job_log(folder):
@@ -157,11 +163,7 @@ def _run_and_record(this: Job, done: Job, folder: Path, run: Callable[[], float]
         ended = replace(this, reason=f"{type(error).__name__}: {one_line(error)}", status=1)
     finally:
         replace(ended, seconds=round((this.seconds or 0) + time.perf_counter() - started, 2)).write(folder)
-    if ended.status == 0:
-        sweep_output.print_job(folder)
-    elif ended.status == jobs.STOPPED:
-        sweep_output.print_stopped(folder)
-    return ended.score
+    return ended
 
 
 def end_sweep() -> int:

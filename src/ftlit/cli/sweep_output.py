@@ -12,7 +12,7 @@ from pathlib import Path
 from ftlit.errors import one_line
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
-from ftlit.run_folder import BASELINE, keeps_baseline
+from ftlit.run_folder import BASELINE, TIE_BREAK, keeps_baseline
 from ftlit.sweeps.halving import Monitor, score_at
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, Job, jobs_of, read_job, varying
 from ftlit.sweeps.setting_results import RANKINGS
@@ -101,13 +101,14 @@ def print_job(folder: Path) -> None:
     sys.stdout.flush()  # a sweep takes hours
 
 
-def print_stopped(folder: Path) -> None:
-    """Print the settings of a job that has stopped at a rung of successive halving, and its best epoch so far on val."""
+def print_stopped(folder: Path, monitor: Monitor) -> None:
+    """Print the settings of a job that has stopped at a rung of successive halving, and its best epoch so far by the metric that ranks."""
     job = read_job(folder)
     if job is None:
         return
-    value, loss = score_at(folder, job.epochs, Monitor(VAL, lowest=False))
-    found = f", {RANKINGS[VAL]} {-value:.4f}, loss {loss:.4f}" if isfinite(value) else ""
+    score = score_at(folder, job.epochs, monitor)
+    names = {monitor.name: monitor.value(score), TIE_BREAK: score[1]}  # one where that is the metric
+    found = "".join(f", {RANKINGS.get(name, name)} {value:.4f}" for name, value in names.items() if isfinite(value))
     print_line(f"{_name_of(job)}, rung {job.rung}: {count(job.epochs, 'epoch')}{found}, {duration_in_words(job.seconds or 0)}")
     sys.stdout.flush()
 

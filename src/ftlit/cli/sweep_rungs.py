@@ -5,7 +5,7 @@ Each rung is decided by the files of the jobs alone, so that a sweep that is res
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from ftlit.cli.sweep_output import BEGAN
 from ftlit.errors import UserError, shorten
 from ftlit.formatting import count
 from ftlit.printing import print_line
-from ftlit.recipes.config.hydra_internals import Launch, compose_job, returned_score
+from ftlit.recipes.config.hydra_internals import Launch, compose_job
 from ftlit.recipes.run.processes import several_processes
-from ftlit.sweeps.halving import Monitor, Rung, rungs_of, score_at, share_of_steps, who_goes_on
+from ftlit.sweeps.halving import METRICS, Monitor, Rung, rungs_of, score_at, share_of_steps, survivors
 from ftlit.sweeps.jobs import SEED, VAL, Job, Setting, read_job, settings_of, varying
 
 HALVING = "sweep.halving"
+GRID = "basic"  # the sweeper that runs all combinations of the given values
 NUMBERS = {"first": "1 or more, a whole number", "eta": "above 1", "reduction": "above 1"}  # options -> what is accepted
 OF_STEPS = ("data.batch_size", "data.per_class", "data._target_", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
 UNFINISHED: set[Path] = set()  # folders of sweeps of this process with rungs to come
@@ -79,22 +80,23 @@ def plan_rungs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Halving | N
             "hparams_search=halving compares settings, but this command has only one: give an option several values, as in "
             "optimizer.lr=1e-3,1e-2"
         )
-    composed = [compose_job(config, words) for words in jobs]
-    for job, cfg in zip(planned, composed, strict=True):
-        if problem := _problem(cfg):
+    firsts = [setting.jobs[0] for setting in settings]  # the others differ in their seed alone
+    composed = {job.number: compose_job(config, job.overrides) for job in firsts}
+    for job in firsts:
+        if problem := _problem(composed[job.number]):
             names = [*varying(planned), SEED]
             words = " ".join(f"{name}={job.values[name]}" for name in names if name in job.values)
             raise UserError(f"hparams_search=halving, job {job.number} ({words}): {problem}")
-    epochs = _the_same("trainer.max_epochs", [cfg.trainer.max_epochs for cfg in composed])
-    monitor = _the_same("callbacks.best", [_monitor(cfg) for cfg in composed])
-    every = max(int(cfg.trainer.get("check_val_every_n_epoch") or 1) for cfg in composed)
+    epochs = _the_same("trainer.max_epochs", {number: cfg.trainer.max_epochs for number, cfg in composed.items()})
+    monitor = _the_same("callbacks.best", {number: monitor_of(cfg) for number, cfg in composed.items()})
+    every = max(int(cfg.trainer.get("check_val_every_n_epoch") or 1) for cfg in composed.values())
     first, eta, reduction = (_number(options, name) for name in NUMBERS)
     if not every <= first < epochs:
         least = f"at least {every} (trainer.check_val_every_n_epoch) and " if every > 1 else ""
         raise UserError(
             f"{HALVING}.first={first:g}: the first rung must be {least}below the {epochs} epochs of the jobs (trainer.max_epochs)"
         )
-    steps = {tuple(str(OmegaConf.select(cfg, name)) for name in OF_STEPS) for cfg in composed}
+    steps = {tuple(str(OmegaConf.select(cfg, name)) for name in OF_STEPS) for cfg in composed.values()}
     rungs = rungs_of(len(settings), epochs, first=int(first), eta=eta, reduction=reduction)
     return Halving(settings, rungs, monitor, "steps" if len(steps) == 1 else "epochs")
 
@@ -107,10 +109,10 @@ def _number(options: Any, name: str) -> float:
     return float(value)
 
 
-def _the_same(name: str, values: Sequence[Any]) -> Any:
-    """The value that all jobs have."""
-    if len(set(values)) > 1:
-        number = next(number for number, value in enumerate(values) if value != values[0])
+def _the_same(name: str, values: Mapping[int, Any]) -> Any:
+    """The value that all jobs have, of those by number; 0 is among them."""
+    if len(set(values.values())) > 1:
+        number = next(number for number, value in values.items() if value != values[0])
         shown = [value.name if isinstance(value, Monitor) else value for value in (values[0], values[number])]
         raise UserError(
             f"hparams_search=halving compares the jobs after the same epochs by the same metric, but {name} is {shown[0]} in job 0 and "
@@ -145,6 +147,8 @@ def _problem(cfg: DictConfig) -> str:
         return "rungs are epochs: give trainer.max_epochs=... of 2 or more, and neither trainer.max_steps nor trainer.max_time"
     if trainer.get("limit_val_batches") == 0 or trainer.get("fast_dev_run"):
         return "without val settings cannot be compared: leave trainer.limit_val_batches=0 and trainer.fast_dev_run out"
+    if not cfg.logger.get("csv"):
+        return "logger.csv=null leaves no metrics.csv, by which settings are compared: leave it out"
     if not cfg.callbacks.get("last"):
         return "callbacks.last=null leaves no checkpoint from which a job could go on: leave it out"
     if several_processes(cfg):
@@ -152,7 +156,8 @@ def _problem(cfg: DictConfig) -> str:
     return ""
 
 
-def _monitor(cfg: DictConfig) -> Monitor:
+def monitor_of(cfg: DictConfig) -> Monitor:
+    """The metric that ranks a job: that of its best checkpoint."""
     from ftlit.lit.callbacks.best_checkpoint import mode_of  # here, so that --help stays fast
 
     best = cfg.callbacks.get("best") or {}
@@ -160,31 +165,45 @@ def _monitor(cfg: DictConfig) -> Monitor:
     return Monitor(name, (best.get("mode") or mode_of(name)) == "min")
 
 
+def check_sweeper(config: DictConfig) -> None:
+    """Raise `UserError` where a sweep by successive halving has a sweeper that chooses each job by the results of others."""
+    sweeper = config.hydra.runtime.choices.get("hydra/sweeper", GRID)
+    if OmegaConf.select(config, HALVING) is not None and sweeper != GRID:
+        raise UserError(
+            f"{HALVING} compares all jobs of a grid, but hydra/sweeper={sweeper} chooses jobs by the results of others: give "
+            "hparams_search=halving and values, as in optimizer.lr=1e-3,1e-2"
+        )
+
+
 def launch_in_rungs(config: DictConfig, launch: Launch, jobs: list[list[str]], first: int) -> Sequence[Any]:
-    """Launch the jobs of a sweep: at once, or by successive halving where its config has it; see `hydra_internals.launched_by`.
+    """Launch the jobs of a sweep: at once, or by successive halving where it has a plan; see `hydra_internals.launched_by`.
+
+    Returns:
+        What each job that ran returned last.
 
     Raises:
-        UserError: see `plan_rungs`; a launcher gets a part of the jobs only.
+        UserError: a launcher gets a part of the jobs only, or no job of a rung has a score.
     """
     folder = Path(config.hydra.sweep.dir)
-    halving = PLANS.get(folder) or plan_rungs(config, jobs)
+    halving = PLANS.get(folder)
     if halving is None:
         return launch(jobs, initial_job_idx=first)
-    trials = OmegaConf.select(config, "hydra.sweeper.n_trials")
-    if len(jobs) < (trials or len(halving.jobs)):
-        batch = f"hydra.sweeper.n_jobs={trials}" if trials else "hydra.sweeper.max_batch_size=null"
-        raise UserError(f"hparams_search=halving compares all jobs of the sweep, so that they are launched together: give {batch}")
+    if len(jobs) < len(halving.jobs):
+        raise UserError(
+            "hparams_search=halving compares all jobs of the sweep, so that they are launched together: give "
+            "hydra.sweeper.max_batch_size=null"
+        )
     print_line(halving.describe())
     sys.stdout.flush()
     os.environ[BEGAN] = ""  # jobs have different lengths: no time left is known
     UNFINISHED.add(folder)
     returned = _run_rungs(halving, folder, launch)
     UNFINISHED.discard(folder)
-    return [returned.get(number) or returned_score(_score(folder, number)) for number in range(len(jobs))]
+    return list(returned.values())
 
 
 def _run_rungs(halving: Halving, folder: Path, launch: Launch) -> dict[int, Any]:
-    """Launch the jobs of each rung that have not reached it. Returns what each job returned last."""
+    """Launch the jobs of each rung that have not reached it. Returns what each job that ran returned last, by number."""
     returned: dict[int, Any] = {}
     going = halving.settings
     for place, rung in enumerate(halving.rungs, 1):
@@ -195,15 +214,23 @@ def _run_rungs(halving: Halving, folder: Path, launch: Launch) -> dict[int, Any]
         if place == len(halving.rungs):
             return returned
         reached = [job for setting in going for job in setting.jobs if _has_reached(folder, job, rung)]
+        ended = f"rung {place} of {len(halving.rungs)} (epoch {rung.epochs}) has ended"
+        if not reached:
+            print_line(f"{ended}: no job has reached it, so that the sweep ends here; mend what is listed below, and resume it")
+            return returned
         scores = {job.number: score_at(folder / str(job.number), rung.epochs, halving.monitor) for job in reached}
-        best = who_goes_on(going, scores, halving.rungs[place].settings)
+        best = survivors(going, scores, halving.rungs[place].settings)
+        if not best:
+            raise UserError(
+                f"{ended}, but no setting has a finite {halving.monitor.name} in metrics.csv of its jobs to compare them by: "
+                f"see {folder / str(reached[0].number) / METRICS}, and give a metric that it has, as in callbacks.best.monitor={VAL}, "
+                "or other settings"
+            )
         going = [Setting(setting.values, tuple(job for job in setting.jobs if job.number in scores)) for setting in best]
         values = [halving.monitor.value(scores[job.number]) for setting in going for job in setting.jobs]
-        span = f", {halving.monitor.name} {min(values):.4f} to {max(values):.4f}" if values else ""
+        span = f"{halving.monitor.name} {min(values):.4f} to {max(values):.4f}"
         numbers = shorten([str(job.number) for setting in going for job in setting.jobs], 12)
-        ended = f"rung {place} of {len(halving.rungs)} (epoch {rung.epochs}) has ended"
-        goes_on = f"{len(going)} of {count(rung.settings, 'setting')} go on{span}: jobs {numbers}"
-        print_line(f"{ended}: {goes_on if going else 'no job has reached it, so that none goes on'}")
+        print_line(f"{ended}: {len(going)} of {count(rung.settings, 'setting')} go on, {span}: jobs {numbers}")
         sys.stdout.flush()
     return returned
 
@@ -215,8 +242,3 @@ def _words_at(place: int, rung: Rung) -> list[str]:
 def _has_reached(folder: Path, job: Job, rung: Rung) -> bool:
     state = read_job(folder / str(job.number))
     return state is not None and (state.status == 0 or state.epochs >= rung.epochs)
-
-
-def _score(folder: Path, number: int) -> float | None:
-    state = read_job(folder / str(number))
-    return state.score if state and state.status == 0 else None

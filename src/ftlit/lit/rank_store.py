@@ -28,6 +28,7 @@ REPORT_SECONDS = 5.0  # between two reports of a process
 POLL_SECONDS = 0.2
 LEAVE_SECONDS = 10.0  # that the holder of the store waits, after an error, for the others to see it
 DONE, FAILED, ENDED = "done", "failed", "ended"
+TURNS = 3  # see `turn_of`
 BLOCKS = itertools.count()  # of `first_ahead`: a key of the store is used once
 JOINED: "list[Processes]" = []  # those of this program, at most one element
 
@@ -225,6 +226,11 @@ def first_ahead(trainer: Trainer) -> Iterator[None]:
         return
     with processes.ahead(f"block/{next(BLOCKS)}", waiting_minutes(trainer)):
         yield
+
+
+def turn_of(trainer: Trainer) -> int:
+    """When a process does what others of its machine rely on: 0 for the first process, 1 for the first of each other machine, then 2."""
+    return 0 if trainer.is_global_zero else 1 if trainer.local_rank == 0 else 2
 
 
 def _processes_of(trainer: Trainer) -> Processes | None:

@@ -25,7 +25,7 @@ SECONDS_TO_STOP = 20.0  # from the signal to the end of the step; SLURM kills 30
 
 
 class PauseReached(Exception):
-    """Ends a fit before the epoch `LastCheckpoint.pause_at`, with a checkpoint from which it goes on."""
+    """Ends a job whose fit ended at `LastCheckpoint.pause_at`, with a checkpoint from which it goes on."""
 
 
 def _no_jobs() -> None:

@@ -12,6 +12,7 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 | `fit_loop.setup_data` | `steps_per_epoch` | with `max_steps` alone the number of batches is not known before the loop asks for it |
 | `batch_progress`, `epoch_progress` of loops | `completed_batches`, `epoch_position` | how far the epoch is, in all hooks |
 | `fit_loop.done` | `has_ended` | whether an interruption came in training or after it |
+| `_TunerExitException` | `leave_fit` | any other way out of a step runs hooks that change the run, or tells loggers that it failed |
 | `fit_loop.epoch_loop.max_steps` | `end_before_first_step` | `fit` shall set up everything and then train nothing |
 | `distributed_sampler_kwargs` | `process_share` | which processes share the images is known to the strategy only |
 | `_active_loop._combined_loader` | `running_loader` | `val_dataloaders` may be those of an earlier fit |
@@ -33,7 +34,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil, inf
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
@@ -41,6 +42,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import _TunerExitException
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.distributed_c10d import Store, _get_default_store
 
@@ -128,6 +130,11 @@ def has_ended(trainer: Trainer) -> bool:
 def end_before_first_step(trainer: Trainer) -> None:
     """Let `fit` end before its first step. For `on_fit_start`: optimizers and schedulers are built for the steps there would be."""
     trainer.fit_loop.epoch_loop.max_steps = 0
+
+
+def leave_fit() -> NoReturn:
+    """Let `fit` return at once: with `teardown` and loggers that end well, but without the hooks at the end of training."""
+    raise _TunerExitException
 
 
 def process_share(trainer: Trainer | None) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.hardware import describe_devices
 from ftlit.lit.resumed_checkpoint import check_last
+from ftlit.lit.stop_signals import PauseReached
 from ftlit.lit.strategies import compiled_layers_allowed, keeps_whole_weights
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
@@ -81,6 +82,8 @@ def fit(cfg: DictConfig, run: Run) -> float:
             before = _predict_with_start(cfg, run)
             baseline = _fit_baseline(cfg, run, known)
             run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from, weights_only=True)
+            if last and last.paused:
+                raise PauseReached
             if cfg.final:
                 end_final(cfg, run, time.perf_counter() - started)
                 return nan

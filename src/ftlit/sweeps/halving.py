@@ -3,13 +3,14 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isnan, log, nan
+from math import inf, isfinite, isnan, log, nan
 from pathlib import Path
 from statistics import mean
 
+from ftlit.run_folder import TIE_BREAK
 from ftlit.sweeps.jobs import Setting
 
-METRICS, TIE_BREAK = "metrics.csv", "val/loss"
+METRICS = "metrics.csv"
 Score = tuple[float, float]  # of a job at a rung: the metric that ranks, and the loss on val; the lowest is best
 
 
@@ -102,14 +103,16 @@ def _number(text: str | None) -> float:
         return nan
 
 
-def who_goes_on(settings: Sequence[Setting], scores: Mapping[int, Score], most: int) -> list[Setting]:
+def survivors(settings: Sequence[Setting], scores: Mapping[int, Score], most: int) -> list[Setting]:
     """The best settings at a rung, best first: by the mean over their jobs of the metric, then of the loss; of equals the earlier ones.
 
     Args:
         settings: those that were to reach the rung.
-        scores: number -> score of each job that reached it; a setting without one does not go on.
+        scores: number -> score of each job that reached it; a setting without one does not go on, nor one whose mean is not a
+            number: a job of it has no epoch with a finite metric.
         most: number of settings that go on, at most.
     """
     known = {place: [scores[job.number] for job in own.jobs if job.number in scores] for place, own in enumerate(settings)}
     ranked = {place: (mean(value for value, _ in own), mean(loss for _, loss in own)) for place, own in known.items() if own}
-    return [settings[place] for place in sorted(ranked, key=lambda place: ranked[place])[:most]]
+    finite = [place for place in ranked if isfinite(ranked[place][0])]
+    return [settings[place] for place in sorted(finite, key=lambda place: ranked[place])[:most]]

@@ -7,7 +7,7 @@ from torch import nn
 
 from ftlit import UserError
 from ftlit.cli import sweep_jobs
-from ftlit.recipes.config.check_jobs import ELSEWHERE, check_jobs
+from ftlit.recipes.config.check_jobs import REMOTE_LAUNCHERS, check_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 
 MINE = f"head._target_={__name__}"
@@ -79,7 +79,7 @@ def test_an_argument_that_an_own_part_does_not_take_is_found_before_any_job(conf
     assert "width='x'" in error_of(config, jobs[0], [f"{MINE}.Wide", "+head.width=x"])
 
 
-@pytest.mark.parametrize("launcher", ELSEWHERE)
+@pytest.mark.parametrize("launcher", REMOTE_LAUNCHERS)
 def test_jobs_on_other_machines_are_not_checked_here(config, launcher):
     with read_write(config.hydra.runtime):
         config.hydra.runtime.choices["hydra/launcher"] = launcher

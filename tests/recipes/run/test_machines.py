@@ -1,13 +1,14 @@
 """Several machines are one run: two agents of torchrun on this one, each with a process, a working folder, and a cache or a shared one."""
 
+import hashlib
 import json
 import os
 import signal
 import time
-from types import SimpleNamespace
 
 import pytest
 from launches import free_port, torchrun_nodes
+from omegaconf import OmegaConf
 from PIL import Image
 
 from ftlit import UserError
@@ -152,14 +153,23 @@ def test_processes_that_srun_deals_out_in_turn_wait_for_no_other_machine(monkeyp
     assert all(leaders[leader] == leader for leader in leaders.values())  # each that is waited for goes ahead
 
 
+SAME = f"{hashlib.sha256(b'seed: 0' + bytes([10])).hexdigest()} "  # the folder of the run is shared
+RECORD = {"class_names": ["a", "b"], "splits": {split: {"images": 4, "digest": "a"} for split in ("train", "val", "test")}}
+
+
 @pytest.mark.parametrize(
     ("wrote", "message"),
     [
         (
-            lambda own: "0" * 64 + f" {own}",
+            "0" * 64 + " {}",
             r"process 1 does not see in .*run what process 0 wrote there: give hydra",
         ),
-        (lambda own: None, "process 1 reads other images or labels than process 0: give all machines the same data"),
+        (
+            SAME + json.dumps({**RECORD, "splits": {**RECORD["splits"], "val": {"images": 5, "digest": "a"}}}),
+            r"process 1 reads other data than process 0 \(data.root=photos, val: 5 examples in process 0, 4 here\): copy the same files",
+        ),
+        (SAME + json.dumps({**RECORD, "splits": {**RECORD["splits"], "train": {"images": 4, "digest": "b"}}}), "train: other content or l"),
+        (SAME + json.dumps({**RECORD, "class_names": ["b", "a"]}), "other classes"),
     ],
 )
 def test_a_folder_that_is_not_shared_and_other_data_are_errors(monkeypatch, tmp_path, wrote, message):
@@ -167,11 +177,10 @@ def test_a_folder_that_is_not_shared_and_other_data_are_errors(monkeypatch, tmp_
     (tmp_path / "run/config.yaml").write_text("seed: 0\n")
     monkeypatch.setattr(machines, "APPEAR_SECONDS", 0.0)
     monkeypatch.setattr(machines, "launched", lambda: Launched(TORCHRUN, 1, 2, 2, 1))
-    own = machines.digest_of_data(None)
-    same = f"{machines._digest(tmp_path / 'run/config.yaml')} "
-    monkeypatch.setattr(machines, "agreed", lambda name, decide: wrote(own) or f"{same}another")
+    monkeypatch.setattr(machines, "record_of", lambda data: RECORD)
+    monkeypatch.setattr(machines, "agreed", lambda name, decide: wrote)
     with pytest.raises(UserError, match=message):
-        machines.check_machines(SimpleNamespace(paths=SimpleNamespace(run=str(tmp_path / "run"))), None)
+        machines.check_machines(OmegaConf.create({"paths": {"run": str(tmp_path / "run")}, "data": {"root": "photos"}}), None)
 
 
 @pytest.mark.e2e

@@ -12,8 +12,8 @@ from torch import Tensor
 from ftlit.errors import UserError
 from ftlit.files import write_atomically
 from ftlit.lit.trainer_internals import is_trial_run
+from ftlit.run_folder import TIE_BREAK
 
-TIE_BREAK = "val/loss"
 MODES = {"loss": "min", "error": "min", "accuracy": "max", "f1": "max", "auroc": "max", "precision": "max", "recall": "max"}
 
 

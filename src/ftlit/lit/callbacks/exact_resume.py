@@ -20,8 +20,9 @@ from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.resumed_checkpoint import began_in_epoch_0, check_best, check_loaders, continuing, follow_folder
 from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
-from ftlit.lit.stop_signals import STOP_SIGNALS, PauseReached, owned_signals
+from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
 from ftlit.lit.trainer_internals import (
+    leave_fit,
     leave_signals,
     mark_batch_not_begun,
     requeues,
@@ -51,13 +52,15 @@ class LastCheckpoint(Callback):
 
     Attributes:
         run: a digest that identifies the run, written to each checkpoint; a checkpoint with another one is not resumed.
-        pause_at: number of epochs after which `PauseReached` is raised, where more would follow; `None` for never.
+        pause_at: number of epochs after which `fit` returns, with a checkpoint, where more would follow; `None` for never.
+        paused: whether the last fit ended so.
     """
 
     def __init__(self, path: str | PathLike[str], *, every_seconds: float = 120, every_n_steps: int | None = None) -> None:
         self.path, self.every_seconds, self.every_n_steps = Path(path), every_seconds, every_n_steps
         self.run: str | None = None
         self.pause_at: int | None = None
+        self.paused = False
         self._before_step = self._heeds_signals = self._owns_signals = False
         self._saved_at = -inf  # by `time.monotonic`; before the first checkpoint of a fit
         self._continuing = ExitStack()  # of a resumed run, until its first step
@@ -96,7 +99,7 @@ class LastCheckpoint(Callback):
                 restart_loaders(trainer)
         STOP_SIGNALS.deferred = STOP_SIGNALS.owned
         self._heeds_signals = trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.owned, all=False)
-        self._saved_at = -inf
+        self._saved_at, self.paused = -inf, False
         self._asked.take()  # of an earlier fit
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -119,7 +122,8 @@ class LastCheckpoint(Callback):
         if stops:
             self._stop(trainer)
         if pauses:
-            raise PauseReached
+            self.paused, STOP_SIGNALS.deferred = True, False
+            leave_fit()
 
     def _stop(self, trainer: Trainer) -> None:
         """End the program, after a checkpoint. Where it does not handle signals itself, say how to go on."""

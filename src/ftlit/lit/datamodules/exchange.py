@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, one_line
 from ftlit.features.table import FeatureTable, Rows, Writer
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def copy_between_machines(requests: Sequence["ExtractionRequest"], trainer: Trai
     sent.
 
     Raises:
-        UserError: the disk of this machine is full; all rows have been sent then.
+        UserError: the disk of this machine is full, when all rows have been sent; or another machine cannot read its rows.
     """
     failure: UserError | None = None
     for request in requests:
@@ -69,7 +69,11 @@ def _lacking(request: "ExtractionRequest", table: FeatureTable, trainer: Trainer
 def _sent(
     request: "ExtractionRequest", table: FeatureTable, lacking: Sequence[Mask], trainer: Trainer
 ) -> Iterator[tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], Tensor]]:
-    """Places and rows that some process lacks, each sent by the first process that has it to all others."""
+    """Places and rows that some process lacks, each sent by the first process that has it to all others.
+
+    Raises:
+        Exception: of this process, where it cannot read its rows; the others raise a `UserError` with it.
+    """
     needed = np.logical_or.reduce(lacking)
     source = np.argmin(np.stack(lacking), axis=0)  # the first that does not lack it
     needed &= ~np.logical_and.reduce(lacking)
@@ -77,10 +81,14 @@ def _sent(
     for rank in range(trainer.world_size):
         places = np.flatnonzero(needed & (source == rank))
         for part in (places[begin : begin + length] for begin in range(0, len(places), length)):
+            rows, failure = torch.empty((len(part), *table.shape), dtype=table.dtype), None
             if trainer.global_rank == rank:
-                rows = Rows(table, request.images.hashes[part]).read(range(len(part)))
-            else:
-                rows = torch.empty((len(part), *table.shape), dtype=table.dtype)
+                try:
+                    rows = Rows(table, request.images.hashes[part]).read(range(len(part)))
+                except Exception as error:  # the others wait for these rows
+                    failure = error
+            if message := trainer.strategy.broadcast(failure and f"cannot read features in {table.folder}: {one_line(failure)}", src=rank):
+                raise failure or UserError(f"process {rank} {message}")
             content = rows.reshape(len(part), -1).view(torch.uint8).to(trainer.strategy.root_device)  # gloo and NCCL send any bytes
             torch.distributed.broadcast(content, src=rank)
             yield part, content.cpu().view(table.dtype).reshape(rows.shape)

@@ -19,7 +19,7 @@ from ftlit.features.table import FeatureKey, FeatureTable, Rows
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, ExtractionRequest, View, extract_requested
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.module_internals import version_of
-from ftlit.lit.rank_store import first_ahead, meet
+from ftlit.lit.rank_store import TURNS, first_ahead, meet, turn_of
 from ftlit.models.backbone import Backbone
 
 VALIDATION = View("val", EVALUATION)
@@ -115,8 +115,8 @@ class Extraction:
         with first_ahead(trainer):
             if trainer.is_global_zero:
                 self._hashes |= {split: image_hashes(self.data.collection.splits[split], hash_cache) for split in missing}
-        for first in (True, False):
-            if not trainer.is_global_zero and (trainer.local_rank == 0) is first:
+        for turn in range(1, TURNS):
+            if turn == turn_of(trainer):
                 self._hashes |= {split: image_hashes(self.data.collection.splits[split], hash_cache) for split in missing}
             meet(trainer)
 

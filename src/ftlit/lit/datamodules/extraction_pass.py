@@ -23,7 +23,7 @@ from ftlit.features.table import FeatureTable
 from ftlit.formatting import count, size_in_words
 from ftlit.lit.datamodules.exchange import copy_between_machines, missing_everywhere
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
-from ftlit.lit.rank_store import meet
+from ftlit.lit.rank_store import TURNS, meet, turn_of
 from ftlit.lit.shared_errors import raised_in_all
 from ftlit.models.backbone import Backbone
 
@@ -131,13 +131,14 @@ def _cuts(requests: Sequence[ExtractionRequest]) -> str:
 
 
 def _refresh(tables: Sequence[FeatureTable], trainer: Trainer, *, check: bool) -> None:
-    """Refresh the tables in all processes, in the first one before the others: it removes damaged shards, as the first of each other
-    machine does, or merges small ones.
+    """Refresh the tables in all processes: in the first one, then in the first of each other machine, which remove damaged shards, then in
+    the others, which check nothing. The first one also merges small shards, where it does not check.
     """
-    for first in (True, False):
-        for table in tables if trainer.is_global_zero is first else ():
+    own = turn_of(trainer)
+    for turn in range(TURNS):
+        for table in tables if turn == own else ():
             table.refresh(check=check and trainer.local_rank == 0)
-            if first and not check:
+            if trainer.is_global_zero and not check:
                 table.merge()
         meet(trainer)
 

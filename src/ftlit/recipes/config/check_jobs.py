@@ -13,7 +13,7 @@ from ftlit.recipes.config.hydra_internals import compose_job, kept_hydra, use_hy
 from ftlit.sweeps.jobs import Job, varying
 
 SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
-ELSEWHERE = (SLURM, "ray")  # launchers whose jobs run on other machines, with other files and packages
+REMOTE_LAUNCHERS = (SLURM, "ray")  # launchers whose jobs run on other machines, with other files and packages
 NAMED_FILES = ("ftlit.load_backbone", "ftlit.load_timm")  # networks that find their weights in a folder by name
 
 
@@ -37,7 +37,7 @@ def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]]) -> None
     Raises:
         UserError: the first job that could not begin, and how many others.
     """
-    if config.hydra.runtime.choices.get("hydra/launcher") in ELSEWHERE:
+    if config.hydra.runtime.choices.get("hydra/launcher") in REMOTE_LAUNCHERS:
         return
     jobs = [Job(number, tuple(words)) for number, words in planned.items()]
     names = varying(jobs)

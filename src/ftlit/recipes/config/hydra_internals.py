@@ -19,7 +19,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -215,7 +214,7 @@ def launched_by(run: Callable[[DictConfig, Launch, list[list[str]], int], Sequen
 
     Args:
         run: takes the config of the sweep, the launcher (a function of the overrides of several jobs and the number of the first, which
-            returns when they have ended), the overrides of each job and the number of the first; returns Hydra's `JobReturn` of each.
+            returns when they have ended), the overrides of each job and the number of the first; returns a `JobReturn` of each that ran.
     """
     original = Plugins.instantiate_launcher
 
@@ -232,11 +231,6 @@ def launched_by(run: Callable[[DictConfig, Launch, list[list[str]], int], Sequen
         yield
     finally:
         Plugins.instantiate_launcher = original  # type: ignore[method-assign]
-
-
-def returned_score(score: float | None) -> Any:
-    """What a launcher returns for a job that ended before, with this score."""
-    return JobReturn(status=JobStatus.COMPLETED, _return_value=score)
 
 
 def compose_job(config: DictConfig, overrides: Sequence[str], number: int | None = None) -> DictConfig:

@@ -39,7 +39,7 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
         UserError: the images, labels or classes of the run have changed, or only their path has and there is no record to tell;
             `config.yaml` was edited.
     """
-    path, record = Path(cfg.paths.run, DATA), _record_of(data)
+    path, record = Path(cfg.paths.run, DATA), record_of(data)
     record |= digest_of_start(cfg) if record else {}
     last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
     before = read_json(path, remedy=new_run_advice(last)) if cfg.resume and path.is_file() else None
@@ -86,7 +86,7 @@ def _check_unedited(cfg: DictConfig, record: DataRecord, run: str) -> None:
         )
 
 
-def _record_of(data: Any) -> DataRecord:
+def record_of(data: Any) -> DataRecord:
     """The record of a built-in data module; an empty one for a custom module."""
     images = data.images if isinstance(data, FeatureData) else data
     if not isinstance(images, ImageData):
@@ -96,9 +96,24 @@ def _record_of(data: Any) -> DataRecord:
     return {"class_names": list(images.class_names), "splits": record, **_bands_record(images.input_spec)}
 
 
-def digest_of_data(data: Any) -> str:
-    """A digest of the images, labels and classes of a built-in data module; the same for all custom ones."""
-    return hashlib.sha256(json.dumps(_record_of(data), sort_keys=True).encode()).hexdigest()
+def difference(old: DataRecord, new: DataRecord, names: tuple[str, str], may_change: Sequence[Split] = ()) -> str:
+    """The first difference of two records, in words; empty where there is none. Custom data modules have none.
+
+    Args:
+        old: a record.
+        new: another one.
+        names: how both are called behind a number.
+        may_change: splits of which the content of files does not count.
+    """
+    if old.get("class_names") != new.get("class_names"):
+        return "other classes"
+    for split in SPLITS if old and new else ():
+        before, now = old["splits"][split], new["splits"][split]
+        if before["images"] != now["images"]:
+            return f"{split}: {before['images']} examples {names[0]}, {now['images']} {names[1]}"
+        if before != now and split not in may_change:
+            return f"{split}: other content or labels"
+    return ""
 
 
 def _bands_record(spec: object) -> DataRecord:
@@ -128,12 +143,5 @@ def _check_same(before: Mapping[str, Any], now: DataRecord, may_change: Sequence
     """Raise `UserError` if the data have changed, apart from the content of files of these splits, which `StoredSplit` has compared."""
     if before.get(START) != now.get(START):
         raise UserError(f"resume=true: the network in {START} has changed since the run began; restore this folder, or start a new run")
-    advice = "restore the old data, or start a new run"
-    if before["class_names"] != now["class_names"]:
-        raise UserError(f"resume=true: the classes have changed since the run began; {advice}")
-    for split in SPLITS:
-        old, new = before["splits"][split], now["splits"][split]
-        same = old["images"] == new["images"]
-        if old != new and not (same and split in may_change):
-            change = "other content or labels" if same else f"{old['images']} examples then, {new['images']} now"
-            raise UserError(f"resume=true: the data have changed since the run began ({split}: {change}); {advice}")
+    if change := difference(dict(before), now, ("then", "now"), may_change):
+        raise UserError(f"resume=true: the data have changed since the run began ({change}); restore the old data, or start a new run")

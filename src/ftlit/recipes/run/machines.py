@@ -1,18 +1,19 @@
 """What several machines must have in common: the folder of the run, and the data."""
 
 import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError
-from ftlit.recipes.run.data_record import digest_of_data
+from ftlit.recipes.run.data_record import difference, record_of
 from ftlit.recipes.run.launched import agreed, launched
-from ftlit.recipes.run.resume import CONFIG
+from ftlit.recipes.run.resume import CONFIG, DATA_OPTIONS
 
-APPEAR_SECONDS = 30.0  # until a shared disk shows the file of another machine
+APPEAR_SECONDS = 90.0  # until a shared disk shows the file of another machine: NFS keeps the list of a folder for 60 s
 POLL_SECONDS = 0.2
 
 
@@ -28,7 +29,8 @@ def check_machines(cfg: DictConfig, data: Any) -> None:
     if own is None or own.nodes == 1:
         return
     path = Path(cfg.paths.run, CONFIG)
-    folder, digest = agreed("machines", lambda: f"{_digest(path)} {digest_of_data(data)}").split(" ")
+    record = record_of(data)
+    folder, first = agreed("machines", lambda: f"{_digest(path)} {json.dumps(record)}").split(" ", 1)
     deadline = time.monotonic() + APPEAR_SECONDS
     while _digest(path) != folder:
         if time.monotonic() > deadline:
@@ -37,8 +39,11 @@ def check_machines(cfg: DictConfig, data: Any) -> None:
                 "all machines share; only the cache may be on the disk of each machine"
             )
         time.sleep(POLL_SECONDS)
-    if digest_of_data(data) != digest:
-        raise UserError(f"process {own.rank} reads other images or labels than process 0: give all machines the same data")
+    if differs := difference(json.loads(first), record, ("in process 0", "here")):
+        places = [f"{name}={value}" for name in DATA_OPTIONS[:-1] if (value := OmegaConf.select(cfg, name))]
+        raise UserError(
+            f"process {own.rank} reads other data than process 0 ({', '.join([*places, differs])}): copy the same files to all machines"
+        )
 
 
 def _digest(path: Path) -> str:
