@@ -16,9 +16,10 @@ from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import COMMAND
 from ftlit.recipes.run.processes import JobExit
+from ftlit.sweeps import running
 from ftlit.sweeps.halving import Monitor
 from ftlit.sweeps.jobs import STOPPED, Job
-from ftlit.sweeps.running import wait_for_running
+from ftlit.sweeps.running import RunningSweep, wait_for_running
 
 PLAN = "data      train 188\nnote      taken from train by a hash\n          of each example\nhead      linear probe\n"
 
@@ -118,12 +119,11 @@ def test_a_job_at_a_rung_shows_the_metric_that_ranks_it(monitor, shown, tmp_path
     rows = ["epoch,val/accuracy,val/f1,val/loss", "0,0.5,0.5,0.6", "1,0.75,0.25,0.4", "2,0.9,0.9,0.1", ""]
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
     print_stopped(tmp_path, monitor)
-    assert capsys.readouterr().out == f"job 0 (optimizer.lr=1), rung 1: 2 epochs{shown and ', '}{shown}, 1.0 s\n"
+    assert capsys.readouterr().out == f"job 0 (optimizer.lr=1), rung 1: 2 epochs{shown and ', '}{shown}, 1 s\n"
 
 
 def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {})
-    monkeypatch.setattr(sweep_jobs, "SEARCHES", {})
+    monkeypatch.setattr(running, "SWEEPS", {})
     monkeypatch.setattr(sweep_jobs.sweep_resume, "count_done", lambda config: 0)
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 20}, "runtime": {"choices": {}}}})
     sweep_jobs.SweepCallback().on_multirun_start(config)
@@ -137,8 +137,8 @@ def test_a_sweep_whose_jobs_run_in_other_processes_is_interrupted_as_a_sweep(mon
     monkeypatch.setattr(train, "_train", interrupted)
     monkeypatch.setattr("sys.argv", ["train.py", "-m"])
     monkeypatch.setenv(COMMAND, "null")  # so that it is removed afterwards
-    for planned, text in (({}, "interrupted before a run began"), ({tmp_path: []}, "the sweep was interrupted")):
-        monkeypatch.setattr(sweep_jobs, "SWEEPS", planned)
+    for planned, text in (({}, "interrupted before a run began"), ({tmp_path: RunningSweep()}, "the sweep was interrupted")):
+        monkeypatch.setattr(running, "SWEEPS", planned)
         with pytest.raises(SystemExit) as caught:
             train._run_hydra()
         assert caught.value.code == 130 and text in capsys.readouterr().err
@@ -146,15 +146,14 @@ def test_a_sweep_whose_jobs_run_in_other_processes_is_interrupted_as_a_sweep(mon
 
 @pytest.mark.parametrize(("minimize", "best"), [(False, 1), (True, 2)])
 def test_a_search_ends_with_the_values_the_score_and_the_folder_of_its_best_job(minimize, best, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {tmp_path: []})
     scores = (0.5, 0.75, 0.25, 0.75, None)
     for number, score in enumerate(scores):
         (tmp_path / str(number)).mkdir()
         words = (f"optimizer.lr={10 - number}", "data.per_class=5")
         Job(number, words, status=1 if score is None else 0, reason="", score=score).write(tmp_path / str(number))
     line = f"best of 4 finished jobs: optimizer.lr={10 - best}, score {scores[best]}, folder {tmp_path}/{best}"
-    for searches, lines in (({tmp_path: minimize}, [line]), ({}, [])):
-        monkeypatch.setattr(sweep_jobs, "SEARCHES", searches)
+    for is_minimized, lines in ((minimize, [line]), (None, [])):
+        monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep(minimizes=is_minimized)})
         sweep_jobs.end_sweep()
         assert [text for text in capsys.readouterr().out.splitlines() if text.startswith("best of")] == lines
 
@@ -162,8 +161,7 @@ def test_a_search_ends_with_the_values_the_score_and_the_folder_of_its_best_job(
 def test_a_search_without_a_finished_job_says_so_in_its_table_and_its_last_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "0").mkdir()
     Job(0, ("optimizer.lr=1",), status=2, reason="no").write(tmp_path / "0")
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {tmp_path: []})
-    monkeypatch.setattr(sweep_jobs, "SEARCHES", {tmp_path: False})
+    monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep(minimizes=False)})
     assert sweep_jobs.end_sweep() == 2
     text = capsys.readouterr().out
     assert "No job of this sweep has finished" in " ".join(text.split()) and "std" not in text and "job 0: no" in text
@@ -198,7 +196,7 @@ def test_the_last_line_says_that_no_job_beat_the_linear_probe(trained, line, tmp
 
 @pytest.mark.parametrize(("launcher", "waits"), [("joblib", True), ("basic", False)])
 def test_a_sweep_with_joblib_waits_for_its_jobs_at_ctrl_c(launcher, waits, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {})
+    monkeypatch.setattr(running, "SWEEPS", {})
     monkeypatch.setattr(STOP_SIGNALS, "wait_for_jobs", None)
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "runtime": {"choices": {"hydra/launcher": launcher}}}})
     sweep_jobs.SweepCallback().on_multirun_start(config)

@@ -14,7 +14,9 @@ from ftlit import UserError
 from ftlit.cli import sweep_jobs
 from ftlit.cli.sweep_resume import in_order, new_job
 from ftlit.recipes.config.hydra_internals import compose_job, initialize_hydra, use_hydra_config
+from ftlit.sweeps import running
 from ftlit.sweeps.jobs import Job, read_job
+from ftlit.sweeps.running import RunningSweep
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_jobs_that_never_began_fill_the_gaps(config, tmp_path):
 
 
 def test_a_sweep_whose_jobs_are_all_done_launches_none_and_has_its_table(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {})
+    monkeypatch.setattr(running, "SWEEPS", {})
     OmegaConf.update(config, "sweep.resume", True)
     run(config, tmp_path, FIRST, [0, 1, 2])
     assert sweep_jobs.plan_jobs(config, FIRST) == FIRST  # one is left
@@ -130,7 +132,7 @@ def test_a_sweep_grows_in_its_last_option_and_runs_only_what_is_missing(config, 
 def test_jobs_that_never_began_are_listed_at_the_end(tmp_path, monkeypatch, capsys):
     Job(0, ("seed=1", "head=linear"), status=0, reason="", score=0.5).write(tmp_path / "0")
     planned = [[f"seed={seed}", "head=linear"] for seed in (1, 2, 3)]
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {tmp_path: planned})
+    monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep(planned)})
     assert sweep_jobs.end_sweep() == 1
     waiting, again = capsys.readouterr().err.splitlines()
     assert waiting == "ftlit: 2 jobs never began: 1 (seed=2), 2 (seed=3)" and again.endswith(" sweep.resume=true")

@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from paths import ROOT
 
 from ftlit import UserError
-from ftlit.cli import sweep_rungs
 from ftlit.cli.sweep_rungs import check_sweeper, launch_in_rungs, plan_rungs
 from ftlit.recipes.config.hydra_internals import initialize_hydra
+from ftlit.sweeps import running
 from ftlit.sweeps.jobs import STOPPED, Job, jobs_of, read_job
+from ftlit.sweeps.running import RunningSweep
 
 RATES = ("1e-4", "1e-3", "1e-2")
 FIXED = ("scenario=small_similar", "head=linear", "trainer.max_epochs=9")
@@ -99,7 +100,7 @@ def test_a_job_that_cannot_stop_at_a_rung_is_one_line(jobs, message, halving):
 
 def test_a_part_of_the_jobs_at_a_time_is_refused(halving, tmp_path, monkeypatch):
     config = halving("hydra.sweeper.max_batch_size=1")
-    monkeypatch.setattr(sweep_rungs, "PLANS", {tmp_path: plan_rungs(config, grid())})
+    monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep(halving=plan_rungs(config, grid()))})
     with pytest.raises(UserError, match=r"all jobs of the sweep.*give hydra.sweeper.max_batch_size=null"):
         launch_in_rungs(config, lambda *jobs: pytest.fail("launched"), grid()[:1], 0)
 
@@ -142,10 +143,10 @@ class Launcher:
 @pytest.fixture
 def launched(monkeypatch):
     """Launch the planned jobs in the folder of a launcher."""
-    monkeypatch.setattr(sweep_rungs, "UNFINISHED", set())
+    monkeypatch.setattr(running, "SWEEPS", {})
 
     def launch(plan, launcher):
-        monkeypatch.setattr(sweep_rungs, "PLANS", {launcher.folder: plan})  # composing the jobs again would take seconds
+        running.SWEEPS[launcher.folder] = RunningSweep(halving=plan)
         config = OmegaConf.create({"hydra": {"sweep": {"dir": str(launcher.folder)}}})
         return launch_in_rungs(config, launcher, [list(job.overrides) for job in plan.jobs], 0)
 
@@ -161,9 +162,9 @@ def test_an_interrupted_sweep_goes_on_by_the_same_decisions_and_runs_no_rung_of_
         first, second = Launcher(tmp_path / str(stop_at), stop_at), Launcher(tmp_path / str(stop_at))
         with pytest.raises(KeyboardInterrupt):
             launched(plan, first)
-        assert first.folder in sweep_rungs.UNFINISHED
+        assert running.SWEEPS[first.folder].has_rungs_left
         launched(plan, second)
-        assert first.ran + second.ran == whole.ran and first.folder not in sweep_rungs.UNFINISHED
+        assert first.ran + second.ran == whole.ran and not running.SWEEPS[first.folder].has_rungs_left
         assert [read_job(first.folder / str(number)).epochs for number in range(9)] == [1] * 6 + [3, 3, 9]
     again = Launcher(whole.folder)
     assert launched(plan, again) == [] and again.ran == []

@@ -7,9 +7,11 @@ import pytest
 from ftlit import UserError
 from ftlit.cli import main, sweep_jobs
 from ftlit.report.sweep_page import sweep_page
+from ftlit.sweeps import running
 from ftlit.sweeps.caption import SAME_NOTE, caption_of, finished
 from ftlit.sweeps.jobs import Job, jobs_of, varying
 from ftlit.sweeps.plan_file import FILE, SweepPlan, read_plan
+from ftlit.sweeps.running import RunningSweep
 from ftlit.sweeps.settings_table import markdown_of, table_of
 
 RESUME = "ftlit train -m lr=1,2 seed=1,2 sweep.resume=true"
@@ -31,8 +33,8 @@ def jobs_in(folder):
 def test_an_option_that_jobs_ignored_is_named_with_their_number(tmp_path):
     ignored = {"ignored": ["lr", "loss"]}
     text = caption_of(jobs_in(made(tmp_path, ignored, ignored, 0.8, 0.9)))
-    assert "lr is ignored in 2 of 4 jobs" in text and "rows that differ in it alone are equal" in text and "loss" not in text
-    assert "ignored" not in caption_of(jobs_in(made(tmp_path / "other", {"ignored": ["loss"]}, 0.7, 0.8)))
+    assert "2 of 4 jobs only fit a linear probe, and ignore lr: those that differ in it alone are equal" in text and "loss" not in text
+    assert "ignore" not in caption_of(jobs_in(made(tmp_path / "other", {"ignored": ["loss"]}, 0.7, 0.8)))
 
 
 @pytest.mark.parametrize(("last", "equal"), [(0.6, True), (0.61, False)])
@@ -81,6 +83,6 @@ def test_a_sweep_of_which_no_job_began_leaves_no_plan(tmp_path, monkeypatch):
     for own in (folder, other):
         SweepPlan(2, ("lr",), RESUME).write(own)
     (other / "notes.txt").touch()
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {folder: [], other: []})
+    monkeypatch.setattr(running, "SWEEPS", {folder: RunningSweep(), other: RunningSweep()})
     sweep_jobs.end_sweep()
     assert not folder.exists() and [path.name for path in other.iterdir()] == ["notes.txt"]

@@ -20,7 +20,9 @@ from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_con
 from ftlit.recipes.config.overrides import command_environment
 from ftlit.recipes.run.process_state import process_state
 from ftlit.run_folder import write_advice
+from ftlit.sweeps import running
 from ftlit.sweeps.jobs import Job, jobs_of, read_job
+from ftlit.sweeps.running import RunningSweep
 
 pytestmark = pytest.mark.e2e
 
@@ -75,7 +77,7 @@ def test_an_interruption_ends_the_sweep_and_a_resumed_job_adds_up_its_seconds(hy
 
 def test_an_interrupted_job_is_no_failed_one_and_the_command_that_resumes_its_sweep_is_the_typed_one(tmp_path, monkeypatch, capsys):
     Job(0, ("seed=1",), status=130, reason="interrupted").write(tmp_path / "0")
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {tmp_path: []})
+    monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep()})
     typed = ["seed=1,2", "hparams_search=optuna", "sweep.resume=true", f"hydra.sweep.dir={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["train.py", *typed])
     with process_state(environment=command_environment()):
@@ -223,7 +225,7 @@ def test_cluster_jobs_give_the_same_table(tmp_path, package, arguments):
 def test_a_damaged_file_of_a_job_is_one_line_at_the_end_of_its_sweep(tmp_path, monkeypatch, capsys, file):
     Job(0, ("seed=1",), status=0, reason="", score=0.5).write(tmp_path / "0")
     (tmp_path / "0" / file).write_text("{")
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {tmp_path: []})
+    monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep()})
     assert sweep_jobs.end_sweep() == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and f"{tmp_path}/0/{file} is damaged" in error

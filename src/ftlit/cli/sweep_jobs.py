@@ -24,17 +24,14 @@ from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.run.processes import REASON, USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE, BACKBONE
-from ftlit.sweeps import jobs, summary
+from ftlit.sweeps import jobs, running, summary
 from ftlit.sweeps.jobs import SEED, Job, varying
 from ftlit.sweeps.plan_file import SweepPlan, remove_plan
-from ftlit.sweeps.running import wait_for_running
+from ftlit.sweeps.running import RunningSweep, wait_for_running
 
 SECONDS_TO_WRITE = 5.0  # for the last checkpoint of an interrupted job
 # of recipes that have not written config.yaml, or do not write it
 EARLY_FILES = (ADVICE, BACKBONE, "lr_find.csv", "lr_find.png", REASON, sweep_output.LOG)
-# folder of the sweep that this process runs -> overrides of its jobs by number, none where a search chooses them; empty for a single run
-SWEEPS: dict[Path, list[list[str]]] = {}
-SEARCHES: dict[Path, bool] = {}  # folder of the search that this process runs -> whether the lowest score is the best
 
 
 class SweepCallback(Callback):
@@ -56,11 +53,11 @@ class SweepCallback(Callback):
             sys.exit(USER_ERROR_STATUS)
         if done:
             print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
-        SWEEPS[folder] = []
+        sweep = running.SWEEPS[folder] = RunningSweep()
         if config.hydra.runtime.choices.get("hydra/launcher") == "joblib":  # which kills its processes at Ctrl-C
             STOP_SIGNALS.wait_for_jobs = partial(wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
         if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
-            SEARCHES[folder] = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
+            sweep.minimizes = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
             names = [*(OmegaConf.select(config, "hydra.sweeper.params") or {})]
             SweepPlan(trials, names, sweep_resume.resume_command(folder)).write(folder)
             sweep_output.begin_sweep(folder, trials, done, names)
@@ -82,19 +79,18 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
     """
     folder = Path(config.hydra.sweep.dir)
     try:
-        SWEEPS[folder] = sweep_resume.in_order(config, jobs)
-        check_jobs(config, sweep_resume.to_run(folder, SWEEPS[folder]))
-        if halving := sweep_rungs.plan_rungs(config, SWEEPS[folder]):
-            sweep_rungs.PLANS[folder] = halving
+        words_of_jobs = sweep_resume.in_order(config, jobs)
+        check_jobs(config, sweep_resume.to_run(folder, words_of_jobs))
+        running.SWEEPS[folder] = RunningSweep(words_of_jobs, halving=sweep_rungs.plan_rungs(config, words_of_jobs))
     except UserError:
-        del SWEEPS[folder]
+        running.SWEEPS.pop(folder, None)
         raise
-    planned, done = [Job(number, tuple(words)) for number, words in enumerate(SWEEPS[folder])], sweep_resume.count_done(config)
+    planned, done = [Job(number, tuple(words)) for number, words in enumerate(words_of_jobs)], sweep_resume.count_done(config)
     if done == len(planned):
         return []
     SweepPlan(len(planned), varying(planned), sweep_resume.resume_command(folder)).write(folder)
     sweep_output.begin_sweep(folder, len(planned), done, [*varying(planned), SEED])
-    return SWEEPS[folder]
+    return words_of_jobs
 
 
 def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
@@ -173,12 +169,12 @@ def end_sweep() -> int:
         The sweep's status: `USER_ERROR_STATUS` where all failures are errors of the user, 1 where not, 0 for none.
     """
     statuses: set[int | None] = set()
-    for folder in SWEEPS:
+    for folder, sweep in running.SWEEPS.items():
         if not jobs.is_sweep(folder):
             remove_plan(folder)
             continue
         try:
-            statuses |= _end_sweep_in(folder)
+            statuses |= _end_sweep_in(folder, sweep)
         except UserError as error:  # a damaged file of a job
             print(f"ftlit: {error}", file=sys.stderr)
             statuses.add(USER_ERROR_STATUS)
@@ -187,22 +183,22 @@ def end_sweep() -> int:
     return USER_ERROR_STATUS if statuses == {USER_ERROR_STATUS} else 1
 
 
-def _end_sweep_in(folder: Path) -> set[int | None]:
+def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:
     """Print the table, the best job of a search, whether no job beat the linear probe, and the failed jobs. Returns their statuses."""
     summary.report(folder)
     sweep_output.write_page(folder)
-    if folder in SEARCHES:
-        sweep_output.print_best(folder, minimize=SEARCHES[folder])
+    if sweep.minimizes is not None:
+        sweep_output.print_best(folder, minimize=sweep.minimizes)
     sweep_output.print_kept(folder)
     statuses = set()
     for path, job in jobs.failed(folder):
         how = {None: jobs.RUNNING, INTERRUPTED_STATUS: "was interrupted"}.get(job.status, f"failed with status {job.status}")
         print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
         statuses.add(job.status)
-    if waiting := _not_begun(folder):
+    if waiting := _not_begun(folder, sweep):
         print(f"ftlit: {count(len(waiting), 'job')} never began: {shorten(waiting)}", file=sys.stderr)
         statuses.add(None)
-    elif folder in sweep_rungs.UNFINISHED:
+    elif sweep.has_rungs_left:
         print("ftlit: the sweep ended before its last rung", file=sys.stderr)
         statuses.add(None)
     if statuses:
@@ -210,10 +206,10 @@ def _end_sweep_in(folder: Path) -> set[int | None]:
     return statuses
 
 
-def _not_begun(folder: Path) -> list[str]:
+def _not_begun(folder: Path, sweep: RunningSweep) -> list[str]:
     """The planned jobs that have no state in the sweep's folder: number and swept values."""
     begun = {job.number for _, job in jobs.jobs_of(folder)}
-    planned = [Job(number, tuple(words)) for number, words in enumerate(SWEEPS[folder])]
+    planned = [Job(number, tuple(words)) for number, words in enumerate(sweep.jobs)]
     names = [*jobs.varying(planned), jobs.SEED]
     values = {job.number: [f"{name}={job.values[name]}" for name in names if name in job.values] for job in planned}
     return [f"{job.number} ({' '.join(values[job.number])})" for job in planned if job.number not in begun]

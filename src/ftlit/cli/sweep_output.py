@@ -13,6 +13,7 @@ from ftlit.errors import one_line
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
 from ftlit.run_folder import BASELINE, TIE_BREAK, keeps_baseline
+from ftlit.sweeps.caption import ignored_note
 from ftlit.sweeps.halving import Monitor, score_at
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, Job, jobs_of, read_job, varying
 from ftlit.sweeps.setting_results import RANKINGS
@@ -25,10 +26,7 @@ VARYING = "FTLIT_SWEEP_OPTIONS"  # likewise: the names of the options that diffe
 LEAST_LEFT = 20.0  # seconds; the end of a shorter sweep needs no estimate
 NOTE = re.compile(r"(note|doctor|warning)\b")
 INDENT = " " * 10  # of the further lines of a row of the plan
-IGNORED = (
-    "note      jobs that only fit a linear probe, as this one, ignore {names}: those that differ in {it} alone are equal. To train the "
-    "head by gradient descent, give head=linear; to train all layers, give scenario=large_similar"
-)
+TRAINS = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar"
 PRINTED: set[str] = set()  # notes of the jobs of this process
 
 
@@ -95,7 +93,8 @@ def print_job(folder: Path) -> None:
     left = _time_left(job.number + 1, int(total)) if total else ""
     print_line(f"{_name_of(job)}{place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
     ignored = [name for name in os.environ.get(VARYING, "").split() if name in job.ignored]
-    if ignored and (note := IGNORED.format(names=" and ".join(ignored), it="it" if len(ignored) == 1 else "them")) not in PRINTED:
+    note = f"note      {ignored_note('jobs that only fit a linear probe, as this one,', ignored)} {TRAINS}"
+    if ignored and note not in PRINTED:
         print_line(note)
         PRINTED.add(note)
     sys.stdout.flush()  # a sweep takes hours

@@ -6,7 +6,6 @@ Each rung is decided by the files of the jobs alone, so that a sweep that is res
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +17,14 @@ from ftlit.formatting import count
 from ftlit.printing import print_line
 from ftlit.recipes.config.hydra_internals import Launch, compose_job
 from ftlit.recipes.run.processes import several_processes
-from ftlit.sweeps.halving import METRICS, Monitor, Rung, rungs_of, score_at, share_of_steps, survivors
+from ftlit.sweeps import running
+from ftlit.sweeps.halving import METRICS, Halving, Monitor, Rung, rungs_of, score_at, survivors
 from ftlit.sweeps.jobs import SEED, VAL, Job, Setting, read_job, settings_of, varying
 
 HALVING = "sweep.halving"
 GRID = "basic"  # the sweeper that runs all combinations of the given values
 NUMBERS = {"first": "1 or more, a whole number", "eta": "above 1", "reduction": "above 1"}  # options -> what is accepted
 OF_STEPS = ("data.batch_size", "data.per_class", "data._target_", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
-UNFINISHED: set[Path] = set()  # folders of sweeps of this process with rungs to come
-PLANS: dict[Path, "Halving"] = {}  # folder of the sweep that this process runs -> its plan
-
-
-@dataclass(frozen=True)
-class Halving:
-    """The plan of a sweep by successive halving.
-
-    Args:
-        settings: their jobs with numbers and overrides.
-        rungs: in their order.
-        monitor: what ranks the settings.
-        unit: `steps`, or `epochs` where those of the jobs have different numbers of steps.
-    """
-
-    settings: Sequence[Setting]
-    rungs: Sequence[Rung]
-    monitor: Monitor
-    unit: str
-
-    @property
-    def jobs(self) -> list[Job]:
-        """All jobs by number."""
-        return sorted((job for setting in self.settings for job in setting.jobs), key=lambda job: job.number)
-
-    def describe(self) -> str:
-        """The plan in one line: jobs, rungs, epochs of each, and the share of the full grid."""
-        jobs, settings = len(self.jobs), len(self.settings)
-        number = count(jobs, "job") if jobs == settings else f"{count(jobs, 'job')} of {settings} settings"
-        rungs = ", ".join(f"{count(rung.settings, 'setting')} to epoch {rung.epochs}" for rung in self.rungs)
-        share = f"{share_of_steps(self.rungs):.0%} of the {self.unit} of the full grid"
-        direction = "lowest" if self.monitor.lowest else "highest"
-        return f"halving   {number}, {count(len(self.rungs), 'rung')}: {rungs}; {share}; the {direction} {self.monitor.name} goes on"
 
 
 def plan_rungs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Halving | None:
@@ -185,9 +152,10 @@ def launch_in_rungs(config: DictConfig, launch: Launch, jobs: list[list[str]], f
         UserError: a launcher gets a part of the jobs only, or no job of a rung has a score.
     """
     folder = Path(config.hydra.sweep.dir)
-    halving = PLANS.get(folder)
-    if halving is None:
+    sweep = running.SWEEPS.get(folder)
+    if sweep is None or sweep.halving is None:
         return launch(jobs, initial_job_idx=first)
+    halving = sweep.halving
     if len(jobs) < len(halving.jobs):
         raise UserError(
             "hparams_search=halving compares all jobs of the sweep, so that they are launched together: give "
@@ -196,9 +164,9 @@ def launch_in_rungs(config: DictConfig, launch: Launch, jobs: list[list[str]], f
     print_line(halving.describe())
     sys.stdout.flush()
     os.environ[BEGAN] = ""  # jobs have different lengths: no time left is known
-    UNFINISHED.add(folder)
+    sweep.has_rungs_left = True
     returned = _run_rungs(halving, folder, launch)
-    UNFINISHED.discard(folder)
+    sweep.has_rungs_left = False
     return list(returned.values())
 
 

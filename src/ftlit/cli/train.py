@@ -24,6 +24,7 @@ from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_ma
 from ftlit.recipes.config.overrides import command_environment, job_label
 from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
+from ftlit.sweeps import running
 
 RECIPES = {name: f"ftlit.recipes.{name}" for name in ("finetune", "pretrain", "lr_find", "probe", "advise")}
 CHOOSING = ("finetune", "lr_find", "probe", "advise")  # recipes that choose a backbone for backbone=auto
@@ -61,7 +62,7 @@ def _run_hydra() -> int:
     except KeyboardInterrupt:  # outside of a run, or a launcher's jobs run in other processes
         if launched.is_first_on_machine():
             alone = "interrupted before a run began: give the same command to start again"
-            print(f"ftlit: {'the sweep was interrupted' if sweep_jobs.SWEEPS else alone}", file=sys.stderr)  # its table says how to go on
+            print(f"ftlit: {'the sweep was interrupted' if running.SWEEPS else alone}", file=sys.stderr)  # its table says how to go on
         sys.exit(INTERRUPTED_STATUS)
     except Exception as error:
         exit_for_user_error(error)
@@ -98,7 +99,7 @@ def _run(cfg: DictConfig) -> float:
 
 def run_recipe(cfg: DictConfig) -> float:
     """Run the recipe of a composed config. Returns its score. Raises what the recipe raises, and `UserError` for an unknown recipe."""
-    if processes.is_sweep() and not sweep_jobs.SWEEPS:  # a launcher runs the jobs side by side, not this program one by one
+    if processes.is_sweep() and not running.SWEEPS:  # a launcher runs the jobs side by side, not this program one by one
         take_gpu(cfg, hydra_config().job.num)
     if processes.is_sweep() and processes.several_processes(cfg):
         return processes.run_in_own_process()

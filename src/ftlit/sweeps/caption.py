@@ -34,10 +34,6 @@ EQUAL_NOTE = (
     "No interval where all seeds give the same value: nothing in these jobs depends on the seed (a linear probe on all training "
     "examples is the same fit), or they are equal by chance."
 )
-IGNORED_NOTE = (
-    "{names} {is_} ignored in {number} of {all} jobs, which only fit a linear probe, without gradient training: rows that differ in {it} "
-    "alone are equal."
-)
 SAME_NOTE = (
     "All rows are equal: the swept options do not change these results, or the results are equal by chance. train.log of a job says which "
     "options it ignores."
@@ -63,6 +59,16 @@ def finished(jobs: Sequence[Job]) -> str:
     return f"{done} of {plan.total} jobs {'has' if done == 1 else 'have'} finished" if plan and done < plan.total else ""
 
 
+def ignored_note(jobs: str, names: Sequence[str]) -> str:
+    """The options that jobs ignore which only fit a linear probe, and what follows.
+
+    Args:
+        jobs: the jobs, in words, that stand before the verb.
+        names: of the options.
+    """
+    return f"{jobs} ignore {' and '.join(names)}: those that differ in {'it' if len(names) == 1 else 'them'} alone are equal."
+
+
 def _notes(jobs: Sequence[Job]) -> list[str]:
     results = SettingResults(jobs)
     done = [job for setting in results.settings for job in setting.done]
@@ -76,9 +82,7 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
         notes.append(PROBE_NOTE.format(kept=kept, all=sum(TRAINED in job.metrics for job in done)))
     if names := [name for name in results.names if any(name in job.ignored for job in done)]:
         number = sum(any(name in job.ignored for name in names) for job in done)
-        few = len(names) == 1
-        of = {"is_": "is" if few else "are", "it": "it" if few else "them", "number": number, "all": len(done)}
-        notes.append(IGNORED_NOTE.format(names=" and ".join(names), **of))
+        notes.append(ignored_note(f"{number} of {len(done)} jobs only fit a linear probe, and", names))
     elif by_val and not kept and _all_equal(results):
         notes.append(SAME_NOTE)
     notes += [TEST_NOTE if by_val else RATE_NOTE if results.are_range_tests else SCORE_NOTE, STATISTICS_NOTE]

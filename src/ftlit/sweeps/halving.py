@@ -7,8 +7,9 @@ from math import inf, isfinite, isnan, log, nan
 from pathlib import Path
 from statistics import mean
 
+from ftlit.formatting import count
 from ftlit.run_folder import TIE_BREAK
-from ftlit.sweeps.jobs import Setting
+from ftlit.sweeps.jobs import Job, Setting
 
 METRICS = "metrics.csv"
 Score = tuple[float, float]  # of a job at a rung: the metric that ranks, and the loss on val; the lowest is best
@@ -44,6 +45,37 @@ class Monitor:
         return score[0] if self.lowest else -score[0]
 
 
+@dataclass(frozen=True)
+class Halving:
+    """The plan of a sweep by successive halving.
+
+    Args:
+        settings: their jobs with numbers and overrides.
+        rungs: in their order.
+        monitor: what ranks the settings.
+        unit: `steps`, or `epochs` where those of the jobs have different numbers of steps.
+    """
+
+    settings: Sequence[Setting]
+    rungs: Sequence[Rung]
+    monitor: Monitor
+    unit: str
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs by number."""
+        return sorted((job for setting in self.settings for job in setting.jobs), key=lambda job: job.number)
+
+    def describe(self) -> str:
+        """The plan in one line: jobs, rungs, epochs of each, and the share of the full grid."""
+        jobs, settings = len(self.jobs), len(self.settings)
+        number = count(jobs, "job") if jobs == settings else f"{count(jobs, 'job')} of {settings} settings"
+        rungs = ", ".join(f"{count(rung.settings, 'setting')} to epoch {rung.epochs}" for rung in self.rungs)
+        share = f"{share_of_steps(self.rungs):.0%} of the {self.unit} of the full grid"
+        direction = "lowest" if self.monitor.lowest else "highest"
+        return f"halving   {number}, {count(len(self.rungs), 'rung')}: {rungs}; {share}; the {direction} {self.monitor.name} goes on"
+
+
 def rungs_of(settings: int, epochs: int, *, first: int = 1, eta: float = 3, reduction: float = 3) -> list[Rung]:
     """The rungs of a sweep: their epochs form a geometric series from `first` to `epochs`, whose ratio is as near to `eta` as it can be.
 
@@ -66,7 +98,7 @@ def rungs_of(settings: int, epochs: int, *, first: int = 1, eta: float = 3, redu
     for _ in list(ends)[1:]:
         counts.append(max(1, int(counts[-1] / reduction)))
     pairs = zip(ends, counts, [*counts[1:], 0], strict=True)
-    return [Rung(end, count) for end, count, following in pairs if following < count]
+    return [Rung(end, number) for end, number, following in pairs if following < number]
 
 
 def share_of_steps(rungs: Sequence[Rung]) -> float:

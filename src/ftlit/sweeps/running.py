@@ -1,9 +1,31 @@
-"""Wait for jobs of a sweep that run in other processes."""
+"""Sweeps that run: those of this process, and jobs of them in other processes."""
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ftlit.sweeps.halving import Halving
 from ftlit.sweeps.jobs import FILE, read_job
+
+
+@dataclass
+class RunningSweep:
+    """A sweep that this process runs.
+
+    Attributes:
+        jobs: the overrides of its jobs by number; none where a search chooses them.
+        minimizes: of a search, whether the lowest score is the best; `None` for a sweep without one.
+        halving: its plan, where it runs by successive halving.
+        has_rungs_left: whether it has begun and its last rung has not ended.
+    """
+
+    jobs: list[list[str]] = field(default_factory=list)
+    minimizes: bool | None = None
+    halving: Halving | None = None
+    has_rungs_left: bool = False
+
+
+SWEEPS: dict[Path, RunningSweep] = {}  # by folder; empty for a single run
 
 
 def wait_for_running(folder: Path, seconds: float) -> None:

@@ -9,6 +9,7 @@ from ftlit import UserError
 from ftlit.cli import sweep_jobs
 from ftlit.recipes.config.check_jobs import REMOTE_LAUNCHERS, check_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.sweeps import running
 
 MINE = f"head._target_={__name__}"
 
@@ -87,7 +88,7 @@ def test_jobs_on_other_machines_are_not_checked_here(config, launcher):
 
 
 def test_a_refused_sweep_prints_nothing_and_leaves_no_folder(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep_jobs, "SWEEPS", {})
+    monkeypatch.setattr(running, "SWEEPS", {})
     with pytest.raises(UserError, match="job 1"):
         sweep_jobs.plan_jobs(config, [["optimizer.lr=0.1"], ["optimizer.lr=x"]])
-    assert capsys.readouterr().out == "" and not (tmp_path / "sweep").exists() and not sweep_jobs.SWEEPS
+    assert capsys.readouterr().out == "" and not (tmp_path / "sweep").exists() and not running.SWEEPS
