@@ -251,14 +251,14 @@ def test_the_rank_is_read_from_the_environment_before_a_trainer_exists():
     assert int(done.stdout) == 2 and internals.rank_before_trainer() == 0  # a process started by hand
 
 
-def test_fit_can_be_left_in_a_step_with_loggers_that_end_well_and_without_the_hooks_of_an_end():
+def test_fit_can_be_left_in_a_step_with_loggers_that_end_well_and_without_the_hooks_of_an_end(tmp_path):
     class Ends(CSVLogger):
         ended = ()
 
         def finalize(self, status):
             self.ended += (status,)
 
-    logger, ended = Ends("unused"), []
+    logger, ended = Ends(tmp_path), []
     hooks = ("on_train_epoch_end", "on_train_end", "on_exception", "teardown")
     ends = [At(hook, lambda _, hook=hook: ended.append(hook)) for hook in hooks]
     left = At("on_train_batch_start", lambda running: internals.leave_fit() if running.global_step == BATCHES + 1 else None)
