@@ -16,7 +16,8 @@ from PIL import Image
 from ftlit import UserError, load
 from ftlit.formats import write_json
 from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
-from ftlit.recipes.run.resume import _command_of
+from ftlit.recipes.run.resume import _command_of, finish_checkpoints
+from ftlit.run_folder import is_sharded_checkpoint
 
 pytestmark = pytest.mark.e2e
 
@@ -247,3 +248,17 @@ def test_the_error_of_another_config_knows_the_command_of_the_run(tmp_path):
     (tmp_path / "report").mkdir()
     write_json(tmp_path / "report/run.json", {"plan": [["note", "one"], ["command", "python train.py data=digits"]]})
     assert _command_of(tmp_path) == "python train.py data=digits"
+
+
+def test_a_complete_checkpoint_without_its_name_gets_it_in_a_resumed_run_only(tmp_path):
+    """The program was killed between removing the one before and renaming it; a new run must not take it for its own."""
+    part = tmp_path / "checkpoints" / ".last.ckpt.ftlit-part"
+    part.mkdir(parents=True)
+    (part / "meta.ckpt").touch()
+    cfg = OmegaConf.create({"resume": False, "paths": {"run": str(tmp_path)}})
+    finish_checkpoints(cfg)
+    assert part.exists()
+    cfg.resume = True
+    for _ in range(2):  # the second time there is nothing to do
+        finish_checkpoints(cfg)
+        assert is_sharded_checkpoint(part.with_name("last.ckpt")) and not part.exists()
