@@ -130,7 +130,7 @@ def test_features_of_a_repeated_image_are_computed_once(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_features_are_stored_in_the_requested_dtype(tmp_path, dtype):
     features = extract_features(backbone(), loader(), cache=tmp_path, dtype=dtype)
-    assert str(features["top"].dtype) == f"torch.{dtype}"
+    assert str(features["top"].dtype) == f"torch.{dtype}" and list(features) == ["top"]
     assert torch.equal(features["top"].read([2]), loop_features(backbone(), "top", pooled=True)[[2]].to(getattr(torch, dtype)))
 
 

@@ -113,6 +113,12 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
     assert command(monkeypatch, capsys, "predict", "runs/nope", "x.png")[2] == "ftlit: there is no file or folder runs/nope\n"
     (tmp_path / "begun").mkdir()
     assert "begun has no checkpoints/best.ckpt" in command(monkeypatch, capsys, "predict", "begun", "x.png")[2]
+    (tmp_path / "theirs/checkpoints").mkdir(parents=True)
+    (tmp_path / "theirs/checkpoints/epoch=1.ckpt").touch()
+    assert (
+        "theirs has no checkpoints/best.ckpt: it is not the folder of a run"
+        in command(monkeypatch, capsys, "predict", "theirs", "x.png")[2]
+    )
 
 
 @pytest.mark.parametrize(

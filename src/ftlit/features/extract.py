@@ -52,6 +52,9 @@ class Features:
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
     def __repr__(self) -> str:
         return f"Features({', '.join(f'{cut}: {rows}' for cut, rows in self.rows.items())})"
 

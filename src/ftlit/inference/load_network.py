@@ -49,6 +49,8 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
             )
         others = [other for other in sorted(path.glob("checkpoints/*.ckpt")) if other.is_file()] if path.is_dir() else []
         advice = f"give {shown(others[0])}" if others else "give a checkpoint, or the folder of a run that finished an epoch"
+        if others and not (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
+            advice = "it is not the folder of a run of ftlit train; load a checkpoint of another program with its own LightningModule"
         what = f"{shown(file)} is not a file" if file.exists() else f"{shown(path)} has no checkpoints/best.ckpt"
         raise UserError(f"{what}: {advice}")
     record, state, fields = _read(file, identity_of(path))

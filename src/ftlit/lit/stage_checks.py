@@ -64,7 +64,8 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
             has = "without a learning-rate factor" if given is None else f"with the learning-rate factor {given:g}"
             raise UserError(
                 f"the optimizer holds {name} {has}, but Schedule.lr_scale has {wanted:g} for it: build the optimizer with "
-                "build_optimizer(module, factory, schedule.lr_scale), or pass lr_scale=schedule.lr_scale to FineTuner"
+                "build_optimizer(module, factory, schedule.lr_scale), or pass lr_scale=schedule.lr_scale to FineTuner; with a schedule "
+                "of ftlit.schedules give layer_lrs the same layers, scale and decay"
             )
 
 
