@@ -47,3 +47,37 @@ def test_schedule_and_rates_of_layers_come_from_yaml(tmp_path, monkeypatch, caps
     assert rates["fc"] == 1e-3 and rates["encoder.layer4"] == pytest.approx(1e-4) and rates["encoder.layer3"] == pytest.approx(8e-5)
     out = capsys.readouterr().out
     assert "fc: 1,539 parameters; trains in stage 0-" in out and "batch norm frozen_stats" in out
+
+
+OWNER = """
+import torch
+from lightning.pytorch import LightningModule
+
+class Owner(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.fc = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, 8), torch.nn.Flatten()), torch.nn.Linear(64, 3)
+        self.encoder.requires_grad_(False)
+    def training_step(self, batch):
+        return torch.nn.functional.cross_entropy(self.fc(self.encoder(batch[0])), batch[1])
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.fc.parameters(), 0.1)
+"""
+
+
+def test_stored_features_of_own_data_come_from_yaml(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("jsonargparse")
+    (tmp_path / "their_data.py").write_text(DATA)
+    (tmp_path / "their_owner.py").write_text(OWNER)
+    data = {
+        "class_path": "ftlit.FeatureData",
+        "init_args": {"cut": "encoder", "folder": "store", "data": {"class_path": "their_data.MyData"}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data, "trainer": {"max_epochs": 1, **QUIET}}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    from lightning.pytorch.cli import LightningCLI
+    from their_owner import Owner
+
+    LightningCLI(Owner, args=["fit", "--config", "config.yaml"], save_config_callback=None)
+    assert "4 computed" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 
 from ftlit.data.dataset import SPLITS, Split
@@ -82,14 +82,17 @@ class FeatureData(WrapsImageData):
         kind = cls if data is None or isinstance(data, ImageData) else LoaderFeatures
         _, *accepted = signature(kind.__init__).parameters.values()
         names = [parameter.name for parameter in accepted]
-        wrong = next((name for name in options if name not in names), None)
+        defaults = {parameter.name: parameter.default for parameter in signature(cls.__init__).parameters.values()}
+        wrong = next((name for name, value in options.items() if name not in names and value != defaults.get(name, Parameter.empty)), None)
         if wrong and all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in accepted):  # of a subclass
             raise unknown("argument", wrong, names, owner="FeatureData for this data")
-        return super().__new__(cls) if kind is cls else LoaderFeatures(data, *args, **options)
+        if kind is cls:
+            return super().__new__(cls)
+        return LoaderFeatures(data, *args, **{name: value for name, value in options.items() if name in names})  # a config has the defaults
 
     def __init__(
         self,
-        data: ImageData,
+        data: LightningDataModule,
         folder: str | Path | None = None,
         *,
         pooled: bool = False,
@@ -101,6 +104,7 @@ class FeatureData(WrapsImageData):
         cut: str | None = None,
     ) -> None:
         super().__init__()
+        assert isinstance(data, ImageData)  # see `__new__`
         check_options(data, dtype, max_gb)
         if cut is not None:
             raise UserError(
