@@ -87,7 +87,7 @@ def test_waiting_and_speed_are_those_of_training_whatever_validation_takes(tmp_p
     rows = fitted(tmp_path, read=0.005, step=0.01, **options)  # a batch takes 20 ms to read, 10 ms to train on
     assert [step for step, _ in rows] == [BATCHES - 1, 2 * BATCHES - 1] and [row["epoch"] for _, row in rows] == [0, 1]
     for _, row in rows:
-        assert 0.4 < row["speed/data_wait"] < 0.9
+        assert 0.2 < row["speed/data_wait"] < 0.97
         assert 2 < row["speed/examples_per_second"] <= BATCH / 0.03
         assert row["speed/memory_gib"] > 0.01
 
@@ -101,7 +101,7 @@ def test_a_long_wait_is_noted_once_with_what_to_try(tmp_path, monkeypatch, capsy
 
 def test_a_short_wait_is_not_noted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed_monitor, "SLOW_SECONDS", 0.05)
-    fitted(tmp_path, read=0.0, step=0.05)
+    fitted(tmp_path, read=0.0, step=0.2)
     assert "note:" not in capsys.readouterr().out
 
 
