@@ -59,10 +59,10 @@ def test_a_sweep_without_the_option_has_no_plan_and_is_launched_as_it_is(halving
     [
         ("eta=1", r"sweep\.halving\.eta=1: give a number above 1"),
         ("reduction=nan", "give a number above 1"),
-        ("eta=many", r"sweep\.halving\.eta=many: give a number"),
-        ("first=0", "give a number 1 or more, a whole number"),
+        ("eta=many", r"sweep\.halving\.eta=many: give a number above 1"),
+        ("first=0", "give a whole number from 1 to"),
         ("first=1.5", "a whole number"),
-        ("first=9", r"first=9: the first rung must be below the 9 epochs of the jobs \(trainer\.max_epochs\)"),
+        ("first=9", r"first=9: give epochs from 1 to 8, below trainer\.max_epochs=9"),
     ],
 )
 def test_an_option_out_of_its_range_is_one_line(option, message, halving):
@@ -86,7 +86,7 @@ def test_an_option_out_of_its_range_is_one_line(option, message, halving):
         (grid(*FIXED, "trainer.devices=2"), "jobs with several processes cannot stop at a rung"),
         (
             grid(*FIXED, "trainer.check_val_every_n_epoch=2"),
-            r"first=1: the first rung must be at least 2 \(trainer.check_val_every_n_epoch\)",
+            r"first=1: give epochs from 2 \(trainer.check_val_every_n_epoch\) to ",
         ),
         ([*grid(), *grid(*FIXED[:2])], "trainer.max_epochs is 9 in job 0 and 20 in job 2: give trainer.max_epochs=... one value"),
         ([*grid(), *grid(*FIXED, "callbacks.best.monitor=val/loss")], "callbacks.best is val/accuracy in job 0 and val/loss in job 2"),

@@ -25,7 +25,7 @@ def defer_torchmetrics() -> None:
 
 
 def import_lightning() -> None:
-    """Import torch and Lightning without garbage collections: there is none among the objects of these packages, and looking takes long."""
+    """Import torch and Lightning without garbage collection, which takes long and finds nothing during imports."""
     collects = gc.isenabled()
     gc.disable()
     try:

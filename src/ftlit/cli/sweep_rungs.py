@@ -16,6 +16,7 @@ from ftlit.errors import UserError, shorten
 from ftlit.formatting import count
 from ftlit.printing import print_line
 from ftlit.recipes.config.hydra_internals import Launch, compose_job
+from ftlit.recipes.config.ranges import RANGES
 from ftlit.recipes.run.processes import several_processes
 from ftlit.sweeps import running
 from ftlit.sweeps.halving import METRICS, Halving, Monitor, Rung, rungs_of, score_at, survivors
@@ -23,8 +24,8 @@ from ftlit.sweeps.jobs import SEED, VAL, Job, Setting, read_job, settings_of, va
 
 HALVING = "sweep.halving"
 GRID = "basic"  # the sweeper that runs all combinations of the given values
-NUMBERS = {"first": "1 or more, a whole number", "eta": "above 1", "reduction": "above 1"}  # options -> what is accepted
-OF_STEPS = ("data.batch_size", "data.per_class", "data._target_", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
+NUMBERS = ("first", "eta", "reduction")  # options
+STEP_OPTIONS = ("data.batch_size", "data.per_class", "data._target_", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
 
 
 def plan_rungs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Halving | None:
@@ -59,20 +60,17 @@ def plan_rungs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Halving | N
     every = max(int(cfg.trainer.get("check_val_every_n_epoch") or 1) for cfg in composed.values())
     first, eta, reduction = (_number(options, name) for name in NUMBERS)
     if not every <= first < epochs:
-        least = f"at least {every} (trainer.check_val_every_n_epoch) and " if every > 1 else ""
-        raise UserError(
-            f"{HALVING}.first={first:g}: the first rung must be {least}below the {epochs} epochs of the jobs (trainer.max_epochs)"
-        )
-    steps = {tuple(str(OmegaConf.select(cfg, name)) for name in OF_STEPS) for cfg in composed.values()}
+        least = f"{every} (trainer.check_val_every_n_epoch)" if every > 1 else "1"
+        raise UserError(f"{HALVING}.first={first:g}: give epochs from {least} to {epochs - 1}, below trainer.max_epochs={epochs}")
+    steps = {tuple(str(OmegaConf.select(cfg, name)) for name in STEP_OPTIONS) for cfg in composed.values()}
     rungs = rungs_of(len(settings), epochs, first=int(first), eta=eta, reduction=reduction)
     return Halving(settings, rungs, monitor, "steps" if len(steps) == 1 else "epochs")
 
 
 def _number(options: Any, name: str) -> float:
-    value = options.get(name)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not (value >= 1 and value == int(value) if name == "first" else 1 < value < float("inf")):
-        raise UserError(f"{HALVING}.{name}={value}: give a number {NUMBERS[name]}")
+    value, allowed = options.get(name), RANGES[f"{HALVING}.{name}"]
+    if value not in allowed:
+        raise UserError(f"{HALVING}.{name}={value}: give {allowed.describe()}")
     return float(value)
 
 

@@ -39,7 +39,7 @@ SAME_NOTE = (
     "options it ignores."
 )
 RUNG_NOTE = (
-    "Rung: where successive halving stopped a job, after so many epochs and without a test ({stopped} of {all} jobs); the best setting is "
+    "Rung: where successive halving stopped a job ({stopped} of {all} jobs), which was not tested; the best setting is "
     "one of those that reached the last rung."
 )
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."

@@ -84,7 +84,7 @@ def rungs_of(settings: int, epochs: int, *, first: int = 1, eta: float = 3, redu
         epochs: of a whole job.
         first: epochs until the first rung, below `epochs`.
         eta: ratio of the epochs of a rung to those of the one before, above 1.
-        reduction: one of so many settings goes on, above 1.
+        reduction: number of settings of which one goes on, above 1.
 
     Returns:
         Rungs in their order, without those at which no setting would stop; the last one ends training.

@@ -93,7 +93,10 @@ def test_a_further_resume_counts_from_the_beginning():
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        (config(devices=3), r"3 processes cannot share the global batch of 16 evenly .*: resume it with 1, 2, 4, 8, 16 processes"),
+        (
+            config(devices=3),
+            r"global batch of 16 .*, which 3 processes cannot share evenly: resume it with 1, 2, 4, 8, 16 proc",
+        ),
         (config(devices=2, batch_size=12), r"is a global batch of 24, but this run began with 16: .* or give data.batch_size=8"),
     ],
 )

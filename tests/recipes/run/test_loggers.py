@@ -43,14 +43,19 @@ def test_the_csv_logger_is_always_chosen_and_each_logger_binds_to_its_config(cho
         inspect.signature(get_object(node._target_)).bind(**{str(key): node[key] for key in node if key != "_target_"})
 
 
+def train_with_tensorboard(folder, trainer):
+    """A run in `folder / "run"`."""
+    command = [sys.executable, str(ROOT / "train.py"), f"trainer={trainer}", "logger=tensorboard", "data.per_class=5", "head=linear"]
+    environment = {**os.environ, "FTLIT_CACHE": str(folder / "store")}
+    done = warm.run([*command, *STAGED, "hydra.run.dir=run"], cwd=folder, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
 def test_tensorboard_has_the_values_of_metrics_csv_in_the_folder_of_the_run(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "logger=tensorboard", "data.per_class=5", "head=linear", *STAGED]
-    environment = {**os.environ, "FTLIT_CACHE": str(tmp_path / "store")}
-    done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
+    train_with_tensorboard(tmp_path, "cpu")
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     held = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
@@ -66,10 +71,7 @@ def test_tensorboard_has_the_values_of_metrics_csv_in_the_folder_of_the_run(tmp_
 def test_one_of_two_processes_writes_the_memory_of_both(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    command = [sys.executable, str(ROOT / "train.py"), "trainer=ddp_cpu", "logger=tensorboard", "data.per_class=5", "head=linear", *STAGED]
-    environment = {**os.environ, "FTLIT_CACHE": str(tmp_path / "store")}
-    done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
+    train_with_tensorboard(tmp_path, "ddp_cpu")
     written = tmp_path / "run" / "tensorboard"
     assert len({file.name.rsplit(".", 2)[1] for file in written.glob("events*")}) == 1  # the number of the process
     held = EventAccumulator(str(written)).Reload()

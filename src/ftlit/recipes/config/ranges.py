@@ -137,7 +137,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "probe.rows": COUNT,
     "probe.repeats": Range(1, 10**4, whole=True),
     "schedule.epoch": COUNT_OR_NONE,
-    "sweep.halving.first": Range(0, MANY, open="least"),
+    "sweep.halving.first": COUNT,
     "sweep.halving.eta": Range(1, MANY, open="least"),
     "sweep.halving.reduction": Range(1, MANY, open="least"),
     "schedule.every": COUNT,

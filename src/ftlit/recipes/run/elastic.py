@@ -118,8 +118,8 @@ def _share(began: InitialProcesses, now: int, given: int, before: int) -> int:
     if began.batch % now:
         fitting = shorten((str(number) for number in range(1, began.batch + 1) if began.batch % number == 0), most=8)
         raise UserError(
-            f"{processes} cannot share the global batch of {began.batch} evenly with which this run began "
-            f"({count(began.processes, 'process')}, {BATCH_SIZE}={before}): resume it with {fitting} processes (trainer.devices=...)"
+            f"this run began with a global batch of {began.batch} ({count(began.processes, 'process')}, {BATCH_SIZE}={before}), which "
+            f"{processes} cannot share evenly: resume it with {fitting} processes (trainer.devices=...)"
         )
     if given not in (before, share):
         raise UserError(
