@@ -235,7 +235,7 @@ def test_a_survivor_equals_the_job_without_halving_to_the_bit_and_the_table_show
     lines, plan_line = done.stdout.splitlines(), "halving   3 jobs, 2 rungs: 3 settings to epoch 1, 1 setting to epoch 3; "
     plan = next(place for place, line in enumerate(lines) if line.startswith(plan_line))
     assert not any(line.startswith("job ") for line in lines[:plan])
-    assert any(line.startswith("rung 1 of 2 (epoch 1) has ended: 1 of 3 settings go on, val/accuracy") for line in lines)
+    assert any(line.startswith("rung 1 of 2 (epoch 1) has ended: 1 of 3 settings goes on, val/accuracy") for line in lines)
     with (tmp_path / "sweep/sweep.csv").open() as file:
         rows = [(row["status"], row["rung"], row["epochs"]) for row in csv.DictReader(file)]
     assert rows == [("stopped", "1", "1"), ("stopped", "1", "1"), ("finished", "2", "3")]

@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.cli.sweep_output import BEGAN
 from ftlit.errors import UserError, shorten
-from ftlit.formatting import count
 from ftlit.printing import print_line
 from ftlit.recipes.config.hydra_internals import Launch, compose_job
 from ftlit.recipes.config.ranges import RANGES
@@ -194,9 +193,10 @@ def _run_rungs(halving: Halving, folder: Path, launch: Launch) -> dict[int, Any]
             )
         going = [Setting(setting.values, tuple(job for job in setting.jobs if job.number in scores)) for setting in best]
         values = [halving.monitor.value(scores[job.number]) for setting in going for job in setting.jobs]
-        span = f"{halving.monitor.name} {min(values):.4f} to {max(values):.4f}"
+        span = " to ".join(f"{value:.4f}" for value in dict.fromkeys([min(values), max(values)]))
         numbers = shorten([str(job.number) for setting in going for job in setting.jobs], 12)
-        print_line(f"{ended}: {len(going)} of {count(rung.settings, 'setting')} go on, {span}: jobs {numbers}")
+        on, jobs = "goes on" if len(going) == 1 else "go on", "job" if len(values) == 1 else "jobs"
+        print_line(f"{ended}: {len(going)} of {rung.settings} settings {on}, {halving.monitor.name} {span}: {jobs} {numbers}")
         sys.stdout.flush()
     return returned
 
