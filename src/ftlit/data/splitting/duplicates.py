@@ -1,8 +1,10 @@
 """Hashes of the contents of images, and notes on images with equal bytes: in several splits, or with several labels."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +54,29 @@ def content_hashes(examples: Examples) -> list[str]:
     return [content_hash(content) for content in examples.contents]
 
 
-def once(hashes: Hashes) -> Hashes:
-    """The same function, which asks for the hash of each file only once."""
-    known: dict[str, str] = {}
+class AskedOnce:
+    """A function that gives hashes of images, which is asked for the hash of each file only once.
 
-    def asked_once(examples: Examples) -> Sequence[str]:
+    Args:
+        hashes: the function.
+    """
+
+    def __init__(self, hashes: Hashes) -> None:
+        self.hashes = hashes
+        self.known: dict[str, str] = {}
+
+    def __call__(self, examples: Examples) -> Sequence[str]:
+        """The hash of each image."""
         if not are_files(examples.contents):
-            return hashes(examples)
+            return self.hashes(examples)
         files = texts_of(examples.contents)
-        new = [place for place, file in enumerate(files) if file not in known]
-        known.update(zip((files[place] for place in new), hashes(examples.subset(new)), strict=True))
-        return [known[file] for file in files]
+        if new := [place for place, file in enumerate(files) if file not in self.known]:
+            self.known.update(zip((files[place] for place in new), self.hashes(examples.subset(new)), strict=True))
+        return [self.known[file] for file in files]
 
-    return asked_once
+    def knows(self, examples: Examples) -> bool:
+        """Whether the images are files whose hashes are known."""
+        return are_files(examples.contents) and all(file in self.known for file in texts_of(examples.contents))
 
 
 def duplicate_notes(splits: Mapping[Split, Examples], hashes: Hashes = content_hashes) -> list[str]:
@@ -87,27 +99,36 @@ def duplicate_notes(splits: Mapping[Split, Examples], hashes: Hashes = content_h
 
 def find_copies(splits: Mapping[Split, Examples], hashes: Hashes = content_hashes) -> list[list[Copy]]:
     """Find groups of images with equal bytes, in more than one split or with different labels. Only images of equal size are hashed."""
-    sizes = {(split, place): size for split, examples in splits.items() for place, size in enumerate(_sizes(examples.contents))}
-    same_size = [image for group in _copies(splits, sizes, sizes) for image in group]
-    found: dict[Image, str] = {}
-    for split, examples in splits.items():
-        places = [place for other, place in same_size if other == split]
-        found |= zip(((split, place) for place in places), hashes(examples.subset(places)), strict=True)
+    places: Mapping[Split, Sequence[int]] = {split: range(len(examples)) for split, examples in splits.items()}
+    if not (isinstance(hashes, AskedOnce) and all(map(hashes.knows, splits.values()))):  # otherwise there is nothing to save
+        same_size = _copies(splits, places, {split: _sizes(examples.contents) for split, examples in splits.items()})
+        places = {split: [place for group in same_size for other, place in group if other == split] for split in splits}
+    found = {split: hashes(examples.subset(places[split])) for split, examples in splits.items()}
     return [
         [Copy(split, place, (splits[split].contents or ())[place], splits[split].labels[place]) for split, place in group]
-        for group in _copies(splits, same_size, found)
+        for group in _copies(splits, places, found)
     ]
 
 
-def _copies(splits: Mapping[Split, Examples], images: Iterable[Image], keys: Mapping[Image, Hashable]) -> list[list[Image]]:
-    """Group images by key, in the order of first occurrence, and keep groups in more than one split or with different labels."""
+def _copies(
+    splits: Mapping[Split, Examples], places: Mapping[Split, Sequence[int]], keys: Mapping[Split, Sequence[Hashable]]
+) -> list[list[Image]]:
+    """Group images by key, in the order of first occurrence, and keep groups in more than one split or with different labels.
+
+    Args:
+        splits: split -> its images.
+        places: split -> those that are looked at.
+        keys: split -> the key of each of these.
+    """
+    times = Counter(chain.from_iterable(keys.values()))  # most keys occur once
     groups: dict[Hashable, list[Image]] = {}
-    for image in images:
-        groups.setdefault(keys[image], []).append(image)
-    several = [group for group in groups.values() if len(group) > 1]
+    for split, own in places.items():
+        for place, key in zip(own, keys[split], strict=True):
+            if times[key] > 1:
+                groups.setdefault(key, []).append((split, place))
     return [
         group
-        for group in several
+        for group in groups.values()
         if len({split for split, _ in group}) > 1 or len({splits[split].labels[place] for split, place in group}) > 1
     ]
 

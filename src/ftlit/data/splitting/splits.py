@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.splitting.duplicates import Hashes, content_hashes, duplicate_notes, once
+from ftlit.data.splitting.duplicates import AskedOnce, Hashes, content_hashes, duplicate_notes
 from ftlit.data.splitting.hash_split import ORDER, Parts, split_by_hash, unit_hash
 from ftlit.data.splitting.stored_split import StoredSplit
 from ftlit.errors import UserError, shorten
@@ -42,7 +42,7 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
         UserError: fewer than two classes, too few images to split, fractions out of range, a class in val or test that train lacks, a
             stored split that does not fit.
     """
-    rule = replace(rule, hashes=once(rule.hashes))
+    rule = replace(rule, hashes=AskedOnce(rule.hashes))
     if rule.stored is not None and rule.stored.is_whole:
         restored = rule.stored.restored(Collection(found, class_names, multilabel), rule.hashes)
         about_splits = _class_notes(restored)

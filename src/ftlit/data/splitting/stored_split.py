@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
+from ftlit.data.file_paths import are_files, texts_of
 from ftlit.data.splitting.gathered import gathered
 from ftlit.errors import UserError, shorten
 from ftlit.formats import read_json, reading, write_json
@@ -165,7 +166,7 @@ def write_split(folder: str | Path, collection: Collection, hashes: Mapping[Spli
         split: {
             "hashes": [str(image) for image in hashes[split]],
             "labels": [list(labels) for labels in examples.labels],
-            "names": [_name(examples, place) for place in range(len(examples))],
+            "names": _names(examples),
         }
         for split, examples in collection.splits.items()
     }
@@ -212,6 +213,12 @@ def _entries(stored: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], str]
 def _shown(split: Split, name: str) -> str:
     """The name of an example for a message: one without a file is named by its number."""
     return f"number {name} of {split}" if name.isdecimal() else name
+
+
+def _names(examples: Examples) -> list[str]:
+    if are_files(examples.contents):
+        return list(map(printable, texts_of(examples.contents)))
+    return [_name(examples, place) for place in range(len(examples))]
 
 
 def _name(examples: Examples, place: int) -> str:
