@@ -1,12 +1,11 @@
 """Batches of any loader: the images in them, and what else they hold for each image."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ftlit.errors import UserError, shorten
 
@@ -73,12 +72,18 @@ def batch_of(key: Hashable, images: Any, others: Mapping[Any, Tensor | list[Any]
     return [images, *own.values()] if key == 0 else {**own, key: images}
 
 
-def check_items(loader: DataLoader[Any], name: str) -> None:
-    """Read some items of a loader twice. Raises `UserError` where they differ: features that are stored once cannot follow augmentation."""
-    number = len(loader.dataset)  # type: ignore[arg-type]
+def check_items(items: Any, collate: Callable[[list[Any]], Any], name: str) -> None:
+    """Read some items twice. Raises `UserError` where they differ: features that are stored once cannot follow augmentation.
+
+    Args:
+        items: a data set with a length.
+        collate: of its loader: items -> batch.
+        name: of the loader, for the message.
+    """
+    number = len(items)
     places = sorted({number * i // COMPARED for i in range(COMPARED)})
     for _ in range(-(-COMPARED // len(places))):
-        one, two = (BatchParts.of(loader.collate_fn([loader.dataset[place] for place in places])) for _ in range(2))
+        one, two = (BatchParts.of(collate([items[place] for place in places])) for _ in range(2))
         differing = [name for name in one.others if not _equal(one.others[name], two.others[name])]
         if not _equal(one.images, two.images) or differing:
             what = f"values of entry {differing[0]!r}" if differing else "images"

@@ -17,7 +17,6 @@ from ftlit import FeatureData, InputSpec, Schedule, Stage, StagedFinetuning, Use
 from ftlit.features.store import Store
 from ftlit.lit.datamodules.image_sources import digits_data
 from ftlit.lit.datamodules.loader_plan import LoaderOptions, LoaderPlan
-from ftlit.lit.datamodules.resumable_data import ResumableData
 
 IMAGES = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 3
@@ -205,11 +204,6 @@ def paired():
     module = Owner()
     module.encoder = Pairs()
     return module
-
-
-def test_data_that_decide_their_order_themselves_are_one_line():
-    with pytest.raises(UserError, match=r"^FeatureData cannot be used with ResumableData, .*DistributedSampler\(dataset"):
-        FeatureData(ResumableData([(torch.ones(3, 8, 8), 0)]), cut="encoder")
 
 
 AT = {"cut": "encoder"}

@@ -10,11 +10,11 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from ftlit.data.dataset import Split
+from ftlit.data.samplers import SeededItems
 from ftlit.errors import UserError
 from ftlit.features.store import Store
 from ftlit.lit.datamodules.cache_options import check_store_options
 from ftlit.lit.datamodules.loader_plan import LoaderOptions, LoaderPlan
-from ftlit.lit.datamodules.resumable_data import ResumableData
 from ftlit.lit.module_internals import overrides, share_hyperparameters
 from ftlit.lit.trainer_internals import overfits_batches
 from ftlit.models.feature_batch import release_features
@@ -46,11 +46,6 @@ class LoaderFeatures(LightningDataModule):
                 "compute features without a trainer, with ftlit.extract_features(module, loader, cut)"
             )
         name = type(data).__name__
-        if isinstance(data, ResumableData):
-            raise UserError(
-                "FeatureData cannot be used with ResumableData, which decides the order of the examples itself: give a data module whose "
-                "train loader has a DistributedSampler(dataset, num_replicas=1, rank=0); its runs resume exactly where an epoch begins"
-            )
         if changed := [hook for hook in TRANSFER_HOOKS if overrides(data, LightningDataModule, hook)]:
             raise UserError(
                 f"FeatureData cannot be used with {name}, because {name} overrides {', '.join(changed)}: make this change in the data sets "
@@ -143,8 +138,9 @@ class ServedLoader:
             return
         generator = self._loader.generator or torch.default_generator
         torch.empty((), dtype=torch.int64).random_(generator=generator)  # as a DataLoader draws, so that the order is the same
+        seeded = isinstance(self.dataset, SeededItems)
         for places in self._loader.batch_sampler:  # type: ignore[union-attr]
-            yield collate(places)
+            yield collate([index for _, index in places] if seeded else places)
 
 
 def check_loader(loader: Any, name: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ftlit.data.dataset import Split
+from ftlit.data.samplers import SeededItems
 from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.features.batch_parts import BatchParts, batch_of, check_items, joined
 from ftlit.features.extract import Extracted, extract, source_of
@@ -163,14 +164,14 @@ class LoaderPlan:
         now = self.staging.index if self.staging else 0
         soon = [spec for own in self._before_training(now) for spec in own]
         digests = self._digests()
-        if name not in self._others or self._others[name][0] is not loader.dataset:
-            check_items(loader, f"the {name} loader of {self.options.data_name}")
+        if name not in self._others or self._others[name][0] is not items_of(loader):
+            check_items(items_of(loader), loader.collate_fn, f"the {name} loader of {self.options.data_name}")
             self._rows = {key: found for key, found in self._rows.items() if key[0] != name}
         wanted = list(dict.fromkeys([*specs, *soon]))
         if missing := [spec for spec in wanted if self._rows.get((name, spec), ("",))[0] != digests[spec.cut]]:
             extracted = self._extract(name, loader, missing)
             self._rows |= {(name, spec): (digests[spec.cut], rows) for spec, rows in extracted.rows.items()}
-            self._others[name] = loader.dataset, joined(extracted.parts)
+            self._others[name] = items_of(loader), joined(extracted.parts)
             self._form = extracted.parts[0].key
         rows = {spec.cut: self._rows[name, spec][1] for spec in specs}
         return partial(_collate, self._form, rows, self._others[name][1], self._dtype)
@@ -244,10 +245,15 @@ def _collate(
     return batch_of(form, FeatureBatch({cut: own.read(places).to(dtype) for cut, own in rows.items()}), others, places)
 
 
+def items_of(loader: DataLoader[Any]) -> Any:
+    """The data set of a loader, whose items are read by their index; that of `ResumableData` without the seeds of its epochs."""
+    return loader.dataset.examples if isinstance(loader.dataset, SeededItems) else loader.dataset
+
+
 def in_order(loader: DataLoader[Any], *, workers: int) -> DataLoader[Any]:
     """The items of a loader in the order of its data set."""
     return DataLoader(
-        loader.dataset,
+        items_of(loader),
         batch_size=loader.batch_size or BATCH,
         collate_fn=loader.collate_fn,
         num_workers=workers,

@@ -19,7 +19,7 @@ class ResumableData(ContinuesEpoch):
 
     The order of the training examples is a function of (seed, epoch), and the random numbers of torch that an example draws, in a
     transform for instance, of (seed, epoch, index). Several processes share the examples as with torch's `DistributedSampler`. Random
-    numbers of numpy and Python are not seeded.
+    numbers of numpy and Python are not seeded. `FeatureData` stores features of these data sets, and keeps the order.
 
     Args:
         train: the training set, with a length and items by index.
