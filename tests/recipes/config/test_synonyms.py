@@ -121,10 +121,11 @@ def test_the_values_in_the_words_of_every_error_compose():
         assert {re.match(r"\+?(\w+)", word)[1] for word in given} <= {*config, "hydra"}
 
 
-def test_a_network_of_timm_is_named_with_its_group():
+@pytest.mark.parametrize("folder", ["", "timm/"])  # the second is its name on the hub
+def test_a_network_of_timm_is_named_with_its_group(folder):
     pytest.importorskip("timm")
     words = "give backbone=timm backbone.name=vit_tiny_patch16_224"
-    assert str(chosen_synonym("backbone", "vit_tiny_patch16_224")).endswith(words)
+    assert str(chosen_synonym("backbone", f"{folder}vit_tiny_patch16_224")).endswith(words)
 
 
 def test_columns_by_other_names_and_semicolons(tmp_path):

@@ -168,12 +168,18 @@ def _published(group: str, option: str) -> str | None:
         if "/" in option or Path(option).exists():
             return _data(option) if option.lower().endswith(".csv") else f"data=folder {shell_word(f'data.root={option}')}"
     if group == "backbone":
+        if name := _name_in_timm(option):
+            return f"backbone=timm backbone.name={name}"
         if Path(option).is_file() or "/" in option:
             return f"{shell_word(f'backbone.weights={option}')} and backbone=..., the network that has these weights"
-        try:
-            import timm
-        except ImportError:
-            return None
-        if timm.is_model(option.partition(".")[0]):
-            return f"backbone=timm backbone.name={option}"
     return None
+
+
+def _name_in_timm(option: str) -> str | None:
+    """The name of a network of timm, which may be that of its folder on the hub (`timm/resnet50.a1_in1k`)."""
+    name = option.removeprefix("timm/")
+    try:
+        import timm
+    except ImportError:
+        return None
+    return name if timm.is_model(name.partition(".")[0]) else None
