@@ -30,6 +30,7 @@ from ftlit import (
     StagedFinetuning,
     Until,
     add_lora,
+    load_timm,
 )
 from ftlit.data.dataset import Collection, Examples
 from ftlit.errors import UserError
@@ -55,6 +56,7 @@ SCHEDULES = {
         ]
     ),
     "lora": Schedule([Stage(HEAD), Stage(["head", {"backbone": "lora"}], epoch=1)]),
+    "shared position bias": Schedule([Stage(HEAD), Stage(["head", "backbone.blocks.1"], epoch=1), Stage(["*"], epoch=2)]),
     "batch norm": Schedule([Stage(HEAD), Stage(["*"], epoch=1, batchnorm="live")]),
     "batch norm, ddp": Schedule([Stage(HEAD), Stage(["*"], epoch=1, batchnorm="live")]),
     "resume": Schedule([Stage(HEAD), Stage(TOP, epoch=1), Stage(["*"], step=10), Stage(HEAD, epoch=3)]),  # frozen again
@@ -97,6 +99,12 @@ def whole(state):
     return {name: (t.full_tensor() if isinstance(t, DTensor) else t).detach().clone() for name, t in state.items()}
 
 
+def beit() -> Backbone:
+    """Two blocks that read parameters of the layer below them."""
+    settings = {"depth": 2, "embed_dim": 12, "num_heads": 3, "patch_size": 4, "use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}
+    return load_timm("beit_base_patch16_224", weights=None, input_spec={"size": 8}, **settings)
+
+
 def network(case: str, seed: int = 0, **options) -> FineTuner:
     torch.manual_seed(seed)
     norm = nn.BatchNorm2d(5) if case.startswith("batch norm") else nn.Identity()
@@ -104,8 +112,10 @@ def network(case: str, seed: int = 0, **options) -> FineTuner:
     backbone = Backbone(layers, InputSpec(size=8), record={"name": "none"})
     if case == "lora":
         add_lora(backbone, Lora(rank=2))
+    if case == "shared position bias":
+        backbone = beit()
     given = {"optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9), **options}
-    return Tuner(backbone, nn.Linear(4, 3), num_classes=3, **given)
+    return Tuner(backbone, nn.Linear(backbone.num_features, 3), num_classes=3, **given)
 
 
 def images(count: int = 32) -> ImageData:

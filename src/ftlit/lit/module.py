@@ -18,9 +18,10 @@ from ftlit.inference.record import KEY, base_of, read_record
 from ftlit.inference.slim import digests, filled, slimmed
 from ftlit.lit.metrics import VAL_METRICS, SplitMetrics
 from ftlit.lit.module_internals import load_state_of_metric, only_shards, share_of_sum, state_of_metric, trainer_of
-from ftlit.lit.sharding.fsdp2 import is_sharded, shard_layers
+from ftlit.lit.sharding.fsdp2 import is_sharded
 from ftlit.lit.sharding.memory import ProcessMemory, process_memory
 from ftlit.lit.sharding.shards import check_same_network
+from ftlit.lit.sharding.units import shard_layers, units_of
 from ftlit.lit.strategies import reshard
 from ftlit.lit.trainer_internals import callbacks_of, datamodule_of, running_loader, training_length
 from ftlit.models.backbone import Backbone
@@ -167,7 +168,7 @@ class FineTuner(LightningModule):
             trains: the names of the parameters that train, for each stage.
             processes: number of processes, 1 or more.
         """
-        units = [*(f"backbone.{layer}" for layer in self.backbone.cuts), "head"]
+        units = units_of(self.backbone, self.head)
         return process_memory(dict(self.named_parameters()), trains, self._optimizer, processes, units)
 
     def build_optimizer(self) -> Optimizer:

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
@@ -34,7 +34,6 @@ from ftlit.lit.sharding.shards import (
     write_shards,
 )
 from ftlit.lit.shared_errors import raised_in_all
-from ftlit.models.backbone import Backbone
 
 OPTIMIZERS = "optimizer_states"  # key in Lightning's checkpoints
 MAX_MEMORY_SHARE = 0.8  # of the free memory, which the tensors of a plain checkpoint may take
@@ -209,24 +208,6 @@ class Fsdp2Strategy(ModelParallelStrategy):
         if not self.is_global_zero:
             for buffer, values in zip(statistics, torch.split(joined, [buffer.numel() for buffer in statistics]), strict=True):
                 buffer.copy_(values.view_as(buffer))
-
-
-def shard_layers(module: nn.Module, backbone: Backbone, head: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard a module in place: each named layer of the backbone is gathered by itself, so are the head, and the rest.
-
-    Parameters are replaced by DTensors with the same `requires_grad`, contiguous in memory.
-
-    Args:
-        module: with `backbone` and `head`; its forward pass calls both.
-        backbone: its layers.
-        head: of any kind.
-        mesh: one dimension of processes.
-    """
-    module.to(memory_format=torch.contiguous_format)  # which torch demands
-    for unit in (*(layer for _, layer in backbone.items()), head):
-        if any(True for _ in unit.parameters()):
-            fully_shard(unit, mesh=mesh)
-    fully_shard(module, mesh=mesh)
 
 
 def is_sharded(module: nn.Module) -> bool:
