@@ -46,7 +46,7 @@ def test_two_callbacks_are_an_error_before_training():
 
 def stage_lines(capsys):
     out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
-    return [line.strip() for line in re.split(r"[\r\n]", out) if line.strip().startswith("stage")]
+    return [line.strip() for line in re.split(r"[\r\n]", out) if line.strip().startswith(("stage", "resumed"))]
 
 
 @pytest.mark.parametrize("bar", [False, True])
@@ -55,16 +55,28 @@ def test_each_stage_prints_a_line_when_it_begins_in_any_project(capsys, bar):
     assert stage_lines(capsys) == ["stage 0 begins at epoch 0: head", "stage 1 begins at step 2: body.top", "stage 2 begins at epoch 1: *"]
 
 
-def test_a_stage_that_began_before_a_resume_has_no_second_line(run, capsys):
+@pytest.mark.parametrize("bar", [False, True])
+@pytest.mark.parametrize(
+    ("epoch", "lines"),
+    [
+        (1, ["resumed at epoch 2, step 8, in stage 1 (of 0 to 2): head + body.top", "stage 1 begins at epoch 2: head + body.top"]),
+        (2, ["resumed at epoch 3, step 12, in stage 2 (of 0 to 2): *", "stage 2 begins at epoch 3: *"]),
+        (3, ["resumed at epoch 4, step 16, in stage 2 (of 0 to 2): *"]),
+    ],
+)
+def test_a_resume_names_the_stage_and_one_that_began_before_has_no_second_line(run, capsys, epoch, lines, bar):
     *_, folder = run
     capsys.readouterr()
-    fit(4, ckpt_path=folder / "2.ckpt")
-    assert stage_lines(capsys) == ["stage 2 begins at epoch 3: *"]
+    fit(max(4, epoch + 2), ckpt_path=folder / f"{epoch}.ckpt", enable_progress_bar=bar)
+    shown = stage_lines(capsys)
+    assert shown[: len(lines)] == lines and all("resumed" not in line for line in shown[len(lines) :])
 
 
-def test_a_single_stage_has_no_line(capsys):
-    fit(1, schedule=Schedule([Stage(["*"])]))
+def test_a_single_stage_has_no_line_but_a_resume_has_one(capsys, tmp_path):
+    fit(1, schedule=Schedule([Stage(["*"])]), folder=tmp_path)
     assert stage_lines(capsys) == []
+    fit(2, schedule=Schedule([Stage(["*"])]), ckpt_path=tmp_path / "0.ckpt")
+    assert stage_lines(capsys) == ["resumed at epoch 1, step 4, in the only stage: *"]
 
 
 def test_a_last_stage_by_epoch_after_the_last_step_is_an_error_before_training():

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import shorten
-from ftlit.finetuning.freeze import trained
+from ftlit.finetuning.freeze import says_pretrained, trained
 from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
 from ftlit.finetuning.param_groups import NO_DECAY, optimizer_of
@@ -56,7 +56,8 @@ def examine(
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
         max_epochs: epochs of the whole training, if known.
-        fits_head: whether the head starts as a fitted linear probe, or otherwise trained, not from random weights.
+        fits_head: whether the head starts as a fitted linear probe, or otherwise trained, not from random weights. An `nn.Linear` whose
+            attribute `origin` says so needs no `fits_head`, as that of `Probe.as_head`.
         may_fit_head: whether it could, with this data and strategy.
         hints: what to type, for the warnings.
 
@@ -84,6 +85,7 @@ def examine(
             else:
                 foreign = True
     rows = tuple(row_of(module, layer, schedule.stages, chosen, groups) for layer in layers)
+    fits_head = fits_head or any(isinstance(part, nn.Linear) and says_pretrained(part) for part in module.modules())
     bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
     warnings = [
         *_ungrouped(groups, foreign=foreign),

@@ -114,11 +114,12 @@ def _pretrained(module: nn.Module) -> set[nn.Module]:
     """Collect all modules inside the pretrained layers of each backbone in `module`, and in other modules with pretrained `origin`."""
     backbones = [part for part in module.modules() if isinstance(part, Backbone)]
     layers = [layer for backbone in backbones for name, layer in backbone.items() if name not in backbone.random_layers]
-    layers += [part for part in module.modules() if not isinstance(part, Backbone) and _says_pretrained(part)]
+    layers += [part for part in module.modules() if not isinstance(part, Backbone) and says_pretrained(part)]
     return {part for layer in layers for part in layer.modules()}
 
 
-def _says_pretrained(module: nn.Module) -> bool:
+def says_pretrained(module: nn.Module) -> bool:
+    """Whether the attribute `origin` of a module says that its weights are not random."""
     origin = vars(module).get("origin")
     return isinstance(origin, WeightsOrigin) and origin.pretrained
 

@@ -1,13 +1,13 @@
 """What an exact resume needs: the best checkpoint, found where the run's folder is now and checked to be the run's own, and loaders."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import DistributedSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from ftlit.data.samplers import EpochOrder, TrainOrder
 from ftlit.errors import UserError
@@ -104,6 +104,23 @@ def check_loaders(loaders: Any) -> None:
                 "after a resume; give ftlit.ResumableData(dataset, batch_size=...) in place of the loader, exact at any step, or "
                 "DataLoader(..., sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=0)), exact where an epoch begins",
                 stacklevel=2,
+            )
+
+
+def order_seeds(loaders: Any) -> list[int | None]:
+    """The seed of the order of each loader; `None` where its order is no function of a seed and the epoch."""
+    samplers = [getattr(loader, "sampler", None) for loader in _several(loaders)]
+    return [sampler.seed if isinstance(sampler, DistributedSampler) and sampler.shuffle else None for sampler in samplers]
+
+
+def check_order_seeds(before: Sequence[int | None], loaders: Any) -> None:
+    """Refuse a resume whose loaders have another order than before, because their sampler has another seed."""
+    for old, new in zip(before, order_seeds(loaders), strict=False):
+        if old is not None and new is not None and old != new:
+            raise UserError(
+                f"the checkpoint was written with DistributedSampler(seed={old}) in the train loader, but this run has seed={new}, which "
+                f"gives the examples another order: give seed={old} (where Lightning adds the sampler: seed_everything({old})), or start "
+                "a new run"
             )
 
 

@@ -33,7 +33,8 @@ def print_plan(schedule: Schedule, trainer: Trainer, module: LightningModule) ->
     # FitProbeHead needs a Backbone and ImageData; its class is not imported here, because data modules import this package
     may_fit = any(isinstance(part, Backbone) for part in module.modules()) and hasattr(data, "batch_overrides")
     length = int(steps) if steps < inf else None
-    fits = any(getattr(callback, "fits_head", False) for callback in callbacks_of(trainer))
+    resumes = bool(trainer.ckpt_path) or trainer.global_step > 0  # then the head has trained
+    fits = resumes or any(getattr(callback, "fits_head", False) for callback in callbacks_of(trainer))
     processes, optimizer = trainer.world_size, trainer.optimizers[0]
     plan = examine(module, schedule, optimizer, processes=processes, steps=length, fits_head=fits, may_fit_head=may_fit)
     module.print(plan.describe())
@@ -45,6 +46,14 @@ def print_begin(schedule: Schedule, index: int, trainer: Trainer, module: Lightn
     begins = f"epoch {trainer.current_epoch}" if stage.step is None else f"step {trainer.global_step}"
     module.print(f"stage {index} begins at {begins}: {stage.name}")
     sys.stdout.flush()  # a progress bar's `print` takes no `flush`
+
+
+def print_resumed(schedule: Schedule, index: int, trainer: Trainer, module: LightningModule) -> None:
+    """Print, in the first process and above a progress bar, where training goes on, and in which stage."""
+    last = len(schedule.stages) - 1
+    stage = f"stage {index} (of 0 to {last})" if last else "the only stage"
+    module.print(f"resumed at epoch {trainer.current_epoch}, step {trainer.global_step}, in {stage}: {schedule.stages[index].name}")
+    sys.stdout.flush()
 
 
 def restart_counts(schedule: Schedule, index: int, trainer: Trainer) -> None:

@@ -13,7 +13,7 @@ from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_mod
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.lit.module_internals import builds_layers_late, wrap_ddp_again
-from ftlit.lit.stage_begin import print_begin, print_plan, restart_counts, schedule_of
+from ftlit.lit.stage_begin import print_begin, print_plan, print_resumed, restart_counts, schedule_of
 from ftlit.lit.stage_checks import (
     STATISTICS_OF_RANDOM_ORIGIN,
     Trainable,
@@ -29,11 +29,7 @@ from ftlit.lit.stage_checks import (
 )
 from ftlit.lit.stage_trigger import StageTrigger
 from ftlit.lit.strategies import check_resumes, check_strategy, compile_again, reshard
-from ftlit.lit.trainer_internals import (
-    StoppingLimits,
-    callbacks_of,
-    is_trial_run,
-)
+from ftlit.lit.trainer_internals import StoppingLimits, callbacks_of, is_trial_run
 
 
 class StagedFinetuning(Callback):
@@ -47,7 +43,8 @@ class StagedFinetuning(Callback):
     - A stage with `until` is decided after each validation, or at the end of the epoch if the metric is not logged before. The first
       process decides for all. The stage begins at the next epoch.
     - When a stage begins, DDP wraps the module again (Lightning#20340), compiled code is discarded, and the number of the
-      stage is logged as `stage`. A `ftlit.Rates` scheduler with `restart=True` begins again. Of several stages each prints a line.
+      stage is logged as `stage`. A `ftlit.Rates` scheduler with `restart=True` begins again. Of several stages each prints a line, and
+      resumed training one that names its stage.
     - A scheduler should keep the ratios between the learning rates of the parameter groups: one whose lowest rate would change them
       (`eta_min`, `min_lr` of torch) is a warning when training begins, and a change during training is one at the end of the epoch.
     - `EarlyStopping` counts from the beginning of each stage, and ends only the last one, or any one if its metric is not finite.
@@ -76,6 +73,7 @@ class StagedFinetuning(Callback):
         self.trigger = StageTrigger(self.schedule)
         self._applied = False
         self._printed: int | None = None  # the last stage that has a line
+        self._resumes = False  # whether the next step is the first one after a checkpoint
         self._logged_late: set[str] = set()  # metrics that are not logged yet when a validation ends
         self._modes: dict[nn.Module, bool] = {}
         self._expected: list[Trainable] = []
@@ -159,6 +157,7 @@ class StagedFinetuning(Callback):
         check_optimizers(pl_module, self.schedule, trainer.optimizers)
         check_length(self.schedule, trainer, pl_module)
         self._printed = self.index if trainer.global_step or len(self.schedule.stages) == 1 else None  # a resumed stage has begun before
+        self._resumes = bool(trainer.ckpt_path and trainer.global_step)
         if self.verbose:
             print_plan(self.schedule, trainer, pl_module)
         if trainer.global_step == 0:
@@ -177,6 +176,9 @@ class StagedFinetuning(Callback):
         """Enter the stage of this step, if it is a new one, and restore modes that other code has changed."""
         if batch_idx % trainer.accumulate_grad_batches == 0:  # a stage never begins between the batches of one optimizer step
             self._advance(trainer, pl_module)
+        if self._resumes:
+            self._resumes = False
+            print_resumed(self.schedule, self.index, trainer, pl_module)
         if self.index != self._printed:  # here, because in `on_train_epoch_start` progress bars end the epoch before
             self._printed = self.index
             print_begin(self.schedule, self.index, trainer, pl_module)

@@ -12,6 +12,7 @@ from ftlit.features.extract import Features
 from ftlit.finetuning.losses import ClassWeights, describe_weights, weights_of_classes
 from ftlit.models.heads import LinearHead, PooledHead
 from ftlit.models.pooling import POOLINGS, Pooling
+from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.probes.cross_validation import HeldOut, LabelledVectors, folded, scales
 from ftlit.probes.l2_search import held_out_results
 from ftlit.probes.probe_inputs import check_classes, cuts_of, valid_examples, vectors_and_labels, widths_of
@@ -110,7 +111,10 @@ class Probe:
         return float((self.predict(vectors).cpu() == labels.cpu()).double().mean())
 
     def as_head(self) -> LinearHead | PooledHead:
-        """A float32 head with the same logits inside a network; for another pooling than the average it takes feature maps."""
+        """A float32 head with the same logits inside a network; for another pooling than the average it takes feature maps.
+
+        The `origin` of its linear layer says that it is fitted, so that `examine` does not warn of random weights.
+        """
         width, classes = self.weight.shape[1], len(self.bias)
         if len(self.cuts) > 1:
             head: LinearHead | PooledHead = LinearHead(self.widths, classes, cuts=self.cuts)
@@ -120,6 +124,7 @@ class Probe:
         with torch.no_grad():
             linear.weight.copy_(self.weight)
             linear.bias.copy_(self.bias)
+        linear.origin = WeightsOrigin("custom", "linear probe")  # type: ignore[assignment]
         return head
 
 

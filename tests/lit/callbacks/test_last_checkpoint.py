@@ -114,3 +114,19 @@ def test_a_loader_that_a_resume_would_shuffle_anew_is_a_warning_whose_advice_res
     train(1)
     resumed = train(3, tmp_path / "last.ckpt")
     assert ({epoch: whole[epoch] for epoch in (1, 2)} == resumed) == sampled
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_another_seed_of_the_order_is_an_error_on_resuming(tmp_path, seed):
+    def train(epochs, seed, ckpt_path=None):
+        loader = DataLoader(range(8), 4, sampler=DistributedSampler(range(8), num_replicas=1, rank=0, seed=seed))
+        trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, callbacks=[LastCheckpoint(tmp_path / "last.ckpt")], **QUIET)
+        trainer.fit(model := Orders(), loader, ckpt_path=ckpt_path)
+        return model.orders
+
+    train(1, 0)
+    if seed == 0:
+        assert len(train(2, seed, tmp_path / "last.ckpt")) == 1
+        return
+    with pytest.raises(UserError, match=r"^the checkpoint was written with DistributedSampler\(seed=0\) .* this run has seed=1, .*seed=0"):
+        train(2, seed, tmp_path / "last.ckpt")

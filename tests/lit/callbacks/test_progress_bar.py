@@ -40,7 +40,7 @@ def test_a_resumed_run_does_not_announce_a_stage_again_that_has_begun(capsys, tm
     fit(2, schedule=STAGES, folder=tmp_path)
     capsys.readouterr()
     fit(4, schedule=STAGES, ckpt_path=tmp_path / f"{epoch}.ckpt", callbacks=[StageProgressBar()], enable_progress_bar=True)
-    assert [line for line in capsys.readouterr().out.splitlines() if "stage" in line] == lines
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("stage")] == lines
 
 
 class Counting(pl.LightningModule):

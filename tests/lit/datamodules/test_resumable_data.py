@@ -1,6 +1,7 @@
 """ResumableData: any data set is resumed exactly at any step, with and without workers, in one process and in several (invariant 5)."""
 
 import warnings
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -47,10 +48,10 @@ class Seen(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(path, epochs=EPOCHS, fails_at=None, ckpt_path=None, val=None, **options):
+def train(path, epochs=EPOCHS, fails_at=None, ckpt_path=None, val=None, seed=1, **options):
     callbacks = [LastCheckpoint(path, every_n_steps=1)]
     trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, callbacks=callbacks, num_sanity_val_steps=0, **QUIET)
-    trainer.fit(model := Seen(fails_at), ResumableData(Noisy(), val, batch_size=3, seed=1, **options), ckpt_path=ckpt_path)
+    trainer.fit(model := Seen(fails_at), ResumableData(Noisy(), val, batch_size=3, seed=seed, **options), ckpt_path=ckpt_path)
     return model.seen, model.weight.item()
 
 
@@ -135,7 +136,7 @@ def test_other_processes_continue_an_epoch_at_the_same_global_batch_only(monkeyp
     def data(processes, batch_size):
         monkeypatch.setattr(epoch_position, "process_share", lambda trainer: (processes, 0))
         found = ResumableData(Noisy(), batch_size=batch_size)
-        found.trainer = object()
+        found.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))
         return found
 
     saved = data(1, 4).state_dict()
@@ -148,3 +149,14 @@ def test_other_processes_continue_an_epoch_at_the_same_global_batch_only(monkeyp
         data(3, 4).load_state_dict(saved)
     data(2, 4).load_state_dict({**saved, "batch": 0})  # where an epoch begins
     data(2, 4).load_state_dict({"epoch": 1, "batch": 2})  # of an earlier version
+
+
+def test_another_seed_is_an_error_where_training_resumes_and_does_not_matter_elsewhere(tmp_path):
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path / "last.ckpt", fails_at=6)
+    with pytest.raises(UserError, match=r"^the checkpoint was written with seed=1 of ResumableData, .* has seed=2, .*: give seed=1"):
+        train(tmp_path / "last.ckpt", ckpt_path=tmp_path / "last.ckpt", seed=2)
+    data = ResumableData(Noisy(), Noisy(), batch_size=5, seed=2)
+    trainer = pl.Trainer(accelerator="cpu", **QUIET)
+    trainer.validate(Seen(), data, ckpt_path=tmp_path / "last.ckpt")
+    assert data.begin == (0, 0)  # a later fit begins at the beginning

@@ -18,7 +18,15 @@ from ftlit.files import part_of
 from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
-from ftlit.lit.resumed_checkpoint import began_in_epoch_0, check_best, check_loaders, continuing, follow_folder
+from ftlit.lit.resumed_checkpoint import (
+    began_in_epoch_0,
+    check_best,
+    check_loaders,
+    check_order_seeds,
+    continuing,
+    follow_folder,
+    order_seeds,
+)
 from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
 from ftlit.lit.trainer_internals import (
@@ -63,6 +71,8 @@ class LastCheckpoint(Callback):
         self.paused = False
         self._before_step = self._heeds_signals = self._owns_signals = False
         self._saved_at = -inf  # by `time.monotonic`; before the first checkpoint of a fit
+        self._seeds: list[int | None] = []  # of the order of each train loader
+        self._seeds_before: list[int | None] = []  # those of the checkpoint that is resumed
         self._continuing = ExitStack()  # of a resumed run, until its first step
         self._signals = ExitStack()  # during a fit
         self._asked = DelayedValues()  # of several processes: how many have received a signal, and whether a checkpoint is due
@@ -90,10 +100,13 @@ class LastCheckpoint(Callback):
         """From now on a signal ends training between two steps. All processes ask, or none, whether one has come.
 
         Raises:
-            UserError: a loader keeps its own position, which would be one batch ahead in each checkpoint.
+            UserError: a loader keeps its own position, which would be one batch ahead in each checkpoint; on resuming: the order of a
+                loader has another seed than before.
         """
         check_loaders(loaders := running_loader(trainer))
+        self._seeds = order_seeds(loaders)
         if trainer.ckpt_path:
+            check_order_seeds(self._seeds_before, loaders)
             self._continuing.enter_context(continuing(loaders))
             if began_in_epoch_0(loaders):
                 restart_loaders(trainer)
@@ -160,13 +173,14 @@ class LastCheckpoint(Callback):
         self._signals.close()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the number of rows that were logged, their hash, the run, and whether a callback has ended training."""
+        """Add the rows that were logged, the run, whether a callback has ended training, and the seeds of the order."""
         written = [logger.flush() for logger in _metrics_files(trainer)] if trainer.is_global_zero else []
         checkpoint[RUN_STATE] = {
             "rows": [count for count, _ in written],
             "row_hashes": [digest for _, digest in written],
             "should_stop": trainer.should_stop,
             "run": self.run,
+            "order_seeds": self._seeds,
         }
         if self._before_step:
             mark_batch_not_begun(trainer, checkpoint["loops"])
@@ -212,6 +226,7 @@ class LastCheckpoint(Callback):
             for logger, (count, digest) in zip(_metrics_files(trainer), written, strict=False):
                 logger.continue_after(count, digest)
         trainer.should_stop = state["should_stop"]
+        self._seeds_before = state.get("order_seeds", [])
 
 
 def _metrics_files(trainer: Trainer) -> list[MetricsFile]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ftlit.errors import UserError
 from ftlit.seeding import derived_seed
 
 
@@ -15,10 +16,25 @@ class SeedEachStep(Callback):
 
     Args:
         seed: seed of the run.
+
+    Raises:
+        UserError: on resuming: the checkpoint was written with another seed.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the seed, to compare it on resuming."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Compare the seed of the checkpoint with this one."""
+        if state_dict["seed"] != self.seed:
+            raise UserError(
+                f"the checkpoint was written with SeedEachStep({state_dict['seed']}), but this run has SeedEachStep({self.seed}): give "
+                f"SeedEachStep({state_dict['seed']}), or start a new run"
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed the generators of the CPU and of the module's device. `torch.manual_seed` would prepare CUDA's on a CPU run, at 0.4 ms."""

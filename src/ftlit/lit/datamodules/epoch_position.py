@@ -7,6 +7,7 @@ from ftlit.formatting import count
 from ftlit.lit.trainer_internals import epoch_position, process_share
 
 GLOBAL_BATCH = "global_batch"  # key in a checkpoint: examples of a batch in all processes together
+SEED = "seed"  # key in a checkpoint: of the order of the examples
 
 
 class ContinuesEpoch(LightningDataModule):
@@ -18,25 +19,33 @@ class ContinuesEpoch(LightningDataModule):
     Attributes:
         begin: epoch and batch from which training continues; (0, 0) without a checkpoint.
         batch_size: examples in a batch of one process.
+        seed: of the order of the examples.
     """
 
     begin: tuple[int, int] = (0, 0)
     batch_size: int
+    seed: int
 
     def state_dict(self) -> dict[str, int]:
         """Return the position in the epoch, which Lightning stores in checkpoints: the batches whose step is complete."""
         if not self.trainer:
             return {}
-        return {**epoch_position(self.trainer), GLOBAL_BATCH: self.batch_size * process_share(self.trainer)[0]}
+        return {**epoch_position(self.trainer), GLOBAL_BATCH: self.batch_size * process_share(self.trainer)[0], SEED: self.seed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from this position: the batches that the epoch has seen are left out.
+        """Continue training from this position: the batches that the epoch has seen are left out. Validation and test read everything.
 
         Raises:
-            UserError: it is in the middle of an epoch, whose batches had another size in all processes together.
+            UserError: the order had another seed; or it is in the middle of an epoch, whose batches had another size in all processes
+                together.
         """
-        if not state_dict:
+        if not state_dict or not self.trainer or self.trainer.state.fn != "fit":
             return
+        if (seed := state_dict.get(SEED, self.seed)) != self.seed:
+            raise UserError(
+                f"the checkpoint was written with seed={seed} of {type(self).__name__}, but this run has seed={self.seed}, which gives the "
+                f"examples another order: give seed={seed}, or start a new run"
+            )
         processes = process_share(self.trainer)[0]
         before, now = state_dict.get(GLOBAL_BATCH), self.batch_size * processes
         if state_dict["batch"] and before is not None and before != now:
