@@ -27,7 +27,7 @@ from torch import Tensor
 from ftlit import Backbone, load_backbone
 from ftlit.features.extract import Features
 from ftlit.probes.backbone_choice import MeasuredBackbone, choose_backbone
-from ftlit.probes.head_probe import HeadProbe, fit_head
+from ftlit.probes.fitted_head.head_probe import HeadProbe, fit_head
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.logme import logme
 

@@ -29,9 +29,9 @@ from torch.nn.functional import cross_entropy
 from ftlit import Backbone, load_backbone
 from ftlit.features.extract import Features
 from ftlit.inference.prediction_sets import Calibration
-from ftlit.probes.calibration import fit_temperature
 from ftlit.probes.cross_validation import LabelledVectors, cross_validate
-from ftlit.probes.head_probe import HeadProbe, HeldOutLogits, fit_head
+from ftlit.probes.fitted_head.calibration import fit_temperature
+from ftlit.probes.fitted_head.head_probe import HeadProbe, HeldOutLogits, fit_head
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.probe_kinds import PROBE_KINDS

@@ -36,7 +36,7 @@ from ftlit.inference.network_inputs import tensor_of
 from ftlit.lit.datamodules.image_data import AUTO_AUGMENTED
 from ftlit.probes import cross_validation
 from ftlit.probes.advice import Depth, Measurements, advise
-from ftlit.probes.head_probe import HeadProbe, fit_head
+from ftlit.probes.fitted_head.head_probe import HeadProbe, fit_head
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.logme import logme

@@ -29,7 +29,7 @@ from ftlit.data.transforms import eval_transform, train_transform
 from ftlit.features.extract import Features
 from ftlit.finetuning.presets import lr_factors
 from ftlit.models.heads import features_for, logits_of
-from ftlit.probes.head_probe import HeadProbe, fit_head
+from ftlit.probes.fitted_head.head_probe import HeadProbe, fit_head
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.recipes.run.head import AUTO_CUTS
 

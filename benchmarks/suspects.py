@@ -22,10 +22,10 @@ from _options import count, existing, interruptible
 from torch import Tensor
 
 from ftlit import Backbone, load_backbone
-from ftlit.probes.head_probe import HeldOutLogits, fit_head
+from ftlit.probes.fitted_head.head_probe import HeldOutLogits, fit_head
+from ftlit.probes.fitted_head.suspects import suspects_of
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.linear_probe import L2_PENALTIES
-from ftlit.probes.suspects import suspects_of
 
 SHARE, FOUR_CUTS = 0.05, -4
 L2 = L2_PENALTIES[::3]  # a third of those of a run: the same choice in a third of the time

@@ -13,7 +13,7 @@ from torch import nn
 from ftlit.errors import UserError
 from ftlit.files import WriteError
 from ftlit.formats import DamagedFile, read_json, write_json
-from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
+from ftlit.recipes.resuming.yaml_file import load_yaml, write_yaml
 from ftlit.tensor_files import load_checkpoint, read_tensors, save_checkpoint, weights_only, write_tensors
 
 CONTENT = {"val/accuracy": 0.91, "names": ["ä", "b"], "nested": {"a": None, "b": [1, 2.5, True]}, "missing": float("nan")}

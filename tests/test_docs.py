@@ -25,8 +25,8 @@ from ftlit.cli.command_words import complete
 from ftlit.cli.run_again import with_run
 from ftlit.cli.train import RECIPES
 from ftlit.formats import write_json
+from ftlit.recipes.checks.validate import bind
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
-from ftlit.recipes.config.validate import bind
 from ftlit.run_folder import COMMAND
 
 TRAINING = ("python train.py", "ftlit train", "ftlit advise")

@@ -16,7 +16,8 @@ ftlit.lr_find.RangeTest ftlit.probing.Probing ftlit.rates.Rates ftlit.rates.any_
 ftlit.rates.linear ftlit.rates.one_cycle ftlit.rates.plateau ftlit.rates.step ftlit.recipes.sweeping.Watch ftlit.schedule.all_at_once
 ftlit.schedule.explicit ftlit.schedule.head_only ftlit.schedule.head_then_all ftlit.schedule.last_k ftlit.schedule.top_down
 ftlit.backbone.Backbone ftlit.lit.finetuner.FineTuner ftlit.lit.images.ImageData ftlit.lit.solving.SolvedHead
-ftlit.lit.staging.StagedFinetuning ftlit.transform.train_transform ftlit.CodesData ftlit.SolvedHead""".split()
+ftlit.lit.staging.StagedFinetuning ftlit.transform.train_transform ftlit.CodesData ftlit.SolvedHead
+ftlit.lit.datamodules.feature_data.FeatureData ftlit.lit.staged_finetuning.StagedFinetuning ftlit.cli.sweep_jobs.SweepCallback""".split()
 
 
 @pytest.mark.parametrize(("old", "new"), PUBLIC_NAMES.items())

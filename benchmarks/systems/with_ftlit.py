@@ -9,7 +9,7 @@ from hydra import compose
 from ftlit.recipes import advise, finetune
 from ftlit.recipes import probe as probes
 from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
-from ftlit.recipes.run.process_state import job_state
+from ftlit.recipes.processes.process_state import job_state
 from systems.task import Task
 
 

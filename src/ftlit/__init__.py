@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from ftlit.lit.callbacks.metrics_file import MetricsFile as MetricsFile
     from ftlit.lit.callbacks.probe_head import FitProbeHead as FitProbeHead
     from ftlit.lit.callbacks.seed_each_step import SeedEachStep as SeedEachStep
-    from ftlit.lit.datamodules.feature_data import FeatureData as FeatureData
     from ftlit.lit.datamodules.image_data import ImageData as ImageData
     from ftlit.lit.datamodules.resumable_data import ResumableData as ResumableData
+    from ftlit.lit.features.feature_data import FeatureData as FeatureData
     from ftlit.lit.module import FineTuner as FineTuner
     from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy as Fsdp2Strategy
-    from ftlit.lit.staged_finetuning import StagedFinetuning as StagedFinetuning
+    from ftlit.lit.stages.staged_finetuning import StagedFinetuning as StagedFinetuning
     from ftlit.lit.tasks.layerwise_pretraining import LayerwisePretrainer as LayerwisePretrainer
     from ftlit.models.backbone import Backbone as Backbone
     from ftlit.models.batchnorm_fold import affine_to_batchnorm as affine_to_batchnorm
@@ -70,7 +70,7 @@ _MODULES = {
     "EmaWeights": "lit.callbacks.ema_weights",
     "Features": "features.extract",
     "FeatureBatch": "models.feature_batch",
-    "FeatureData": "lit.datamodules.feature_data",
+    "FeatureData": "lit.features.feature_data",
     "FineTuner": "lit.module",
     "Finetuned": "api.results",
     "Fsdp2Strategy": "lit.sharding.fsdp2",
@@ -90,7 +90,7 @@ _MODULES = {
     "SeedEachStep": "lit.callbacks.seed_each_step",
     "FitProbeHead": "lit.callbacks.probe_head",
     "Stage": "finetuning.stage",
-    "StagedFinetuning": "lit.staged_finetuning",
+    "StagedFinetuning": "lit.stages.staged_finetuning",
     "TextSpec": "data.tokens",
     "Until": "finetuning.stage",
     "UserError": "errors",

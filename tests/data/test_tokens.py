@@ -10,7 +10,7 @@ from ftlit.data.dataset import SPLITS
 from ftlit.data.tokens import TextSpec, TokenIds
 from ftlit.errors import UserError
 from ftlit.features.image_hashes import HashCache, image_hashes
-from ftlit.fingerprint import fingerprint
+from ftlit.identity.fingerprint import fingerprint
 from ftlit.lit.datamodules.text_sources import text_csv_data
 
 pytest.importorskip("transformers")

@@ -88,7 +88,7 @@ PROGRAM = """
 import json, torch, users
 from types import SimpleNamespace
 from torchvision.models import VisionTransformer
-from ftlit.code_identity import _stable_names
+from ftlit.identity.code_identity import _stable_names
 from ftlit.data.splitting.splits import SplitRule
 from ftlit.data.sources.builtin import digits
 from ftlit.data.images import image_reader
@@ -97,7 +97,7 @@ from ftlit.data.sources.text_files import read_text
 from ftlit.data.transforms import eval_transform, train_transform
 from ftlit.features.keys import feature_keys, view_digest
 from ftlit.features.spec import FeatureSpec
-from ftlit.fingerprint import fingerprint
+from ftlit.identity.fingerprint import fingerprint
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.zoo import load_backbone, text_encoders, vision_transformers

@@ -20,8 +20,8 @@ from ftlit.cli.main import main
 from ftlit.inference.record import KEY
 from ftlit.models.heads import HEADS, MLPHead
 from ftlit.probes.advice import Advice
-from ftlit.recipes.config.settings import stable_settings
-from ftlit.recipes.run.resume import read_config
+from ftlit.recipes.resuming.resume import read_config
+from ftlit.recipes.resuming.settings import stable_settings
 from ftlit.report.html import write_report
 from ftlit.report.load import read
 from ftlit.run_folder import read_advice, read_result, write_result

@@ -12,7 +12,7 @@ from test_predict import CLASSES, command, images, save_run  # noqa: F401  (a fi
 from ftlit import Backbone, InputSpec, UserError, extract_features, load, load_backbone
 from ftlit.inference.prediction import Prediction
 from ftlit.inference.prediction_sets import KEY, MAX_SCORES, Calibration, calibration_of, own_scores
-from ftlit.probes.head_probe import fit_head
+from ftlit.probes.fitted_head.head_probe import fit_head
 from ftlit.probes.layer_probes import LayerProbes
 
 

@@ -7,7 +7,7 @@ from ftlit import UserError, load
 from ftlit.formats import with_format
 from ftlit.inference.record import KEY
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation, check_record
-from ftlit.recipes.config.ranges import RANGES
+from ftlit.recipes.checks.ranges import RANGES
 
 NAMES = ["ant", "bee", "fly"]
 

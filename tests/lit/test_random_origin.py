@@ -9,7 +9,7 @@ from torch import nn
 
 from ftlit import Backbone, Schedule, Stage, WeightsOrigin
 from ftlit.data.input_spec import InputSpec
-from ftlit.lit.stage_checks import STATISTICS_OF_RANDOM_ORIGIN
+from ftlit.lit.stages.stage_checks import STATISTICS_OF_RANDOM_ORIGIN
 
 SCHEDULE = Schedule([Stage(["head"]), Stage(["*"], epoch=1)])
 

@@ -156,14 +156,14 @@ def test_l_bfgs_and_newtons_method_replace_each_other_for_svm(max_rank, monkeypa
     features, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
     expected = solve(features, labels, 10, [1e-2], "svm")
     monkeypatch.setattr("ftlit.probes.solver.NEWTON_MAX_RANK", max_rank)
-    monkeypatch.setattr("ftlit.probes.solver.MAX_NEWTON_STEPS" if max_rank else "ftlit.probes.lbfgs.MAX_STEPS", 1)
+    monkeypatch.setattr("ftlit.probes.solver.MAX_NEWTON_STEPS" if max_rank else "ftlit.probes.optimization.lbfgs.MAX_STEPS", 1)
     found = solve(features, labels, 10, [1e-2], "svm")
     assert bool(found.converged[0]) and float(found.objective[0]) == pytest.approx(float(expected.objective[0]), rel=1e-6)
 
 
 def test_a_solution_that_did_not_converge_is_marked(monkeypatch):
     digits = load_digits()
-    monkeypatch.setattr("ftlit.probes.lbfgs.MAX_STEPS", 1)
+    monkeypatch.setattr("ftlit.probes.optimization.lbfgs.MAX_STEPS", 1)
     features, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
     assert not bool(solve(features, labels, 10, [1e-2], "softmax").converged[0])
 
@@ -175,7 +175,7 @@ def test_left_bounds_the_distance_to_the_optimum(kind, monkeypatch):
     seen = []
     monkeypatch.setattr("ftlit.probes.solver.MAX_NEWTON_STEPS", 0)
     for steps in (1, 3, 10, 30):
-        monkeypatch.setattr("ftlit.probes.lbfgs.MAX_STEPS", steps)
+        monkeypatch.setattr("ftlit.probes.optimization.lbfgs.MAX_STEPS", steps)
         path = solve(features, labels, 5, [1e-3], kind)
         gap = float(path.objective[0]) - best
         assert gap <= float(path.left[0] * path.objective[0]) + 1e-12

@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.svm import LinearSVC
 
 from ftlit.errors import UserError
-from ftlit.probes.calibration import fit_temperature
 from ftlit.probes.cross_validation import scales
+from ftlit.probes.fitted_head.calibration import fit_temperature
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.objectives import losses_of
 from ftlit.probes.probe_kinds import PROBE_KINDS, ProbeKind

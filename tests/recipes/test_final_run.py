@@ -12,7 +12,7 @@ from digit_folders import write_digits
 from paths import ROOT
 
 from ftlit import load
-from ftlit.recipes.run.stored_data import train_examples
+from ftlit.recipes.resuming.stored_data import train_examples
 
 pytestmark = pytest.mark.e2e
 

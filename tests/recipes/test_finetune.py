@@ -13,7 +13,7 @@ from ftlit.errors import UserError
 from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.recipes.build_run import build, check_sharded
 from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
-from ftlit.recipes.run.processes import remove_empty_folder
+from ftlit.recipes.processes.job_process import remove_empty_folder
 from ftlit.recipes.run_result import judged_on
 
 

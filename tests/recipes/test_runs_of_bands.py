@@ -17,7 +17,7 @@ from ftlit import UserError, load
 from ftlit.data.input_spec import InputSpec
 from ftlit.export.hand_over import export_run
 from ftlit.inference.predict import PredictOptions, predict, rows_of
-from ftlit.recipes.run.data_record import with_recorded_bands
+from ftlit.recipes.resuming.data_record import with_recorded_bands
 
 pytestmark = pytest.mark.e2e
 

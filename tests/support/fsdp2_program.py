@@ -37,8 +37,8 @@ from ftlit.errors import UserError
 from ftlit.files import WriteError
 from ftlit.finetuning.lr_schedule import cosine
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
-from ftlit.lit.datamodules import extraction_pass
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.features import extraction_pass
 from ftlit.lit.sharding import fsdp2, shards
 from ftlit.lit.sharding.memory import measured_memory, process_memory
 

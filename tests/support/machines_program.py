@@ -14,8 +14,8 @@ import torch
 from ftlit.errors import UserError
 from ftlit.features.spec import HASH_DTYPE
 from ftlit.features.table import FeatureKey, FeatureTable, Rows, Writer
-from ftlit.lit.datamodules import exchange
-from ftlit.lit.datamodules.exchange import copy_between_machines, missing_everywhere
+from ftlit.lit.features import exchange
+from ftlit.lit.features.exchange import copy_between_machines, missing_everywhere
 
 HELD = ([0, 1, 2, 6], [2, 3, 6])  # by the disks of both machines, of images 0 to 6, where 6 equals 5
 IMAGES = np.array([f"{min(place, 5):032d}".encode() for place in range(7)], HASH_DTYPE)

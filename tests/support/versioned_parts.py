@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from ftlit.code_identity import _stable_names
 from ftlit.data.input_spec import InputSpec
+from ftlit.identity.code_identity import _stable_names
 from ftlit.zoo import text_blocks, text_encoders
 from ftlit.zoo.timm_split.grid_constants import WithGridConstants
 from ftlit.zoo.timm_split.timm_partial import PartialForward

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from ftlit import UserError
-from ftlit.cli import main, sweep_jobs
+from ftlit.cli import main
+from ftlit.cli.sweep import sweep_jobs
 from ftlit.report.sweep_page import sweep_page
 from ftlit.sweeps import running
 from ftlit.sweeps.caption import SAME_NOTE, caption_of, finished

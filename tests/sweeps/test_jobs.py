@@ -14,11 +14,11 @@ from omegaconf import open_dict
 from paths import ROOT
 
 from ftlit import UserError
-from ftlit.cli import sweep_jobs
 from ftlit.cli.command_words import complete
+from ftlit.cli.sweep import sweep_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import command_environment
-from ftlit.recipes.run.process_state import process_state
+from ftlit.recipes.processes.process_state import process_state
 from ftlit.run_folder import write_advice
 from ftlit.sweeps import running
 from ftlit.sweeps.jobs import Job, jobs_of, read_job

@@ -6,7 +6,7 @@ from invariant_1 import check_cuts
 from safetensors.torch import load_file, save_file
 from text_inputs import DEBERTA, MODERNBERT, save_model
 
-from ftlit.fingerprint import prefixes
+from ftlit.identity.fingerprint import prefixes
 from ftlit.zoo.text_encoders import load_bert
 
 pytestmark = pytest.mark.zoo

@@ -10,9 +10,9 @@ from text_inputs import DEBERTA, MODERNBERT, SMALL, minilm, save_model, save_tok
 
 from ftlit import InputSpec, TextSpec
 from ftlit.errors import UserError
-from ftlit.fingerprint import fingerprint, prefixes
+from ftlit.identity.fingerprint import fingerprint, prefixes
 from ftlit.models.pooling import pool
-from ftlit.recipes.config.validate import check_input
+from ftlit.recipes.checks.validate import check_input
 from ftlit.zoo.text_encoders import TokenEmbeddings, load_bert, take_apart
 from ftlit.zoo.weights.transformers_files import ENCODERS
 

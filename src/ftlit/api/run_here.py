@@ -18,8 +18,8 @@ from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import hydra_main, own_hydra
 from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.overrides import COMMAND
-from ftlit.recipes.run import launched, processes
-from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT, error_environment, process_state, wants_traceback
+from ftlit.recipes.processes import job_process, launched
+from ftlit.recipes.processes.process_state import INITIAL_ENVIRONMENT, error_environment, process_state, wants_traceback
 
 
 def run_here(words: Sequence[str]) -> Path:
@@ -48,7 +48,7 @@ def run_here(words: Sequence[str]) -> Path:
     def job(cfg: DictConfig) -> None:
         folders.append(Path(cfg.paths.run).absolute())
         try:
-            if processes.several_processes(cfg) and launched.launched() is None:
+            if job_process.several_processes(cfg) and launched.launched() is None:
                 _run_in_processes(program, sys.argv[1:], folders[0])
             else:
                 _run(cfg)
@@ -77,14 +77,14 @@ def _run(cfg: DictConfig) -> None:
     try:
         run_recipe(cfg)
     except (KeyboardInterrupt, SystemExit) as end:
-        if not processes.is_interruption(end):
+        if not job_process.is_interruption(end):
             raise
-        from ftlit.recipes.run.interruption import print_interrupted  # here, because it imports Lightning
+        from ftlit.recipes.resuming.interruption import print_interrupted  # here, because it imports Lightning
 
         print_interrupted(cfg)
         raise KeyboardInterrupt from None
     except Exception:
-        processes.remove_empty_folder()
+        job_process.remove_empty_folder()
         raise
 
 
@@ -92,10 +92,10 @@ def _run_in_processes(program: str, words: Sequence[str], folder: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         reason = Path(place, "reason")
         own = [*words, f"hydra.run.dir={quote(str(folder))}"]
-        environment = {**INITIAL_ENVIRONMENT, processes.REASON_FILE: str(reason)}
-        status = processes.wait_for([sys.executable, program, *own], str(Path.cwd()), environment)
+        environment = {**INITIAL_ENVIRONMENT, job_process.REASON_FILE: str(reason)}
+        status = job_process.wait_for([sys.executable, program, *own], str(Path.cwd()), environment)
         if status == INTERRUPTED_STATUS:
             raise KeyboardInterrupt
         if status:
-            why = reason.read_text() if reason.is_file() else f"{processes.reason_of(status)} with status {status}"
-            raise UserError(why) if status == processes.USER_ERROR_STATUS else RuntimeError(f"the run in {folder} failed: {why}")
+            why = reason.read_text() if reason.is_file() else f"{job_process.reason_of(status)} with status {status}"
+            raise UserError(why) if status == job_process.USER_ERROR_STATUS else RuntimeError(f"the run in {folder} failed: {why}")

@@ -27,7 +27,7 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
 from ftlit.installed import package_version
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
-from ftlit.recipes.run.process_state import process_state
+from ftlit.recipes.processes.process_state import process_state
 
 COMMAND_ROWS = (
     ("ftlit train [GROUP=OPTION ...]", "fine-tune a pretrained network"),
@@ -182,7 +182,7 @@ def demo(arguments: list[str]) -> None:
         search_current_folder()
     from ftlit.demo.server import check_packages, serve  # here, so that --help stays fast
     from ftlit.inference.load_network import load
-    from ftlit.recipes.run.stored_data import train_examples
+    from ftlit.recipes.resuming.stored_data import train_examples
 
     check_packages()
     network = load(given.run, trust=given.trust)

@@ -10,20 +10,22 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
-from ftlit.cli import search_current_folder, sweep_jobs, sweep_rungs
+from ftlit.cli import search_current_folder
 from ftlit.cli.command_words import complete
 from ftlit.cli.deferred_imports import defer_torchmetrics, import_lightning
 from ftlit.cli.output import robust_output
 from ftlit.cli.run_again import with_run
-from ftlit.cli.sweep_devices import take_gpu
+from ftlit.cli.sweep import sweep_jobs, sweep_rungs
+from ftlit.cli.sweep.sweep_devices import take_gpu
 from ftlit.errors import invalid, one_line
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
-from ftlit.recipes.config.early_checks import check_early
+from ftlit.recipes.checks.early_checks import check_early
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, jobs_of_sweeps, launched_by, set_help
 from ftlit.recipes.config.overrides import command_environment, job_label
-from ftlit.recipes.run import launched, processes, resume
-from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
+from ftlit.recipes.processes import job_process, launched
+from ftlit.recipes.processes.process_state import error_environment, job_state, process_state, wants_traceback
+from ftlit.recipes.resuming import resume
 from ftlit.sweeps import running
 
 RECIPES = {name: f"ftlit.recipes.{name}" for name in ("finetune", "pretrain", "lr_find", "probe", "advise")}
@@ -66,7 +68,7 @@ def _run_hydra() -> int:
         sys.exit(INTERRUPTED_STATUS)
     except Exception as error:
         exit_for_user_error(error)
-        processes.write_reason(f"{type(error).__name__}: {one_line(error)}")
+        job_process.write_reason(f"{type(error).__name__}: {one_line(error)}")
         raise
     finally:
         status = sweep_jobs.end_sweep()
@@ -81,7 +83,7 @@ def _help_text(cfg: DictConfig) -> str:
 
 @hydra_main(config_name="train")
 def _train(cfg: DictConfig) -> float | None:
-    return sweep_jobs.run_job(cfg, partial(_run, cfg)) if processes.is_sweep() else sweep_jobs.finish_alone(_run(cfg))
+    return sweep_jobs.run_job(cfg, partial(_run, cfg)) if job_process.is_sweep() else sweep_jobs.finish_alone(_run(cfg))
 
 
 def _run(cfg: DictConfig) -> float:
@@ -89,7 +91,7 @@ def _run(cfg: DictConfig) -> float:
         with owned_signals():  # also in a process of Hydra's launchers
             return run_recipe(cfg)
     except (KeyboardInterrupt, SystemExit) as end:
-        if processes.is_interruption(end):
+        if job_process.is_interruption(end):
             exit_for_interruption(cfg)
         raise
     except Exception as error:
@@ -99,10 +101,10 @@ def _run(cfg: DictConfig) -> float:
 
 def run_recipe(cfg: DictConfig) -> float:
     """Run the recipe of a composed config. Returns its score. Raises what the recipe raises, and `UserError` for an unknown recipe."""
-    if processes.is_sweep() and not running.SWEEPS:  # a launcher runs the jobs side by side, not this program one by one
+    if job_process.is_sweep() and not running.SWEEPS:  # a launcher runs the jobs side by side, not this program one by one
         take_gpu(cfg, hydra_config().job.num)
-    if processes.is_sweep() and processes.several_processes(cfg):
-        return processes.run_in_own_process()
+    if job_process.is_sweep() and job_process.several_processes(cfg):
+        return job_process.run_in_own_process()
     if cfg.recipe not in RECIPES:
         raise invalid("recipe", cfg.recipe, RECIPES)
     check_early(cfg)
@@ -145,10 +147,10 @@ def _print_loading(cfg: DictConfig) -> None:
 def exit_for_interruption(cfg: DictConfig) -> NoReturn:
     """Print how to go on, and exit with status 130. A further process exits with 0: Lightning kills the first where one ends otherwise."""
     from ftlit.lit.trainer_internals import rank_before_trainer  # here, so that --help stays fast
-    from ftlit.recipes.run.interruption import print_interrupted
+    from ftlit.recipes.resuming.interruption import print_interrupted
 
     print_interrupted(cfg)
-    raise processes.JobExit(0 if rank_before_trainer() else INTERRUPTED_STATUS, "interrupted") from None
+    raise job_process.JobExit(0 if rank_before_trainer() else INTERRUPTED_STATUS, "interrupted") from None
 
 
 def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None:
@@ -160,9 +162,9 @@ def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None
     if not wants_traceback() and (user_error := as_user_error(error)):
         text = f"{user_error}; {_next_step(cfg)}" if cfg is not None and isinstance(user_error, WriteError) else str(user_error)
         launched.print_once(": ".join(["ftlit", *filter(None, [job_label()]), text]), user_error)
-        processes.write_reason(text)
-        processes.remove_empty_folder()
-        raise processes.JobExit(processes.USER_ERROR_STATUS, text)
+        job_process.write_reason(text)
+        job_process.remove_empty_folder()
+        raise job_process.JobExit(job_process.USER_ERROR_STATUS, text)
 
 
 def _next_step(cfg: DictConfig) -> str:

@@ -13,10 +13,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ftlit.code_identity import versioned
 from ftlit.data.bad_image import BadImage, check_regular, unreadable
 from ftlit.errors import UserError
 from ftlit.formatting import count, shown
+from ftlit.identity.code_identity import versioned
 
 Array = np.ndarray[Any, Any]
 ARRAY_SUFFIX = ".npy"

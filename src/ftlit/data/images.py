@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ftlit.code_identity import versioned
 from ftlit.data.bad_image import BadImage as BadImage
 from ftlit.data.bad_image import check_regular, unreadable
 from ftlit.data.bands import bands_of, read_bands, to_bands
 from ftlit.data.input_spec import InputSpec
 from ftlit.formatting import shown
+from ftlit.identity.code_identity import versioned
 
 GreyRange = tuple[float, float]  # the values of black and of white
 PHOTO_SIDE = 64  # pixels of the shorter side of a photo, at least

@@ -6,10 +6,10 @@ from typing import Any
 
 from torchvision.transforms.functional import InterpolationMode
 
-from ftlit.code_identity import versioned
 from ftlit.data.limits import MAX_VALUE
 from ftlit.data.transforms import Transform, eval_transform, train_transform
 from ftlit.errors import UserError, in_quotes, invalid
+from ftlit.identity.code_identity import versioned
 
 BAND_INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")  # that torch has for tensors
 

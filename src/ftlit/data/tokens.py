@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftlit.code_identity import versioned
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, in_quotes, one_line
+from ftlit.identity.code_identity import versioned
 
 FAST = "tokenizer.json"  # the file of a fast tokenizer
 PATCH = 16**2  # pixels per token, as in a ViT with patches of 16x16

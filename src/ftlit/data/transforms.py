@@ -1,7 +1,7 @@
 """Transforms from a PIL image, or a tensor of bands, to the tensor that a network takes, for training and for evaluation.
 
 They consist of torchvision's classes. The classes and their arguments identify a transform, so that it needs no version
-(`ftlit.code_identity`).
+(`ftlit.identity.code_identity`).
 """
 
 from collections.abc import Callable

@@ -23,7 +23,7 @@ from ftlit.features.spec import HASH_DTYPE, FeatureSpec, ImageHashes
 from ftlit.features.store import Store
 from ftlit.features.submodules import OUTPUT, Submodules
 from ftlit.features.table import Rows
-from ftlit.fingerprint import of_tensor
+from ftlit.identity.fingerprint import of_tensor
 from ftlit.models.backbone import Backbone
 from ftlit.seeding import derived_seed, kept_random_state
 

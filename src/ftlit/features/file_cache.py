@@ -12,7 +12,7 @@ from typing import Any
 from ftlit.data.file_paths import texts_of
 from ftlit.errors import one_line
 from ftlit.files import is_foreign
-from ftlit.fingerprint import of_bytes
+from ftlit.identity.fingerprint import of_bytes
 
 PATHS_PER_QUERY = 500  # older versions of SQLite take 999 parameters
 FILES_PER_TASK = 64  # of a thread

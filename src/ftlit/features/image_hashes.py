@@ -17,7 +17,7 @@ from ftlit.data.splitting.duplicates import content_hash, content_hashes
 from ftlit.features.file_cache import FileCache
 from ftlit.features.spec import HASH_DTYPE, ImageHashes
 from ftlit.features.store import Store
-from ftlit.fingerprint import fingerprint, of_array
+from ftlit.identity.fingerprint import fingerprint, of_array
 
 HASHES = "digests"
 PILLOW = PIL.__version__.replace(".", "_")  # which formats open depends on it

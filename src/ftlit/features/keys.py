@@ -1,11 +1,11 @@
 """What identifies stored features. A feature table is found by its key, a row in it by the hash of its image.
 
-The key is the fingerprint of these components (`KeyComponents`); `ftlit.code_identity` describes how code counts: ftlit's own by a
+The key is the fingerprint of these components (`KeyComponents`); `ftlit.identity.code_identity` describes how code counts: ftlit's own by a
 name and a version number, a package's by its version, a user's by bytecode and constants.
 
 - format: `FORMAT`, the number of everything that is not a component, such as how views are seeded.
-- layers: of the backbone up to the cut: classes, attributes, hooks, parameters and buffers (`ftlit.fingerprint.prefixes`); of any other
-  module the same, without the parts that are first called after the cut (`ftlit.features.submodules`).
+- layers: of the backbone up to the cut: classes, attributes, hooks, parameters and buffers (`ftlit.identity.fingerprint.prefixes`);
+  of any other module the same, without the parts that are first called after the cut (`ftlit.features.submodules`).
 - pooling, token_pool and pool (the function, by its version): none of them where features are stored whole.
 - view: how an image becomes a tensor: the function that reads it, the transform, and of an augmented view its seed and number.
 - shape and dtype: of a row as it is stored.
@@ -28,7 +28,7 @@ from ftlit.features.shard import DTYPES
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.submodules import Submodules
 from ftlit.features.table import FeatureKey
-from ftlit.fingerprint import fingerprint, prefixes, software
+from ftlit.identity.fingerprint import fingerprint, prefixes, software
 from ftlit.models.backbone import Backbone, compiled_parts
 from ftlit.models.pooling import Pooling, TokenPool, pool, pooled_size
 from ftlit.models.precision import describe_float32

@@ -17,7 +17,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from ftlit.code_identity import versioned
 from ftlit.data.dataset import Examples
 from ftlit.data.file_paths import are_files
 from ftlit.data.pixels import SplitView
@@ -25,7 +24,8 @@ from ftlit.data.transforms import Transform
 from ftlit.errors import UserError
 from ftlit.features.spec import FeatureSpec, ImageHashes
 from ftlit.features.table import FeatureKey, FeatureTable, Rows, Writer
-from ftlit.fingerprint import fingerprint, software
+from ftlit.identity.code_identity import versioned
+from ftlit.identity.fingerprint import fingerprint, software
 
 FORMAT = 1  # raised when stored pixels can no longer be used although no component of their key changed
 PIXELS = FeatureSpec("pixels", None)  # the cut below the first layer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.fingerprint import fingerprint
+from ftlit.identity.fingerprint import fingerprint
 from ftlit.models.pooling import Pooling, TokenPool, pool
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo.timm_split.timm_trace import preserved_state

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ftlit.errors import UserError
-from ftlit.fingerprint import fingerprint, of_tensor
+from ftlit.identity.fingerprint import fingerprint, of_tensor
 from ftlit.models.backbone import Backbone
 from ftlit.models.lora import lora_parameters
 

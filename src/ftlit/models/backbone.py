@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ftlit.code_identity import versioned
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
+from ftlit.identity.code_identity import versioned
 from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.pooling import Pooling, TokenPool, pool, pooled_size
 from ftlit.models.weights_origin import RANDOM, WeightsOrigin, check_origin

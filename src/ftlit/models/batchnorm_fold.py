@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftlit.code_identity import versioned
 from ftlit.errors import UserError, shorten
+from ftlit.identity.code_identity import versioned
 
 SourceT = TypeVar("SourceT", bound=nn.Module)
 ResultT = TypeVar("ResultT", bound=nn.Module)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
-from ftlit.code_identity import versioned
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
+from ftlit.identity.code_identity import versioned
 from ftlit.models.backbone import Backbone, Layers, run_on_meta
 from ftlit.models.batchnorm_fold import AffineNorm
 from ftlit.models.heads import head_cuts

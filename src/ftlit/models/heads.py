@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
-from ftlit.code_identity import versioned
 from ftlit.errors import UserError, invalid
 from ftlit.formatting import count
+from ftlit.identity.code_identity import versioned
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.pooling import Pooling, pool, real_tokens

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ftlit.code_identity import versioned
 from ftlit.errors import UserError
+from ftlit.identity.code_identity import versioned
 from ftlit.patterns import covers, idle
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)

@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ftlit.code_identity import versioned
 from ftlit.errors import UserError
+from ftlit.identity.code_identity import versioned
 
 TokenPool = Literal["mean", "class_token", "class_token_mean", "masked_mean", "masked_class_token", "masked_class_token_mean"]
 TokenPooling = Literal["class_token", "mean", "class_token_mean"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ftlit.models.precision import kept_matmul_precision
-from ftlit.probes.lbfgs import Evaluation, minimise, sum_by_problem
 from ftlit.probes.objectives import LinearLoss, Logistic, LossName, Softmax, Svm, signs_of, weighted
-from ftlit.probes.principal_axes import PrincipalAxes
+from ftlit.probes.optimization.lbfgs import Evaluation, minimise, sum_by_problem
+from ftlit.probes.optimization.principal_axes import PrincipalAxes
 from ftlit.threads import threads_for
 
 FIRST_L2 = 1.0  # L2 penalty at which 0 is near the solution: the path begins here

@@ -24,10 +24,10 @@ from ftlit.recipes.config.hydra_internals import adopt, choices, compose_again, 
 from ftlit.recipes.config.overrides import CLASS_WEIGHTS, OF_TRAINING, SEARCH, given, given_for_training
 from ftlit.recipes.console import advice_text
 from ftlit.recipes.console.results_table import print_advice
+from ftlit.recipes.processes.launched import check_alone, first_ahead
+from ftlit.recipes.resuming.resume import CONFIG, checkpoint_of, read_config
 from ftlit.recipes.run.feature_setup import features_of
-from ftlit.recipes.run.launched import check_alone, first_ahead
 from ftlit.recipes.run.parts import RunParts, load_parts, try_own_parts
-from ftlit.recipes.run.resume import CONFIG, checkpoint_of, read_config
 from ftlit.recipes.run.time_estimates import costs_of, epochs_of, has_probe_head
 from ftlit.recipes.run.trainer import strategy_class
 from ftlit.run_folder import ADVICE, read_advice, write_advice

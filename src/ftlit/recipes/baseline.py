@@ -24,11 +24,11 @@ from ftlit.lit.callbacks.wise_weights import WiseWeights
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
-from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import find_callback, is_trial_run
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import head_cuts
-from ftlit.probes.head_probe import HeadProbe
+from ftlit.probes.fitted_head.head_probe import HeadProbe
 from ftlit.recipes.build_module import build_module
 from ftlit.recipes.config.class_weights import class_weights_of, trained_classes
 from ftlit.recipes.config.hydra_internals import instantiate

@@ -12,10 +12,10 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.inference.record import part_of, record_of
 from ftlit.lit.module import FineTuner
 from ftlit.models.backbone import Backbone
-from ftlit.recipes.config.check_values import AFFINE
+from ftlit.recipes.checks.check_values import AFFINE
+from ftlit.recipes.checks.own_parts import build_part
 from ftlit.recipes.config.class_weights import class_weights_of, trained_classes
 from ftlit.recipes.config.hydra_internals import instantiate
-from ftlit.recipes.config.own_parts import build_part
 
 
 def build_module(

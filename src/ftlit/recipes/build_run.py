@@ -22,22 +22,22 @@ from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
-from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import compile_layers, keeps_whole_weights, shards_later
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.recipes.baseline import Baseline, build_baseline, may_compare
 from ftlit.recipes.build_module import build_module
-from ftlit.recipes.config.check_values import AFFINE, check_until
+from ftlit.recipes.checks.check_values import AFFINE, check_until
+from ftlit.recipes.checks.own_parts import build_part
+from ftlit.recipes.checks.validate import bind
 from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import choices, instantiate
-from ftlit.recipes.config.own_parts import build_part
-from ftlit.recipes.config.validate import bind
+from ftlit.recipes.processes.launched import first_ahead
+from ftlit.recipes.resuming.resume import checkpoint_of
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
 from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments, may_fit_head, recorded_head
-from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import build_loggers
 from ftlit.recipes.run.parts import add_schedule_lora, build_schedule, check_reached, load_parts, lora_patterns
-from ftlit.recipes.run.resume import checkpoint_of
 from ftlit.recipes.run.trainer import build_trainer, unsharded
 from ftlit.recipes.run.training_steps import check_batches, training_steps
 from ftlit.recipes.run_start import RunStart, begin_head

@@ -17,17 +17,17 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.heads import Combine
 from ftlit.printing import print_line
 from ftlit.probes.backbone_choice import BackboneChoice, MeasuredBackbone, choose_backbone
-from ftlit.probes.head_probe import fit_head
+from ftlit.probes.fitted_head.head_probe import fit_head
+from ftlit.recipes.checks.validate import bind
 from ftlit.recipes.config.candidates import BackboneCandidate, candidates_of, words_with
 from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import adopt, compose_again, instantiate, set_task_overrides
-from ftlit.recipes.config.validate import bind
 from ftlit.recipes.console.choice_table import print_choice
+from ftlit.recipes.processes.launched import first_ahead
+from ftlit.recipes.resuming.resume import CONFIG, checkpoint_of
 from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.head import head_arguments
-from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.parts import RunParts, load_parts
-from ftlit.recipes.run.resume import CONFIG, checkpoint_of
 from ftlit.recipes.run.time_estimates import has_probe_head, seconds_per_image
 from ftlit.run_folder import BACKBONE, read_backbone_choice, write_backbone_choice
 

@@ -11,14 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError
 from ftlit.lit.trainer_internals import rank_before_trainer
 from ftlit.printing import print_line
-from ftlit.recipes.config.check_values import AFFINE
+from ftlit.recipes.checks.check_values import AFFINE
+from ftlit.recipes.checks.validate import bind
 from ftlit.recipes.config.hydra_internals import adopt, choices, compose_again, set_task_overrides, task_overrides
 from ftlit.recipes.config.literal_values import text_of
 from ftlit.recipes.config.overrides import given
-from ftlit.recipes.config.settings import resolved_settings
-from ftlit.recipes.config.validate import bind
-from ftlit.recipes.run.launched import first_ahead
-from ftlit.recipes.run.resume import CONFIG, StoredConfig, checkpoint_of, read_config
+from ftlit.recipes.processes.launched import first_ahead
+from ftlit.recipes.resuming.resume import CONFIG, StoredConfig, checkpoint_of, read_config
+from ftlit.recipes.resuming.settings import resolved_settings
 from ftlit.recipes.start.start_run import copy_of, copy_start, has_own_parts
 from ftlit.run_folder import keeps_baseline, read_result
 

@@ -17,7 +17,7 @@ from ftlit.inference.load_network import load
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
 from ftlit.lit.callbacks.val_scores import ValScores
-from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.lit.features.feature_data import FeatureData
 from ftlit.lit.hardware import describe_devices
 from ftlit.lit.resumed_checkpoint import check_last
 from ftlit.lit.stop_signals import PauseReached
@@ -32,15 +32,15 @@ from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.final_run import check_final, end_final, plan_rows_of
 from ftlit.recipes.interrupted_run import left_after_interruption
+from ftlit.recipes.processes.job_process import is_sweep
+from ftlit.recipes.processes.launched import first_ahead
+from ftlit.recipes.resuming.data_record import check_data
+from ftlit.recipes.resuming.elastic import describe_change
+from ftlit.recipes.resuming.resume import alone_in, began_with, checkpoint_of, finish_checkpoints
 from ftlit.recipes.run import artifacts
-from ftlit.recipes.run.data_record import check_data
-from ftlit.recipes.run.elastic import describe_change
 from ftlit.recipes.run.feature_setup import head_feature_bytes
-from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers
 from ftlit.recipes.run.machines import check_machines
-from ftlit.recipes.run.processes import is_sweep
-from ftlit.recipes.run.resume import alone_in, began_with, checkpoint_of, finish_checkpoints
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
 from ftlit.recipes.run.training_steps import rates_of, steps_per_epoch

@@ -16,7 +16,7 @@ from ftlit.printing import print_line
 from ftlit.recipes.baseline import Baseline, Results, checkpoint_in
 from ftlit.recipes.build_run import Run
 from ftlit.recipes.console.results_table import print_interrupted_results
-from ftlit.recipes.run.processes import is_interruption
+from ftlit.recipes.processes.job_process import is_interruption
 from ftlit.recipes.run_report.run_report import write_interrupted_report
 from ftlit.recipes.run_result import fitted_on
 

@@ -19,12 +19,12 @@ from ftlit.formatting import count
 from ftlit.lit.callbacks.loss_by_lr import LossByRate
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.module import FineTuner
-from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import callbacks_of
 from ftlit.printing import print_line
 from ftlit.recipes.build_run import Run, build
+from ftlit.recipes.checks.validate import bind
 from ftlit.recipes.config.hydra_internals import instantiate
-from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run.trainer import build_trainer
 
 FAR = 10  # times: learning rates that are further apart train differently

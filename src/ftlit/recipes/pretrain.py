@@ -21,12 +21,12 @@ from ftlit.recipes import finetune
 from ftlit.recipes.build_run import build
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.commands import resume_command
+from ftlit.recipes.resuming.data_record import check_data
+from ftlit.recipes.resuming.resume import check_settings, write_config
+from ftlit.recipes.resuming.split_file import store_split
 from ftlit.recipes.run.artifacts import write_command
-from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
-from ftlit.recipes.run.resume import check_settings, write_config
-from ftlit.recipes.run.split_file import store_split
 from ftlit.recipes.run.trainer import strategy_class
 from ftlit.tensor_files import write_tensors
 

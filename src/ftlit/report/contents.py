@@ -43,7 +43,7 @@ class Predictions:
         predicted: predicted class numbers, likewise.
         probability: of the most probable class. With several labels: the confidence, in [0.5, 1], of the most confident wrong label, or of
             the most confident label if all are right.
-        uncalibrated: the same at temperature 1, see `ftlit.probes.calibration`; `None` where the head has no other temperature.
+        uncalibrated: the same at temperature 1, see `ftlit.probes.fitted_head.calibration`; `None` where the head has no other temperature.
         of_label: probability of the true class; with `second` and `of_second` of images with one label each, and else `None`.
         second: number of the second most probable class.
         of_second: its probability.

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from ftlit.files import write_atomically
-from ftlit.fingerprint import of_bytes
 from ftlit.formats import ENCODING, FORMAT, KEY, DamagedFile, JsonObject, read_json, reading, upgraded, write_json
 from ftlit.formatting import harmless
+from ftlit.identity.fingerprint import of_bytes
 from ftlit.printing import print_line
 from ftlit.report.contents import Array, Pictures, Predictions, StageRecord, SuspectRow
 from ftlit.run_folder import REPORT

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ftlit.code_identity import versioned
+from ftlit.identity.code_identity import versioned
 from ftlit.models.pooling import TokenPool
 
 IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))  # (mean, std) of each channel

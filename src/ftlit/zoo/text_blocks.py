@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftlit.code_identity import versioned
+from ftlit.identity.code_identity import versioned
 from ftlit.models.pooling import real_tokens
 
 SHARED_TENSORS = {"encoder.rel_embeddings.": "rel_embeddings.", "encoder.LayerNorm.": "rel_norm."}  # DeBERTa: all layers read them

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftlit.code_identity import versioned
 from ftlit.data.tokens import TextSpec, load_tokenizer, transformers
 from ftlit.errors import UserError
+from ftlit.identity.code_identity import versioned
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import TokenPooling, real_tokens
 from ftlit.models.weights_origin import WeightsOrigin

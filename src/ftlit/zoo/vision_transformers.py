@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from ftlit.code_identity import versioned
 from ftlit.errors import UserError
+from ftlit.identity.code_identity import versioned
 from ftlit.zoo.blocks import NetworkParts, sequential
 
 

@@ -13,7 +13,7 @@ from torch import tensor
 from ftlit.errors import UserError
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.metrics_file import MetricsFile
-from ftlit.recipes.run.process_state import HIDDEN_WARNINGS
+from ftlit.recipes.processes.process_state import HIDDEN_WARNINGS
 
 ROWS = [{"loss": tensor(1 / 3), "epoch": 0}, {"loss": float("nan"), "rate": 1e-9}, {"loss": 2.5, "rate": None}]
 

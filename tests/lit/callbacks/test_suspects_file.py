@@ -10,8 +10,8 @@ from ftlit import FitProbeHead, Schedule, Stage, StagedFinetuning
 from ftlit.data.dataset import Examples
 from ftlit.lit.callbacks import suspects_file
 from ftlit.lit.callbacks.suspects_file import SuspectsFile
+from ftlit.probes.fitted_head.suspects import Suspect
 from ftlit.probes.layer_probes import LayerProbes
-from ftlit.probes.suspects import Suspect
 from ftlit.report.run_files import SUSPECTS
 
 

@@ -8,9 +8,9 @@ from ftlit import UserError
 from ftlit.recipes import advise, probe
 from ftlit.recipes.config.class_weights import class_weights_of, trained_classes
 from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, instantiate, use_hydra_config
-from ftlit.recipes.config.settings import changes, resolved_settings
 from ftlit.recipes.console.plan_rows import plan_rows
 from ftlit.recipes.finetune import _facts, build, plan_of
+from ftlit.recipes.resuming.settings import changes, resolved_settings
 from ftlit.recipes.run.parts import load_parts
 
 NAMED = "loss.class_weights={9: 3, 0: 2, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 0.5}"

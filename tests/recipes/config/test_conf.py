@@ -18,9 +18,9 @@ from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.schedule import Schedule
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import PooledHead
+from ftlit.recipes.checks.validate import REGISTRIES, bind
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
 from ftlit.recipes.config.option_names import overlay_groups
-from ftlit.recipes.config.validate import REGISTRIES, bind
 from ftlit.zoo.torchvision_nets import available
 
 # Groups that scenarios override.

@@ -14,12 +14,12 @@ from omegaconf.errors import ConfigAttributeError
 from ftlit.data.images import BadImage
 from ftlit.errors import UserError
 from ftlit.patterns import first_match
+from ftlit.recipes.checks.early_checks import check_early
+from ftlit.recipes.checks.validate import bind
 from ftlit.recipes.config import hydra_internals
-from ftlit.recipes.config.early_checks import check_early
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
 from ftlit.recipes.config.option_names import lacks_argument
-from ftlit.recipes.config.validate import bind
 
 
 @pytest.fixture(autouse=True)

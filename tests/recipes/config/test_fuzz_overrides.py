@@ -12,11 +12,11 @@ from omegaconf import DictConfig
 
 from ftlit.cli.command_words import complete
 from ftlit.errors import UserError
+from ftlit.recipes.checks.ranges import numbers_in, range_of
+from ftlit.recipes.checks.validate import bind
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
-from ftlit.recipes.config.ranges import numbers_in, range_of
 from ftlit.recipes.config.synonyms import OPTIONS
-from ftlit.recipes.config.validate import bind
 
 MAX_SECONDS = 30  # of one command line
 NUMBERS = (

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from ftlit.errors import UserError
-from ftlit.recipes.config.check_values import check_search
+from ftlit.recipes.checks.check_values import check_search
 from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import replaced
 

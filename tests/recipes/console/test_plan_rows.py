@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from ftlit.errors import UserError
 from ftlit.formatting import size_in_words
-from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.lit.features.feature_data import FeatureData
 from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import imbalance_note, plan_rows

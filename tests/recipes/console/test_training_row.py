@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from composed_configs import composed
 
-from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.lit.features.feature_data import FeatureData
 from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows

@@ -12,9 +12,10 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.precision import Device
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
-from ftlit.recipes.run import hardware_settings, resume
+from ftlit.recipes.resuming import resume
+from ftlit.recipes.resuming.resume import check_settings, write_config
+from ftlit.recipes.run import hardware_settings
 from ftlit.recipes.run.hardware_settings import resolve_checkpoint, resolve_hardware_settings
-from ftlit.recipes.run.resume import check_settings, write_config
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -117,7 +117,7 @@ def test_a_fitted_head_on_several_layers_predicts_after_loading_as_in_the_run(co
 )
 def test_auto_is_for_heads_that_are_fitted(target, words, cuts, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setattr("ftlit.recipes.config.validate.given", lambda *names: [word for word in words if word.startswith(names)])
+    monkeypatch.setattr("ftlit.recipes.checks.validate.given", lambda *names: [word for word in words if word.startswith(names)])
     few = (f"head._target_={target}", *words, f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
     head = build(composed("scenario=small_similar", *few)).model.head
     assert head.cuts == cuts if isinstance(head, LinearHead) else head.options == {}

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from ftlit import UserError
+from ftlit.recipes.processes.launched import SRUN, TORCHRUN, Launched, launched
 from ftlit.recipes.run import machines
-from ftlit.recipes.run.launched import SRUN, TORCHRUN, Launched, launched
 
 COUNTING = """
 import os
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 from ftlit.features import fill, image_hashes
-from ftlit.lit.datamodules import extraction_pass
+from ftlit.lit.features import extraction_pass
 
 
 def noted(kind, function, number):

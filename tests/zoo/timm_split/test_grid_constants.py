@@ -11,7 +11,7 @@ from torch import nn
 from ftlit import load_timm
 from ftlit.data.input_spec import InputSpec
 from ftlit.finetuning.freeze import set_trainable
-from ftlit.fingerprint import prefixes
+from ftlit.identity.fingerprint import prefixes
 from ftlit.models.backbone import Backbone
 from ftlit.zoo.timm_split.grid_constants import WithGridConstants
 from ftlit.zoo.timm_split.timm_layers import WHOLE, take_apart

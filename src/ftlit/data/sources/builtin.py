@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
-from ftlit.code_identity import versioned
 from ftlit.data.dataset import Collection, Examples, Split
 from ftlit.data.images import BadImage, to_rgb
 from ftlit.data.sources.torchvision_labels import changes_targets, check_options, class_names, labels_of
 from ftlit.data.splitting.duplicates import Content
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.identity.code_identity import versioned
 
 Arguments = Mapping[str, Any]  # of a torchvision data set's constructor
 

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ftlit.code_identity import versioned
 from ftlit.data.dataset import SPLITS, Examples, Split
 from ftlit.data.images import BadImage, to_rgb
 from ftlit.data.source_paths import existing_folder
@@ -18,8 +17,9 @@ from ftlit.data.sources.text_files import read_text
 from ftlit.data.sources.torch_datasets import TorchData
 from ftlit.data.splitting.split_names import split_named
 from ftlit.errors import UserError, one_line, shorten, unknown
-from ftlit.fingerprint import of_bytes
 from ftlit.formatting import shown
+from ftlit.identity.code_identity import versioned
+from ftlit.identity.fingerprint import of_bytes
 
 USUAL_LABELS = ("label", "labels", "fine_label", "class", "target", "category")  # columns that hold the label, the first that there is
 STRINGS = ("string", "large_string")

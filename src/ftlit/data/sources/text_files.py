@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ftlit.code_identity import versioned
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.sources.csv_files import (
     USUAL,
@@ -23,6 +22,7 @@ from ftlit.data.sources.label_notes import label_notes
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError
 from ftlit.formatting import shown
+from ftlit.identity.code_identity import versioned
 
 
 class _TextRow(NamedTuple):

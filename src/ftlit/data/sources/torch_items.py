@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ftlit.code_identity import versioned
 from ftlit.data.images import BadImage, to_rgb
 from ftlit.data.sources.text_files import read_text
 from ftlit.errors import UserError, one_line
-from ftlit.fingerprint import of_array
+from ftlit.identity.code_identity import versioned
+from ftlit.identity.fingerprint import of_array
 
 IMAGES = "a PIL image, or an array or tensor of 8-bit integers or of floats from 0 to 1, of shape (H, W), (3, H, W) or (H, W, 3)"
 LABELS = "a class number from 0, a class name, or for several labels a vector of 0 and 1"

@@ -14,8 +14,8 @@ from ftlit.data.bad_image import BadImage, unreadable
 from ftlit.data.dataset import Examples, Split
 from ftlit.data.file_paths import are_files, texts_of
 from ftlit.errors import shorten
-from ftlit.fingerprint import of_array, of_bytes
 from ftlit.formatting import shown
+from ftlit.identity.fingerprint import of_array, of_bytes
 
 Content = Path | np.ndarray[Any, Any]
 Image = tuple[Split, int]  # split, and place in it

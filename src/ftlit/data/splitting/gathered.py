@@ -4,9 +4,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ftlit.code_identity import versioned
 from ftlit.data.dataset import Examples
 from ftlit.data.file_paths import FilePaths, are_files
+from ftlit.identity.code_identity import versioned
 
 
 @versioned("read_from_several", 1)

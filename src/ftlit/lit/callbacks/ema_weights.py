@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from ftlit.errors import UserError
-from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import keeps_whole_weights
 from ftlit.lit.trainer_internals import find_callback
 

@@ -22,17 +22,17 @@ from ftlit.inference.novelty import KEY as SUBSPACE
 from ftlit.inference.novelty import FeatureSubspace, feature_subspace, some_places
 from ftlit.inference.prediction_sets import KEY as CALIBRATION
 from ftlit.inference.prediction_sets import calibration_of
-from ftlit.lit.datamodules.extraction import Extraction
-from ftlit.lit.datamodules.extraction_pass import EVALUATION, View, together
-from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views
-from ftlit.lit.datamodules.loader_features import LoaderFeatures
+from ftlit.lit.features.extraction import Extraction
+from ftlit.lit.features.extraction_pass import EVALUATION, View, together
+from ftlit.lit.features.feature_data import FeatureData
+from ftlit.lit.features.loader_features import LoaderFeatures
 from ftlit.lit.rank_store import first_ahead, meet
 from ftlit.lit.sharding.fsdp2 import assign, is_sharded
 from ftlit.lit.strategies import keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.models.heads import Combine, LinearHead, head_cuts
-from ftlit.probes.head_probe import HeadProbe, fit_head
+from ftlit.probes.fitted_head.head_probe import HeadProbe, fit_head
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.nearest import TrainVectors
 

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import find_callback
 
 

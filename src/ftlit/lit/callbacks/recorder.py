@@ -15,10 +15,10 @@ from torch import Tensor
 from ftlit.data.dataset import Examples
 from ftlit.formatting import printable
 from ftlit.lit.callbacks.probe_head import FitProbeHead
-from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.features.feature_data import FeatureData
 from ftlit.lit.hardware import bytes_in_use, reset_peak
-from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import datamodule_of, find_callback
 from ftlit.report.contents import Predictions, StageRecord
 from ftlit.report.run_files import write_stages

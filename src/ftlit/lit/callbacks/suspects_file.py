@@ -8,9 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ftlit.data.dataset import Examples
 from ftlit.lit.callbacks.probe_head import FitProbeHead
 from ftlit.lit.callbacks.recorder import items_of
-from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.lit.features.feature_data import FeatureData
 from ftlit.lit.trainer_internals import datamodule_of
-from ftlit.probes.suspects import Suspect, suspects_of
+from ftlit.probes.fitted_head.suspects import Suspect, suspects_of
 from ftlit.report.contents import SuspectRow
 from ftlit.report.run_files import SUSPECTS, write_suspects
 

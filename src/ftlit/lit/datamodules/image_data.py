@@ -22,7 +22,7 @@ from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, shorten
 from ftlit.features.image_hashes import cached_hashes
 from ftlit.features.stored_pixels import StoredImages
-from ftlit.fingerprint import fingerprint
+from ftlit.identity.fingerprint import fingerprint
 from ftlit.lit.datamodules.device_normalization import NormalizesOnDevice, normalizes_batches
 from ftlit.lit.datamodules.epoch_position import ContinuesEpoch
 from ftlit.lit.trainer_internals import overfits_batches, process_share

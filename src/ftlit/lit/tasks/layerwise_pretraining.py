@@ -20,8 +20,8 @@ from ftlit.features.table import Rows
 from ftlit.files import temporary_folder, write_rows
 from ftlit.finetuning.layerwise_objectives import LayerObjective
 from ftlit.formats import reading
-from ftlit.lit.datamodules.extraction import evaluation_features
 from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.features.extraction import evaluation_features
 from ftlit.lit.tasks.layer_pretrainer import ErrorsByEpoch, LayerPretrainer, Pretraining
 from ftlit.models.backbone import Backbone
 from ftlit.seeding import derived_seed

@@ -1,1 +1,1 @@
-"""Hydra configs: overrides, validation, messages."""
+"""Hydra configs: overrides, names of options, messages."""

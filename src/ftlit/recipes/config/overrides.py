@@ -22,7 +22,7 @@ REPLACED_FOR_ONE_RUN = re.compile(
     r"\+{0,2}hydra(\.(mode|run\.dir|job\.num)=|\.launcher\.|/launcher=)|hydra\.(job\.name=train_ddp_process_|output_subdir=null)"
 )
 OF_ITS_FOLDER = re.compile(r"\+{0,2}(resume=|hydra\.sweep\.)")  # words that say where a run, or its sweep, is, or that it goes on
-LAUNCHER_WORDS: list[str] = []  # that `recipes.run.launched` has added to the command line: torchrun or srun leads to them again
+LAUNCHER_WORDS: list[str] = []  # that `recipes.processes.launched` has added to the command line: torchrun or srun leads to them again
 COMMAND = "FTLIT_COMMAND"  # in the environment: the command line as it was typed; processes of Hydra's launchers have another one
 SEARCH_PATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 SEARCH = "hparams_search"

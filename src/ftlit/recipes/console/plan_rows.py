@@ -10,8 +10,8 @@ from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import Plan
 from ftlit.formatting import count, duration_in_words, size_in_words, three_digits
-from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.features.feature_data import FeatureData
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import pooled_size
 from ftlit.printing import plain, show

@@ -1,1 +1,1 @@
-"""Shared by all recipes: parts of a run, console output, files of the run's folder, resuming, processes."""
+"""Shared by all recipes: parts of a run, and files of the run's folder."""

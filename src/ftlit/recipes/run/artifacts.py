@@ -9,12 +9,12 @@ from omegaconf import DictConfig
 from ftlit.files import remove_parts, write_atomically
 from ftlit.formats import ENCODING, write_json
 from ftlit.formatting import shell_command
-from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.features.feature_data import FeatureData
 from ftlit.recipes.config.hydra_internals import hydra_config
 from ftlit.recipes.config.overrides import OF_ITS_FOLDER, repeated_words, typed_command
-from ftlit.recipes.run.resume import write_config
-from ftlit.recipes.run.split_file import store_split
+from ftlit.recipes.resuming.resume import write_config
+from ftlit.recipes.resuming.split_file import store_split
 from ftlit.report import run_files
 from ftlit.run_folder import COMMAND
 

@@ -9,9 +9,9 @@ from ftlit.inference.slim import base_record, loads_again
 from ftlit.lit.strategies import keeps_whole_weights
 from ftlit.models.backbone import Backbone
 from ftlit.models.precision import device_of, matmul_precision_of, precision_for, set_matmul_precision
-from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
+from ftlit.recipes.checks.ranges import AUTO, HARDWARE_SETTINGS
+from ftlit.recipes.resuming.resume import read_config
 from ftlit.recipes.run.artifacts import images_of
-from ftlit.recipes.run.resume import read_config
 from ftlit.recipes.run.trainer import strategy_class
 
 FLOAT32 = "32-true"

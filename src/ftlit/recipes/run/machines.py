@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError
-from ftlit.recipes.run.data_record import difference, record_of
-from ftlit.recipes.run.launched import agreed, launched
-from ftlit.recipes.run.resume import CONFIG, DATA_OPTIONS
+from ftlit.recipes.processes.launched import agreed, launched
+from ftlit.recipes.resuming.data_record import difference, record_of
+from ftlit.recipes.resuming.resume import CONFIG, DATA_OPTIONS
 
 APPEAR_SECONDS = 90.0  # until a shared disk shows the file of another machine: NFS keeps the list of a folder for 60 s
 POLL_SECONDS = 0.2

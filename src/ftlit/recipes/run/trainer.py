@@ -23,8 +23,8 @@ from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.strategies import shards_later
 from ftlit.lit.trainer_internals import callbacks_of, find_callback, leave_signals, limit_waiting, resume_only_from_given
 from ftlit.recipes.config.hydra_internals import instantiate
-from ftlit.recipes.run.interruption import print_lost_process
-from ftlit.recipes.run.launched import SRUN, launched
+from ftlit.recipes.processes.launched import SRUN, launched
+from ftlit.recipes.resuming.interruption import print_lost_process
 from ftlit.renamed import new_path
 
 CONNECTION_LOST = ("closed by peer", "reset by peer", "remote process exited")  # messages of gloo and NCCL when another process died

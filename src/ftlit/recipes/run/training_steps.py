@@ -9,7 +9,7 @@ from ftlit.data.samplers import TrainOrder
 from ftlit.errors import UserError
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.lit.module import FineTuner
-from ftlit.lit.stage_checks import accumulation_varies
+from ftlit.lit.stages.stage_checks import accumulation_varies
 from ftlit.lit.trainer_internals import steps_of
 from ftlit.recipes.run.artifacts import images_of
 

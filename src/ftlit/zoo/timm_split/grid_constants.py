@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftlit.code_identity import versioned
+from ftlit.identity.code_identity import versioned
 from ftlit.models.backbone import run_on_meta
 from ftlit.zoo.timm_split.timm_partial import PartialForward, with_modules
 from ftlit.zoo.timm_split.timm_trace import ModuleCall, equal, split_arguments

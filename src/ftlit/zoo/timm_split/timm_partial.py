@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from ftlit.code_identity import versioned
+from ftlit.identity.code_identity import versioned
 
 BESIDE_LINEAR = (nn.BatchNorm1d, nn.Dropout, nn.Identity, nn.Linear)
 

@@ -1,0 +1,227 @@
+"""The jobs of a sweep: each writes its state to its folder, whatever launches it, and a sweep that is started again runs the rest."""
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from ftlit.cli.sweep import sweep_output, sweep_resume, sweep_rungs
+from ftlit.cli.sweep.sweep_resume import failed_early, first_change, new_job, refusal
+from ftlit.errors import UserError, one_line, shorten
+from ftlit.formatting import count
+from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS, PauseReached
+from ftlit.recipes.checks.check_jobs import check_jobs, check_launcher
+from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
+from ftlit.recipes.config.overrides import job_label
+from ftlit.recipes.processes.job_process import REASON, USER_ERROR_STATUS, JobExit
+from ftlit.recipes.resuming.resume import RESUMABLE_RECIPES
+from ftlit.run_folder import ADVICE, BACKBONE
+from ftlit.sweeps import jobs, running, summary
+from ftlit.sweeps.jobs import SEED, Job, varying
+from ftlit.sweeps.plan_file import SweepPlan, remove_plan
+from ftlit.sweeps.running import RunningSweep, wait_for_running
+
+SECONDS_TO_WRITE = 5.0  # for the last checkpoint of an interrupted job
+# of recipes that have not written config.yaml, or do not write it
+EARLY_FILES = (ADVICE, BACKBONE, "lr_find.csv", "lr_find.png", REASON, sweep_output.LOG)
+
+
+class SweepCallback(Callback):
+    """Hydra calls it when a sweep begins, whatever launches the jobs. A second sweep in the folder of one is refused."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Keep the sweep's folder for `end_sweep`.
+
+        Raises:
+            SystemExit: with `USER_ERROR_STATUS`; any other error of a callback is only a warning of Hydra's.
+        """
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            check_launcher(config.hydra.runtime.choices.get("hydra/launcher"))
+            sweep_rungs.check_sweeper(config)
+            done = sweep_resume.count_done(config)
+        except UserError as error:
+            print(f"ftlit: {error}", file=sys.stderr)
+            sys.exit(USER_ERROR_STATUS)
+        if done:
+            print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
+        sweep = running.SWEEPS[folder] = RunningSweep()
+        if config.hydra.runtime.choices.get("hydra/launcher") == "joblib":  # which kills its processes at Ctrl-C
+            STOP_SIGNALS.wait_for_jobs = partial(wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
+        if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
+            sweep.minimizes = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
+            names = [*(OmegaConf.select(config, "hydra.sweeper.params") or {})]
+            SweepPlan(trials, names, sweep_resume.resume_command(folder)).write(folder)
+            sweep_output.begin_sweep(folder, trials, done, names)
+
+
+def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
+    """Number the jobs of a sweep without a search, see `sweep_resume.in_order`, and check those that are to run. A refusal prints and
+    writes nothing, and leaves no table of the earlier sweep.
+
+    Args:
+        config: of the sweep.
+        jobs: the overrides of each.
+
+    Returns:
+        Those to launch; none where all are done, so that no launcher starts processes for them.
+
+    Raises:
+        UserError: the folder holds another sweep, or a job could not begin.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    try:
+        words_of_jobs = sweep_resume.in_order(config, jobs)
+        check_jobs(config, sweep_resume.to_run(folder, words_of_jobs))
+        running.SWEEPS[folder] = RunningSweep(words_of_jobs, halving=sweep_rungs.plan_rungs(config, words_of_jobs))
+    except UserError:
+        running.SWEEPS.pop(folder, None)
+        raise
+    planned, done = [Job(number, tuple(words)) for number, words in enumerate(words_of_jobs)], sweep_resume.count_done(config)
+    if done == len(planned):
+        return []
+    SweepPlan(len(planned), varying(planned), sweep_resume.resume_command(folder)).write(folder)
+    sweep_output.begin_sweep(folder, len(planned), done, [*varying(planned), SEED])
+    return words_of_jobs
+
+
+def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
+    """Run a job of a sweep and write its state before and after. One that is done already does not run again.
+
+    Returns:
+        Its score; `None` where it failed or its score is NaN: the sweep continues, and a search counts a failed trial.
+
+    Raises:
+        UserError: its folder is that of another job, of a sweep with other settings.
+        SystemExit: with `INTERRUPTED_STATUS`, which ends the sweep.
+    """
+    folder = Path(hydra_config().runtime.output_dir)
+    before, this = jobs.read_job(folder), new_job(cfg)
+    if before and (change := first_change(before, this)):
+        if not failed_early(before, folder):
+            raise refusal(before, folder, change)
+        before = None  # its settings were corrected
+        for name in EARLY_FILES:
+            (folder / name).unlink(missing_ok=True)
+    if before and before.status == 0:
+        print(f"{job_label()} is done already: {folder}")
+        return before.score
+    if before and cfg.recipe in RESUMABLE_RECIPES and (folder / "config.yaml").is_file():
+        cfg.resume = True
+        add_task_override("resume=true")  # for processes that the job starts, and for configs that it composes
+        this = replace(this, seconds=before.seconds, rung=before.rung, epochs=before.epochs)
+    this.write(folder)
+    at_rung = {} if "rung" not in cfg.sweep else {"rung": cfg.sweep.rung, "epochs": cfg.sweep.until}
+    ended = _run_and_record(this, replace(this, status=0, reason="", **at_rung), folder, run)
+    if ended.status == 0:
+        sweep_output.print_job(folder)
+    elif ended.status == jobs.STOPPED:
+        sweep_output.print_stopped(folder, sweep_rungs.monitor_of(cfg))
+    return ended.score
+
+
+def finish_alone(score: float) -> float:
+    """Record the success of a run by itself in the folder of a job, where it was resumed: the table of its sweep reads that. Returns the
+    score.
+    """
+    from ftlit.lit.trainer_internals import rank_before_trainer  # here, so that --help stays fast
+
+    folder = Path(hydra_config().runtime.output_dir)
+    if not rank_before_trainer() and (before := jobs.read_job(folder)) and before.status != 0:
+        replace(before, status=0, reason="", score=None if isnan(score) else score, rung=0, epochs=0).write(folder)  # it left its rungs
+    return score
+
+
+def _run_and_record(this: Job, done: Job, folder: Path, run: Callable[[], float]) -> Job:
+    """Run a job and write its state, that of `done` where it ends well, or stops at its rung. Returns the state."""
+    started, ended = time.perf_counter(), replace(this, status=1)
+    try:
+        with sweep_output.job_log(folder):
+            score = run()
+        ended = replace(done, score=None if isnan(score) else score)
+    except PauseReached:
+        ended = replace(done, status=jobs.STOPPED)
+    except (KeyboardInterrupt, SystemExit) as end:
+        status = _status_of(end)
+        ended = replace(this, status=status, reason=_reason_of(end)) if status else done
+        if status == INTERRUPTED_STATUS:
+            raise
+    except Exception as error:
+        traceback.print_exc()
+        ended = replace(this, reason=f"{type(error).__name__}: {one_line(error)}", status=1)
+    finally:
+        replace(ended, seconds=round((this.seconds or 0) + time.perf_counter() - started, 2)).write(folder)
+    return ended
+
+
+def end_sweep() -> int:
+    """Print the table of the sweep that this process ran, if any, and the failed jobs on stderr, one a line.
+
+    Returns:
+        The sweep's status: `USER_ERROR_STATUS` where all failures are errors of the user, 1 where not, 0 for none.
+    """
+    statuses: set[int | None] = set()
+    for folder, sweep in running.SWEEPS.items():
+        if not jobs.is_sweep(folder):
+            remove_plan(folder)
+            continue
+        try:
+            statuses |= _end_sweep_in(folder, sweep)
+        except UserError as error:  # a damaged file of a job
+            print(f"ftlit: {error}", file=sys.stderr)
+            statuses.add(USER_ERROR_STATUS)
+    if not statuses:
+        return 0
+    return USER_ERROR_STATUS if statuses == {USER_ERROR_STATUS} else 1
+
+
+def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:
+    """Print the table, the best job of a search, whether no job beat the linear probe, and the failed jobs. Returns their statuses."""
+    summary.report(folder)
+    sweep_output.write_page(folder)
+    if sweep.minimizes is not None:
+        sweep_output.print_best(folder, minimize=sweep.minimizes)
+    sweep_output.print_kept(folder)
+    statuses = set()
+    for path, job in jobs.failed(folder):
+        how = {None: jobs.RUNNING, INTERRUPTED_STATUS: "was interrupted"}.get(job.status, f"failed with status {job.status}")
+        print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
+        statuses.add(job.status)
+    if waiting := _not_begun(folder, sweep):
+        print(f"ftlit: {count(len(waiting), 'job')} never began: {shorten(waiting)}", file=sys.stderr)
+        statuses.add(None)
+    elif sweep.has_rungs_left:
+        print("ftlit: the sweep ended before its last rung", file=sys.stderr)
+        statuses.add(None)
+    if statuses:
+        print(f"ftlit: to run the jobs that have not finished: {sweep_resume.resume_command(folder)}", file=sys.stderr)
+    return statuses
+
+
+def _not_begun(folder: Path, sweep: RunningSweep) -> list[str]:
+    """The planned jobs that have no state in the sweep's folder: number and swept values."""
+    begun = {job.number for _, job in jobs.jobs_of(folder)}
+    planned = [Job(number, tuple(words)) for number, words in enumerate(sweep.jobs)]
+    names = [*jobs.varying(planned), jobs.SEED]
+    values = {job.number: [f"{name}={job.values[name]}" for name in names if name in job.values] for job in planned}
+    return [f"{job.number} ({' '.join(values[job.number])})" for job in planned if job.number not in begun]
+
+
+def _status_of(end: BaseException) -> int:
+    """The status that Python's process would have: 0 without a code, 1 for a text."""
+    code = getattr(end, "code", INTERRUPTED_STATUS)
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _reason_of(end: BaseException) -> str:
+    if isinstance(end, JobExit):
+        return end.reason
+    return "interrupted" if _status_of(end) == INTERRUPTED_STATUS else one_line(end.__context__ or end)

@@ -1,0 +1,1 @@
+"""What identifies weights, parameters, code and data."""

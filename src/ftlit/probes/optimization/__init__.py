@@ -1,0 +1,1 @@
+"""How the solver finds an optimum."""

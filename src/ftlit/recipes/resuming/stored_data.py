@@ -1,0 +1,49 @@
+"""The training images of a run that has ended, read again from the data that its config names."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ftlit.data.dataset import Examples
+from ftlit.data.splitting.stored_split import FILE, read_split
+from ftlit.errors import one_line
+from ftlit.features.image_hashes import cached_hashes
+from ftlit.inference.network import Network
+from ftlit.lit.datamodules import glyph_source, image_sources  # noqa: F401 (which register the sources)
+from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData, with_all_in_train
+from ftlit.recipes.resuming.resume import read_config
+
+PREFIX = "data:"  # of the names of built-in data sources in a stored config
+
+
+def train_examples(run: Path, network: Network) -> tuple[Examples | None, str]:
+    """The training images, and why there are none: a checkpoint alone, data of the user's own, or data that are not there any more.
+
+    Only a built-in data source is called, with plain values: nothing that the file of the config names is imported.
+
+    Args:
+        run: folder of the run.
+        network: of the run.
+    """
+    try:
+        stored = read_config(run) if run.is_dir() else None
+        if stored is None:
+            return None, f"{run} has no config.yaml"
+        settings: Any = OmegaConf.to_container(stored.settings.data)
+        target = str(settings.get("_target_"))
+        if not target.startswith(PREFIX):
+            return None, "the data of this run are read by code of its own"
+        options = {name: value for name, value in settings.items() if not name.startswith("_")}
+        final, split = bool(stored.settings.get("final")), read_split(run, only_if_missing=True) if (run / FILE).is_file() else None
+        if split and "split_from" in options:
+            options["split_from"] = None if final else split  # by that of a final run nothing is left for val and test
+        data = DATA_SOURCES[target.removeprefix(PREFIX)](input_spec=network.input_spec, **options)
+    except (ValueError, TypeError, OSError) as error:  # a config that was edited, or data that are gone
+        return None, one_line(error)
+    if not isinstance(data, ImageData) or list(data.class_names) != list(network.class_names):
+        return None, "the data have other classes now"
+    train = (with_all_in_train(data) if final else data).collection.splits["train"]
+    if split and train.contents is not None:  # without images that are new since
+        train = train.subset([place for place, image in enumerate(cached_hashes(train)) if split.split_of.get(image) == "train"])
+    return train, ""

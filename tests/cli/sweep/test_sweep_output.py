@@ -1,0 +1,240 @@
+"""The output of a sweep: what a job prints goes to its log, notes are printed once, and a job that ended well has one line."""
+
+import json
+import os
+import pickle
+import threading
+import time
+
+import pytest
+from hydra import compose
+from omegaconf import OmegaConf
+
+from ftlit.cli import train
+from ftlit.cli.sweep import sweep_jobs, sweep_output
+from ftlit.cli.sweep.sweep_output import BEGAN, LOG, TOTAL, VARYING, _time_left, begin_sweep, job_log, print_job, print_kept, print_stopped
+from ftlit.lit.stop_signals import STOP_SIGNALS
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.recipes.config.overrides import COMMAND
+from ftlit.recipes.processes.job_process import JobExit
+from ftlit.sweeps import running
+from ftlit.sweeps.halving import Monitor
+from ftlit.sweeps.jobs import STOPPED, Job
+from ftlit.sweeps.running import RunningSweep, wait_for_running
+
+PLAN = "data      train 188\nnote      taken from train by a hash\n          of each example\nhead      linear probe\n"
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(sweep_output, "PRINTED", set())
+    monkeypatch.setenv(TOTAL, "")
+
+
+def job(folder, text):
+    folder.mkdir(exist_ok=True)
+    with job_log(folder):
+        print(text, end="")
+
+
+def test_a_job_prints_to_its_log_and_each_note_reaches_the_console_once_in_one_line(tmp_path, capsys):
+    job(tmp_path / "0", PLAN)
+    job(tmp_path / "1", f"{PLAN}doctor  a frozen pooler\nwarning: disk\nepoch 0 (head): notes\n")
+    job(tmp_path / "1", PLAN)  # resumed
+    assert capsys.readouterr().out.splitlines() == [
+        "note      taken from train by a hash of each example",
+        "doctor  a frozen pooler",
+        "warning: disk",
+    ]
+    assert (tmp_path / "0" / LOG).read_text() == PLAN and (tmp_path / "1" / LOG).read_text().count("note  ") == 2
+
+
+def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
+    with pytest.raises(RuntimeError):
+        with job_log(tmp_path):
+            print(PLAN + "note      at the very end")
+            raise RuntimeError
+    print("after")
+    assert capsys.readouterr().out.splitlines()[1:] == ["note      at the very end", "after"]
+    assert "after" not in (tmp_path / LOG).read_text()
+
+
+@pytest.mark.parametrize(
+    ("score", "result", "shown"),
+    [
+        (0.5, {"val/accuracy": 0.5, "test/accuracy": 0.25}, "val accuracy 0.5000, test accuracy 0.2500"),
+        (
+            0.5,
+            [{"held_out/accuracy": 0.5, "test/accuracy": 0.25, "cut": "layer3"}],
+            "val accuracy 0.5000, test accuracy 0.2500, cut layer3",
+        ),
+        (
+            0.5,
+            [{"held_out/accuracy": 0.5, "held_out/by": "cross-validation", "test/accuracy": 0.25, "cut": "layer3"}],
+            "cross-validated accuracy 0.5000, test accuracy 0.2500, cut layer3",
+        ),
+        (0.00125, None, "score 0.00125"),
+        (0.75, {"val/accuracy": 0.5, "test/accuracy": 0.25}, "score 0.75, val accuracy 0.5000, test accuracy 0.2500"),
+    ],
+)
+def test_a_job_has_one_line_with_settings_result_and_seconds(score, result, shown, tmp_path, capsys):
+    with initialize_hydra():
+        cfg = compose("train", ["seed=3", "hydra.mode=MULTIRUN"], return_hydra_config=True)
+    OmegaConf.set_readonly(cfg, False)
+    cfg.hydra.job.num = 1
+    Job(1, ("seed=3",), status=0, reason="", score=score, seconds=12.3).write(tmp_path)
+    if result is not None:
+        (tmp_path / "result.json").write_text(json.dumps(result))
+    with use_hydra_config(cfg):
+        print_job(tmp_path)
+        begin_sweep(tmp_path, 4)
+        print_job(tmp_path)
+    one, begun, other = capsys.readouterr().out.splitlines()
+    assert one == f"job 1 (seed=3): {shown}, 12 s" and other == f"job 1 (seed=3), 2 of 4: {shown}, 12 s"
+    assert begun == f"sweep of 4 jobs: each prints to train.log in its folder, {tmp_path}/NUMBER"
+
+
+def test_a_swept_option_that_a_job_ignores_is_noted_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(VARYING, "optimizer.lr seed")
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        Job(number, (f"optimizer.lr={number}",), status=0, reason="", seconds=1.0).write(tmp_path / str(number))
+        (tmp_path / str(number) / "result.json").write_text('{"val/accuracy": 0.5, "ignored": ["optimizer.lr", "loss"]}')
+        print_job(tmp_path / str(number))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["job", "note", "job"]
+    assert "ignore optimizer.lr: those that differ in it alone are equal" in lines[1] and "head=linear" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "shown"),
+    [
+        (Monitor("val/accuracy", lowest=False), "val accuracy 0.7500, val/loss 0.4000"),
+        (Monitor("val/f1", lowest=False), "val/f1 0.5000, val/loss 0.6000"),
+        (Monitor("val/loss", lowest=True), "val/loss 0.4000"),
+        (Monitor("val/auroc", lowest=False), ""),
+    ],
+)
+def test_a_job_at_a_rung_shows_the_metric_that_ranks_it(monitor, shown, tmp_path, capsys):
+    Job(0, ("optimizer.lr=1",), status=STOPPED, seconds=1.0, rung=1, epochs=2).write(tmp_path)
+    rows = ["epoch,val/accuracy,val/f1,val/loss", "0,0.5,0.5,0.6", "1,0.75,0.25,0.4", "2,0.9,0.9,0.1", ""]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    print_stopped(tmp_path, monitor)
+    assert capsys.readouterr().out == f"job 0 (optimizer.lr=1), rung 1: 2 epochs{shown and ', '}{shown}, 1 s\n"
+
+
+def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(running, "SWEEPS", {})
+    monkeypatch.setattr(sweep_jobs.sweep_resume, "count_done", lambda config: 0)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 20}, "runtime": {"choices": {}}}})
+    sweep_jobs.SweepCallback().on_multirun_start(config)
+    assert os.environ[TOTAL] == "20" and capsys.readouterr().out.startswith("sweep of 20 jobs: ")
+
+
+def test_a_sweep_whose_jobs_run_in_other_processes_is_interrupted_as_a_sweep(monkeypatch, tmp_path, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_train", interrupted)
+    monkeypatch.setattr("sys.argv", ["train.py", "-m"])
+    monkeypatch.setenv(COMMAND, "null")  # so that it is removed afterwards
+    for planned, text in (({}, "interrupted before a run began"), ({tmp_path: RunningSweep()}, "the sweep was interrupted")):
+        monkeypatch.setattr(running, "SWEEPS", planned)
+        with pytest.raises(SystemExit) as caught:
+            train._run_hydra()
+        assert caught.value.code == 130 and text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("minimize", "best"), [(False, 1), (True, 2)])
+def test_a_search_ends_with_the_values_the_score_and_the_folder_of_its_best_job(minimize, best, tmp_path, monkeypatch, capsys):
+    scores = (0.5, 0.75, 0.25, 0.75, None)
+    for number, score in enumerate(scores):
+        (tmp_path / str(number)).mkdir()
+        words = (f"optimizer.lr={10 - number}", "data.per_class=5")
+        Job(number, words, status=1 if score is None else 0, reason="", score=score).write(tmp_path / str(number))
+    line = f"best of 4 finished jobs: optimizer.lr={10 - best}, score {scores[best]}, folder {tmp_path}/{best}"
+    for is_minimized, lines in ((minimize, [line]), (None, [])):
+        monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep(minimizes=is_minimized)})
+        sweep_jobs.end_sweep()
+        assert [text for text in capsys.readouterr().out.splitlines() if text.startswith("best of")] == lines
+
+
+def test_a_search_without_a_finished_job_says_so_in_its_table_and_its_last_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "0").mkdir()
+    Job(0, ("optimizer.lr=1",), status=2, reason="no").write(tmp_path / "0")
+    monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep(minimizes=False)})
+    assert sweep_jobs.end_sweep() == 2
+    text = capsys.readouterr().out
+    assert "No job of this sweep has finished" in " ".join(text.split()) and "std" not in text and "job 0: no" in text
+    assert text.splitlines()[-1] == "the search has no finished job, so there is no best one"
+
+
+@pytest.mark.parametrize(
+    ("trained", "line"),
+    [
+        (
+            [(0.9, False), (0.9, False)],
+            "(val accuracy 0.9000): no epoch was clearly better on val, so this probe is the result of all 2 jobs",
+        ),
+        ([(0.9, False), (0.8, False)], "(val accuracy 0.8000 to 0.9000)"),
+        ([(0.9, False)], "the result of 1 job that trained"),
+        ([(0.9, False), (0.9, True)], None),
+        ([], None),
+    ],
+)
+def test_the_last_line_says_that_no_job_beat_the_linear_probe(trained, line, tmp_path, capsys):
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        Job(number, (f"x={number}",), status=0, reason="").write(tmp_path / str(number))
+        (tmp_path / str(number) / "result.json").write_text('{"val/accuracy": 0.99}')  # of a head that was only fitted
+    for number, (accuracy, better) in enumerate(trained):
+        result = {"val/accuracy": 1.0 if better else accuracy, "linear_probe/val/accuracy": accuracy, "trained/val/accuracy": 0.5}
+        (tmp_path / str(number) / "result.json").write_text(json.dumps(result))
+    print_kept(tmp_path)
+    text = capsys.readouterr().out
+    assert (text.startswith("no job beat the linear probe before training") and line in text) if line else text == ""
+
+
+@pytest.mark.parametrize(("launcher", "waits"), [("joblib", True), ("basic", False)])
+def test_a_sweep_with_joblib_waits_for_its_jobs_at_ctrl_c(launcher, waits, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "SWEEPS", {})
+    monkeypatch.setattr(STOP_SIGNALS, "wait_for_jobs", None)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "runtime": {"choices": {"hydra/launcher": launcher}}}})
+    sweep_jobs.SweepCallback().on_multirun_start(config)
+    assert (STOP_SIGNALS.wait_for_jobs is not None) == waits
+    assert not waits or STOP_SIGNALS.wait_for_jobs() is None  # no job runs: at once
+
+
+def test_the_wait_ends_with_the_jobs_that_ran_at_its_begin_or_after_its_time(tmp_path):
+    for number, status in enumerate((None, 0)):
+        (tmp_path / str(number)).mkdir()
+        Job(number, (f"seed={number}",), status=status, reason="").write(tmp_path / str(number))
+    begin = time.monotonic()
+    wait_for_running(tmp_path, 0.5)
+    assert 0.5 <= time.monotonic() - begin < 5
+
+    def end_one_and_begin_another():
+        Job(1, ("seed=1",)).write(tmp_path / "1")  # its process took the next job
+        Job(0, ("seed=0",), status=130, reason="interrupted").write(tmp_path / "0")
+
+    timer = threading.Timer(0.3, end_one_and_begin_another)
+    timer.start()
+    wait_for_running(tmp_path, 60)
+    timer.join()
+    assert 0.8 <= time.monotonic() - begin < 30
+
+
+def test_the_exit_of_a_job_reaches_another_process():
+    end = pickle.loads(pickle.dumps(JobExit(130, "interrupted")))
+    assert isinstance(end, JobExit) and (end.code, end.reason) == (130, "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("ended", "done", "elapsed", "text"),
+    [(1, 0, 60.0, "; about 8 min left"), (5, 4, 10.0, "; about 40 s left"), (4, 4, 1.0, ""), (9, 0, 9.0, "")],
+)
+def test_the_time_that_is_left_is_that_of_the_jobs_of_this_start(monkeypatch, ended, done, elapsed, text):
+    monkeypatch.setenv(BEGAN, f"{time.time() - elapsed} {done}")
+    assert _time_left(ended, 9) == text
+    monkeypatch.delenv(BEGAN)
+    assert _time_left(ended, 9) == ""

@@ -1,0 +1,94 @@
+"""Jobs of a sweep are checked before the first one: a mistake in any of them refuses the sweep, in one line that names the job."""
+
+import pytest
+from hydra import compose
+from omegaconf import read_write
+from torch import nn
+
+from ftlit import UserError
+from ftlit.cli.sweep import sweep_jobs
+from ftlit.recipes.checks.check_jobs import REMOTE_LAUNCHERS, check_jobs
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.sweeps import running
+
+MINE = f"head._target_={__name__}"
+
+
+class Wide(nn.Linear):
+    def __init__(self, in_features, num_classes, width: int = 1):
+        super().__init__(in_features, num_classes)
+
+
+class Narrow(nn.Linear):
+    def __init__(self, in_features, num_classes):
+        super().__init__(in_features, num_classes)
+
+
+@pytest.fixture
+def config(tmp_path):
+    with initialize_hydra():
+        config = compose("train", [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.mode=MULTIRUN"], return_hydra_config=True)
+        with use_hydra_config(config):
+            yield config
+
+
+def error_of(config, *jobs):
+    with pytest.raises(UserError) as caught:
+        check_jobs(config, dict(enumerate(jobs)))
+    return str(caught.value)
+
+
+def test_a_mistake_in_one_job_names_it_and_counts_the_others(config):
+    good, bad = ["optimizer.lr=0.1", "seed=1"], ["optimizer.lr=x", "seed=1"]
+    check_jobs(config, {0: good, 3: ["optimizer.lr=0.2", "seed=1"]})
+    line = error_of(config, good, bad)
+    assert (
+        line.startswith("no job has run, because job 1 (optimizer.lr=x) could not begin: optimizer.lr='x': give a number")
+        and "other" not in line
+    )
+    assert error_of(config, bad, ["optimizer.lr=-1"], good).endswith("; 1 other job could not begin either")
+
+
+def test_a_mistake_that_all_jobs_share_has_the_message_of_a_single_run(config):
+    wrong = "trainer.max_epochs=-3"
+    assert error_of(config, [wrong, "optimizer.lr=0.1"], [wrong, "optimizer.lr=0.2"]).startswith(f"{wrong}: give a whole number")
+    assert error_of(config, ["seed=1", wrong], ["seed=2", wrong]).startswith(f"{wrong}: give a whole number")
+    assert error_of(config, ["optimizer.lrr=1"], ["optimizer.lrr=2"]).startswith("there is no option 'optimizer.lrr'")
+
+
+def test_jobs_that_cannot_be_composed_are_errors_too(config):
+    line = error_of(config, ["backbone=nope"], ["backbone=nor_this"], ["backbone=glyph"])
+    assert "job 0 (backbone=nope) could not begin: backbone has no option 'nope'" in line and line.endswith(
+        "; 1 other job could not begin either"
+    )
+
+
+def test_a_backbone_whose_file_is_not_in_the_folder_of_weights_is_found_before_any_job(config, tmp_path):
+    for name in ("resnet50", "vgg11"):
+        (tmp_path / f"{name}.pth").touch()
+    jobs = [[f"backbone={name}", f"backbone.weights={tmp_path}"] for name in ("resnet50", "resnet18")]
+    line = error_of(config, *jobs)
+    assert f"job 1 (backbone=resnet18) could not begin: backbone.weights={tmp_path} has no resnet18.pth" in line
+    assert "(files there: resnet50.pth, vgg11.pth)" in line
+    check_jobs(config, {0: jobs[0]})
+
+
+def test_an_argument_that_an_own_part_does_not_take_is_found_before_any_job(config):
+    jobs = [[f"{MINE}.{name}", "+head.width=2"] for name in ("Wide", "Narrow")]
+    line = error_of(config, *jobs)
+    assert f"job 1 ({MINE}.Narrow) could not begin: " in line and "head.width" in line
+    assert "width='x'" in error_of(config, jobs[0], [f"{MINE}.Wide", "+head.width=x"])
+
+
+@pytest.mark.parametrize("launcher", REMOTE_LAUNCHERS)
+def test_jobs_on_other_machines_are_not_checked_here(config, launcher):
+    with read_write(config.hydra.runtime):
+        config.hydra.runtime.choices["hydra/launcher"] = launcher
+    check_jobs(config, {0: ["data=folder", "data.root=/only/there"]})
+
+
+def test_a_refused_sweep_prints_nothing_and_leaves_no_folder(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(running, "SWEEPS", {})
+    with pytest.raises(UserError, match="job 1"):
+        sweep_jobs.plan_jobs(config, [["optimizer.lr=0.1"], ["optimizer.lr=x"]])
+    assert capsys.readouterr().out == "" and not (tmp_path / "sweep").exists() and not running.SWEEPS

@@ -1,0 +1,54 @@
+"""The training images of a run are found again by its config alone, and nothing that the config names is imported."""
+
+import shutil
+import sys
+
+import pytest
+import torch
+import warm
+import yaml
+from paths import ROOT
+from PIL import Image
+
+from ftlit import load
+from ftlit.recipes.resuming.stored_data import train_examples
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on eight images of each of two classes, with its photos beside it."""
+    folder = tmp_path_factory.mktemp("stored")
+    for name in ("ants", "bees"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(8):
+            values = torch.randint(256, (32, 32, 3), dtype=torch.uint8)
+            Image.fromarray(values.numpy()).save(folder / "photos" / name / f"{number}.png")
+    words = ["data=folder", f"data.root={folder / 'photos'}", "debug=fast", "trainer=cpu", f"hydra.run.dir={folder / 'run'}"]
+    done = warm.run([sys.executable, ROOT / "train.py", *words], cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def test_the_training_images_are_those_of_the_split_of_the_run(run):
+    found, why = train_examples(run, load(run))
+    assert why == "" and 0 < len(found) < 16
+    assert all(path.parts[-2] == ("ants", "bees")[label] for path, (label,) in zip(found.sources, found.labels, strict=True))
+
+
+def test_data_of_a_users_own_are_not_imported_and_missing_ones_have_a_reason(run, tmp_path):
+    network, moved = load(run), tmp_path / "run"
+    assert train_examples(run / "checkpoints", network)[0] is None
+    shutil.copytree(run, moved)
+    (tmp_path / "evil.py").write_text("raise AssertionError")
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    root = config["data"]["root"]
+    config["data"]["root"] = {"_target_": "evil.read"}
+    del config["checksum"]
+    (moved / "config.yaml").write_text(yaml.safe_dump(config))
+    assert train_examples(moved, network)[0] is None
+    config["data"] |= {"root": root, "_target_": "evil.read"}
+    config["registered"].pop("data")
+    (moved / "config.yaml").write_text(yaml.safe_dump(config))
+    assert train_examples(moved, network) == (None, "the data of this run are read by code of its own")
