@@ -4,7 +4,8 @@ python benchmarks/novelty.py --data DATA [--seeds 3] [--work FOLDER] [--out benc
 
 DATA is as in heads.py. Features are those of the last cut, of a few training images; "known" are the test images of the same data set.
 Letters are rendered at 8x8 pixels, the size of the digits. A row has, for each seed, the area under the ROC curve, and the share of known
-and of other images above the 99 % quantile of held-out training images. `--work` keeps features.
+and of other images above the threshold. The second table compares thresholds by the number of training images, drawn at random, for the
+distance of ftlit, on `DRAWS` times as many seeds. `--work` keeps features.
 """
 
 import argparse
@@ -12,7 +13,9 @@ import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
@@ -37,8 +40,15 @@ PAIRS = (  # data set, network, others
     ("malaria", SMALL, "hymenoptera"),
     ("cats_dogs", SMALL, "hymenoptera"),
     ("cats_dogs", SMALL, "sign_digits"),
+    ("sign_digits", SMALL, "hymenoptera"),
 )
 SIZES = (8, 20)  # per class
+THRESHOLDS: dict[str, Callable[[Tensor], float]] = {
+    "99 % quantile": lambda held: float(held.sort().values[min(ceil((len(held) + 1) * 0.99), len(held)) - 1]),  # or the largest
+    "tail": novelty._threshold,
+}
+TOTALS = (20, 40, 100, 400)  # training images
+DRAWS = 8  # for each seed
 LETTERS = "ABDEFGHJKMNPQRTUVWXYabdefhkmnpqrtwy"  # which look like no digit
 Distance = Callable[[Tensor, Tensor], Tensor]  # of features (M, C) from training features (N, C) -> (M,)
 
@@ -93,11 +103,10 @@ DISTANCES: dict[str, Distance] = {
 }
 
 
-def threshold(distance: Distance, train: Tensor) -> float:
-    """The 99 % quantile of the distances of training images, each from others (5 folds)."""
+def held_out(distance: Distance, train: Tensor) -> Tensor:
+    """The distances of training images, each from others (5 folds)."""
     fold = torch.arange(len(train)) % novelty.FOLDS
-    held = torch.cat([distance(train[fold != i], train[fold == i]) for i in range(novelty.FOLDS)]).sort().values
-    return float(held[min(int(len(held) * novelty.QUANTILE) + 1, len(held)) - 1])
+    return torch.cat([distance(train[fold != i], train[fold == i]) for i in range(novelty.FOLDS)])
 
 
 def measured(data: Path, seeds: int, work: Path) -> Iterator[dict[str, Any]]:
@@ -118,15 +127,50 @@ def measured(data: Path, seeds: int, work: Path) -> Iterator[dict[str, Any]]:
             for title, distance in DISTANCES.items():
                 found: dict[str, list[float]] = {"auroc": [], "known_flagged": [], "others_flagged": []}
                 for train in drawn:
-                    low, high, limit = distance(train, tested), distance(train, unlike), threshold(distance, train)
+                    low, high, limit = distance(train, tested), distance(train, unlike), novelty._threshold(held_out(distance, train))
                     found["auroc"].append(float(roc_auc_score(truth, torch.cat([low, high]).tolist())))
                     for key, values in (("known_flagged", low), ("others_flagged", high)):
                         found[key].append(float((values > limit).double().mean()))
                 yield {"data": name, "network": network, "others": others, "per_class": size, "distance": title, **found}
+        yield from by_number(vectors(known), tested, unlike, {"data": name, "network": network, "others": others}, seeds * DRAWS)
+
+
+def by_number(known: Tensor, tested: Tensor, unlike: Tensor, cell: dict[str, Any], draws: int) -> Iterator[dict[str, Any]]:
+    """A row for each number of training images and threshold."""
+    distance = of_subspace(novelty.DIRECTIONS)
+    truth = [0] * len(tested) + [1] * len(unlike)
+    for total in dict.fromkeys(min(total, len(known)) for total in TOTALS):
+        rows = {title: {**cell, "images": total, "threshold": title, "known_flagged": [], "others_flagged": []} for title in THRESHOLDS}
+        auroc = []
+        for seed in range(draws):
+            train = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:total]]
+            low, high, held = distance(train, tested), distance(train, unlike), held_out(distance, train)
+            auroc.append(float(roc_auc_score(truth, torch.cat([low, high]).tolist())))
+            for title, limit_of in THRESHOLDS.items():
+                for key, values in (("known_flagged", low), ("others_flagged", high)):
+                    rows[title][key].append(float((values > limit_of(held)).double().mean()))
+        yield from ({**row, "auroc": auroc} for row in rows.values())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """AUROC and the flagged shares by pair and size."""
+    """AUROC and the flagged shares by pair and size, then by the number of images and threshold."""
+    return f"{_by_distance([row for row in rows if 'distance' in row])}\n\n{_by_threshold([row for row in rows if 'threshold' in row])}"
+
+
+def _by_threshold(rows: Sequence[dict[str, Any]]) -> str:
+    """For each pair and number of images: known images flagged, the most in a draw, and others flagged, with each threshold."""
+    lines = [f"| known, others, training images | AUROC | {' | '.join(THRESHOLDS)} |", "|---" * (len(THRESHOLDS) + 2) + "|"]
+    for group in dict.fromkeys((row["data"], row["others"], row["images"]) for row in rows):
+        own = {row["threshold"]: row for row in rows if (row["data"], row["others"], row["images"]) == group}
+        shares = [
+            f"{mean(row['known_flagged']):.3f}, at most {max(row['known_flagged']):.2f}; {mean(row['others_flagged']):.2f}"
+            for row in own.values()
+        ]
+        lines.append(f"| {', '.join(map(str, group))} | {mean(own['tail']['auroc']):.3f} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def _by_distance(rows: Sequence[dict[str, Any]]) -> str:
     titles = list(dict.fromkeys(row["distance"] for row in rows))
     lines = [f"| known, others, per class | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     groups = list(dict.fromkeys((row["data"], row["others"], row["per_class"]) for row in rows))

@@ -125,6 +125,25 @@ def test_the_page_states_data_network_classes_and_accuracy(network, train, tmp_p
     assert "<h1>photos: glyph</h1>" in shown and "Accuracy on test images: 0.9000 (95 % interval 0.744 to 0.965)." in shown
 
 
+def test_the_page_says_why_no_training_images_are_shown_and_that_a_final_run_was_not_tested(network, train, tmp_path):
+    pytest.importorskip("starlette")
+    unreadable = Examples(train.sources[-1:], [(0,)], read_image)
+    for given, why, says in ((None, "there is no photos", "there is no photos."), (unreadable, "", "none of them can be read.")):
+        with running(application(network, given, "run", why)) as port:
+            assert f"No training images are shown: {says}" in urlopen(f"http://127.0.0.1:{port}").read().decode()
+    assert "No training images" not in with_about('<p id="about"></p>', "run", network, train)
+    write_result(tmp_path, {"fitted_on": "train + val + test", "images": 40})
+    assert "Accuracy: not measured: this network was trained on all images" in with_about('<p id="about"></p>', tmp_path, network, None)
+
+
+def test_a_training_image_that_was_removed_since_is_left_out(network, tmp_path):
+    for number in range(6):
+        picture(number).save(tmp_path / f"{number}.png")
+    pictures = train_pictures(network, Examples(sorted(tmp_path.iterdir()), [(0,)] * 6, read_image))
+    (tmp_path / "2.png").unlink()
+    assert len(answer(network, pictures, bytes_of(picture(2)))["nearest"]) == NEAREST - 1
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_in_a_browser_a_dropped_picture_shows_classes_map_and_nearest_images(network, train, tmp_path):
     routing, responses = pytest.importorskip("starlette.routing"), pytest.importorskip("starlette.responses")

@@ -16,9 +16,11 @@ from ftlit import UserError, export_run, load, load_backbone, load_timm
 from ftlit.cli import main
 from ftlit.export.export_formats import EXPORT_FORMATS
 from ftlit.export.hand_over import PROBABILITY_TOLERANCE
+from ftlit.export.model_card import pretrained_weights
 from ftlit.formats import write_json
 from ftlit.report.contents import Predictions
 from ftlit.report.run_files import write_predictions
+from ftlit.report.run_files import write_run as write_report
 from ftlit.run_folder import write_result
 
 pytestmark = [pytest.mark.zoo, pytest.mark.e2e]
@@ -151,6 +153,17 @@ def test_the_card_of_a_final_run_has_the_accuracy_of_the_earlier_network_only_an
     card = (tmp_path / "README.md").read_text()
     assert "| agreement | the run has no test images (final=true), so the file was not compared" in card
     assert "so there never were test images; of the earlier network, runs/monday: test 0.9000 (95 % interval 0.744 to 0.965) |" in card
+
+
+def test_the_licence_is_that_of_the_pretrained_weights_before_the_runs_of_init_from(tmp_path):
+    run = run_of(tmp_path / "run", "glyph", {})
+    write_report(run, {"plan": [["backbone", "glyph: stem; 9 parameters; weights: file best.ckpt of runs/monday"]]})
+    assert pretrained_weights(run) == "not known"  # of a release that did not copy the report
+    write_report(run / "init_from", {"plan": [["backbone", "x; weights: file /home/me/weights/mine.pth; reinitialized: stem"]]})
+    assert pretrained_weights(run) == "file mine.pth"
+    write_report(run, {"plan": [["backbone", "x; weights: file best.ckpt of b"]], "weights": "shipped glyph.safetensors"})
+    export_run(run, "torch", tmp_path / "net.pt2")
+    assert "| licence of the weights | apache-2.0 (shipped glyph.safetensors) |" in (tmp_path / "README.md").read_text()
 
 
 def test_files_of_a_user_are_not_replaced_and_those_of_an_export_are(run, tmp_path):

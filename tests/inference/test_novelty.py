@@ -29,6 +29,21 @@ def test_about_one_in_a_hundred_known_inputs_is_flagged_and_others_are():
     assert subspace.distances(torch.zeros(1, 60)).item() == 1 and len(subspace.basis) == DIRECTIONS
 
 
+@pytest.mark.parametrize("number", [10, 20])
+def test_also_with_few_images_about_one_in_a_hundred_known_inputs_is_flagged(number):
+    subspaces = [feature_subspace(known(number, seed)) for seed in range(60)]
+    tested = known(500, 1000)
+    flagged = [(own.distances(tested) > own.threshold).double().mean().item() for own in subspaces]
+    assert 0.001 < sum(flagged) / len(flagged) < 0.02  # above the largest distance there are 0.046 and 0.030
+    assert sum(share > 0.05 for share in flagged) <= 6
+
+
+def test_duplicates_among_the_training_images_do_not_raise_the_threshold():
+    features = known(40, 5)
+    doubled = torch.cat([features, *[features[:1]] * 20])
+    assert feature_subspace(doubled).threshold < 1.2 * feature_subspace(features).threshold
+
+
 def test_the_distance_is_the_squared_sine_of_the_angle_and_does_not_depend_on_length():
     subspace = FeatureSubspace(torch.eye(3)[:2], 0.5)
     features = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0], [1.0, 0.0, 1.0]])

@@ -175,21 +175,24 @@ def consolidate(arguments: list[str]) -> None:
 
 def demo(arguments: list[str]) -> None:
     """Serve a page on which pictures are dropped and predicted, until Ctrl-C."""
-    given = demo_parser().parse_args(arguments)
+    given = demo_parser().parse_intermixed_args(arguments)
     if not 0 <= given.port <= 65535:
         raise UserError(f"--port {given.port}: give a whole number from 0 (any that is free) to 65535")
     if given.trust:
         search_current_folder()
     from ftlit.demo.server import check_packages, serve  # here, so that --help stays fast
     from ftlit.inference.load_network import load
-    from ftlit.recipes.resuming.stored_data import train_examples
+    from ftlit.recipes.resuming.stored_data import places_of, train_examples
 
     check_packages()
+    places = places_of(given.places)
     network = load(given.run, trust=given.trust)
-    train, why = train_examples(Path(given.run).expanduser(), network)
+    train, why = train_examples(Path(given.run).expanduser(), network, places)
+    if train is None and places:
+        raise UserError(f"the training images of {given.run} are not found: {why}")
     if train is None:
         print(f"ftlit: no training images are shown: {why}", file=sys.stderr)
-    serve(network, train, given.run, given.port)
+    serve(network, train, given.run, given.port, why)
 
 
 def _rows_by(devices: int) -> Callable[..., Any]:

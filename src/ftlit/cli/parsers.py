@@ -172,6 +172,9 @@ def demo_parser() -> _Parser:
         epilog="example: ftlit demo runs/mine",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint")
+    parser.add_argument(
+        "places", nargs="*", metavar="data.root=FOLDER", help="where the data of the run are now, if they were moved; or data.csv=FILE"
+    )
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port of the page; 0: any that is free (default: %(default)s)")
     _add_trust(parser)
     return parser

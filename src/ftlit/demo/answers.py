@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,8 +112,11 @@ def _class_map(network: Network, prepared: Tensor, names: Sequence[str]) -> str 
 
 
 def _nearest(network: Network, train: TrainPictures, prepared: Tensor) -> list[dict[str, str]]:
-    found = train.vectors.nearest(_features(network, prepared[None]), NEAREST)[0].tolist()
-    return [_shown(network, train.examples, train.places[row]) for row in found]
+    found = []
+    for row in train.vectors.nearest(_features(network, prepared[None]), NEAREST)[0].tolist():
+        with suppress(BadImage):  # a file that was removed since
+            found.append(_shown(network, train.examples, train.places[row]))
+    return found
 
 
 def _shown(network: Network, examples: Examples, place: int) -> dict[str, str]:

@@ -24,13 +24,14 @@ def check_packages() -> None:
         raise UserError(f'ftlit demo needs {" and ".join(missing)}: pip install "ftlit[demo]"')
 
 
-def application(network: Network, train: Examples | None, run: str | Path) -> Any:
+def application(network: Network, train: Examples | None, run: str | Path, why: str = "") -> Any:
     """The web application, an ASGI callable.
 
     Args:
         network: of images.
         train: training images of the run; `None`: the page shows none.
         run: its folder, or a checkpoint.
+        why: there are no training images.
     """
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -41,7 +42,8 @@ def application(network: Network, train: Examples | None, run: str | Path) -> An
     from starlette.routing import Route
 
     pictures = None if train is None else train_pictures(network, train)
-    page = with_about(files("ftlit.demo").joinpath("demo.html").read_text(encoding="utf-8"), run, network, train)
+    why = "none of them can be read" if train is not None and pictures is None else why
+    page = with_about(files("ftlit.demo").joinpath("demo.html").read_text(encoding="utf-8"), run, network, train, why)
 
     async def show(request: Request) -> HTMLResponse:
         return HTMLResponse(page)
@@ -59,7 +61,7 @@ def application(network: Network, train: Examples | None, run: str | Path) -> An
     return Starlette(routes=routes, middleware=[hosts])
 
 
-def serve(network: Network, train: Examples | None, run: str | Path, port: int) -> None:
+def serve(network: Network, train: Examples | None, run: str | Path, port: int, why: str = "") -> None:
     """Serve the page until Ctrl-C.
 
     Args:
@@ -67,6 +69,7 @@ def serve(network: Network, train: Examples | None, run: str | Path, port: int) 
         train: see `application`.
         run: see `application`.
         port: 0 for any that is free.
+        why: see `application`.
 
     Raises:
         UserError: the port is taken.
@@ -84,6 +87,6 @@ def serve(network: Network, train: Examples | None, run: str | Path, port: int) 
             raise UserError(f"port {port} cannot be used ({error.strerror}): give another --port, or 0 for any that is free") from error
         if train is not None:
             print(f"ftlit: reading {count(len(train), 'training image')}", file=sys.stderr)
-        app = application(network, train, run)
+        app = application(network, train, run, why)
         print(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])

@@ -51,7 +51,7 @@ class CardFacts:
     Args:
         images: split -> number of images.
         metrics: of `result.json`.
-        weights: origin of the weights that training began with.
+        weights: origin of the pretrained weights, see `pretrained_weights`.
         earlier: metrics of the run of `init_from`; empty where there is none.
     """
 
@@ -71,7 +71,6 @@ def facts_of(folder: Path) -> CardFacts:
     images: dict[str, int] = {}
     metrics: JsonObject = {}
     earlier: JsonObject = {}
-    weights = UNKNOWN
     with suppress(UserError):
         images = {split: part["images"] for split, part in read_json(folder / DATA)["splits"].items()}
     with suppress(UserError):
@@ -80,11 +79,21 @@ def facts_of(folder: Path) -> CardFacts:
     with suppress(UserError):
         found = read_result(folder / "init_from")
         earlier = found if isinstance(found, dict) else {}
-    with suppress(UserError):
-        rows = dict(read_run(folder)["plan"])
-        origin = rows.get("backbone", "").rpartition("weights: ")[2].splitlines()[0]
-        weights = f"file {Path(origin).name}" if origin.startswith("file ") else origin  # without the folders of this machine
-    return CardFacts(images, metrics, weights or UNKNOWN, earlier)
+    return CardFacts(images, metrics, pretrained_weights(folder), earlier)
+
+
+def pretrained_weights(folder: Path) -> str:
+    """The origin of the pretrained weights of a run, before it and the runs of `init_from` trained them, without the folders of a machine.
+
+    A run of an earlier release has it in the row of its plan only, which names the run of `init_from`, if there is one.
+    """
+    with suppress(UserError, KeyError, TypeError, ValueError):
+        content = read_run(folder)
+        origin = content.get("weights") or dict(content["plan"])["backbone"].rpartition("weights: ")[2].partition("; ")[0]
+        if origin.startswith("file best.ckpt of "):
+            return pretrained_weights(folder / "init_from")
+        return f"file {Path(origin.removeprefix('file ')).name}" if origin.startswith("file ") else str(origin)
+    return UNKNOWN
 
 
 def model_card(network: Network, facts: CardFacts, *, file: str, images: str, sample: str, packages: str, agreement: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import torch
@@ -15,9 +14,10 @@ KEY = "feature_subspace"  # in a checkpoint, beside the record
 DIRECTIONS = 16  # of the subspace, at most: measured by benchmarks/novelty.py
 MAX_IMAGES = 500  # whose features span it
 FOLDS = 5
-QUANTILE = 0.99
+FLAGGED = 0.01  # the share of new images like the known ones that the threshold is meant to flag
+TAIL = 0.25  # of the distances of known images, the largest, from which the threshold is computed
 SMALLEST = 1e-6  # threshold: smaller distances are rounding errors of float32
-LEAST = 10  # images; of fewer, the quantile says nothing
+LEAST = 10  # images; of fewer, the largest distances say nothing
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FeatureSubspace:
 
     Args:
         basis: (D, C) float32, orthonormal rows.
-        threshold: the 99 % quantile of the distances of known images, each from the subspace of others.
+        threshold: the distance that about 1 in 100 new images like the known ones exceeds, see `feature_subspace`.
     """
 
     basis: Tensor
@@ -46,14 +46,16 @@ class FeatureSubspace:
 
 
 def feature_subspace(features: Tensor) -> FeatureSubspace | None:
-    """The subspace of pooled features (N, C); `None` of fewer than `LEAST`, or where one is not finite."""
+    """The subspace of pooled features (N, C); `None` of fewer than `LEAST`, or where one is not finite.
+
+    The threshold follows from the distances of the images, each from the subspace of others, see `_threshold`.
+    """
     known = features.detach().float().cpu()
     if len(known) < LEAST or not bool(known.isfinite().all()):
         return None
     fold = torch.arange(len(known)) % FOLDS
     parts = [_distances(known[fold == i], _basis(known[fold != i])) for i in range(FOLDS)]
-    ranked = torch.cat(parts).sort().values
-    return FeatureSubspace(_basis(known), float(ranked[min(ceil((len(ranked) + 1) * QUANTILE), len(ranked)) - 1]))
+    return FeatureSubspace(_basis(known), _threshold(torch.cat(parts)))
 
 
 def some_places(number: int) -> list[int]:
@@ -70,6 +72,19 @@ def read_subspace(checkpoint: Mapping[str, Any], file: object) -> FeatureSubspac
     if not isinstance(basis, Tensor) or basis.ndim != 2 or not bool(basis.isfinite().all()) or not isinstance(threshold, float):
         raise DamagedFile(str(file), "its subspace of features is not valid", "restore it from a copy, or train again")
     return FeatureSubspace(basis, threshold)
+
+
+def _threshold(distances: Tensor) -> float:
+    """The distance that a new one exceeds with a probability of `FLAGGED`, from those of known images (N,).
+
+    The empirical quantile of fewer than 100 is their largest value, which 1 of N + 1 new images exceeds. So the largest quarter is taken as
+    an exponential tail (peaks over threshold, Davison and Smith 1990), and its mean as uncertain: with the density 1/mean as prior, the
+    probability that a new excess is above x is (1 + x / (k mean)) ** -k.
+    """
+    largest = distances.double().sort(descending=True).values
+    k = max(3, round(TAIL * len(largest)))
+    excess = (largest[:k] - largest[k]).mean() * k * ((k / ((len(largest) + 1) * FLAGGED)) ** (1 / k) - 1)
+    return float(largest[k] + excess)
 
 
 def _basis(features: Tensor) -> Tensor:

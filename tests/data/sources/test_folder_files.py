@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ftlit.data.sources.folder_files import list_folder, list_unlabelled
+from ftlit.data.sources.folder_files import FolderImages, list_folder, list_unlabelled
 from ftlit.data.splitting.split_names import split_named
 from ftlit.errors import UserError
 
@@ -116,8 +116,18 @@ def test_a_structure_that_may_mean_several_things_is_one_line(tmp_path, folders,
 def test_empty_class_folders_and_a_folder_of_one_class_are_named_in_the_error(tmp_path):
     for name in ("fox", "hare"):
         (tmp_path / "empty" / name).mkdir(parents=True)
-    with pytest.raises(UserError, match=r"the folders in .*empty \(fox, hare\) are empty: put the images of each class into its folder"):
+    with pytest.raises(
+        UserError, match=r"the folders in .*empty \(fox, hare\) hold no images: put the images of each class into its folder"
+    ):
         list_folder(tmp_path / "empty")
+    (tmp_path / "empty" / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"\(fox, hare\) hold no images"):
+        list_folder(tmp_path / "empty")
+    with pytest.raises(UserError, match="no image files, only 1 other file; its folders fox, hare hold no images: give a folder with"):
+        FolderImages(tmp_path / "empty")
+    (tmp_path / "empty" / "notes.txt").unlink()
+    with pytest.raises(UserError, match=r"no image files, only empty folders \(fox, hare\): give a folder with images"):
+        FolderImages(tmp_path / "empty")
     tree(tmp_path / "photos", "fox", "hare")
     with pytest.raises(UserError, match=f"no class folders: did you mean data.root={tmp_path / 'photos'}"):
         list_folder(tmp_path / "photos" / "fox")

@@ -10,8 +10,8 @@ import yaml
 from paths import ROOT
 from PIL import Image
 
-from ftlit import load
-from ftlit.recipes.resuming.stored_data import train_examples
+from ftlit import UserError, load
+from ftlit.recipes.resuming.stored_data import places_of, train_examples
 
 pytestmark = pytest.mark.e2e
 
@@ -35,6 +35,29 @@ def test_the_training_images_are_those_of_the_split_of_the_run(run):
     found, why = train_examples(run, load(run))
     assert why == "" and 0 < len(found) < 16
     assert all(path.parts[-2] == ("ants", "bees")[label] for path, (label,) in zip(found.sources, found.labels, strict=True))
+
+
+def test_data_that_were_moved_are_named_and_found_at_their_new_place(run, tmp_path, monkeypatch):
+    network, old = load(run), run.parent / "photos"
+    expected, _ = train_examples(run, network)
+    shutil.copytree(old, tmp_path / "new")
+    old.rename(run.parent / "away")
+    try:
+        found, why = train_examples(run, network)
+        assert found is None and why == f"there is no {old}; if the data were moved, add data.root=... to the command"
+        found, why = train_examples(run, network, places_of([f"data.root={tmp_path / 'new'}"]))
+        assert why == "" and [path.relative_to(tmp_path / "new") for path in found.sources] == [
+            path.relative_to(old) for path in expected.sources
+        ]
+        assert train_examples(run, network, {"csv": "x.csv"}) == (None, f"the data of {run} have no option data.csv")
+        for path in (tmp_path / "new").rglob("*.png"):
+            Image.new("RGB", (32, 32), (len(path.name), *path.name.encode()[:2])).save(path)
+        assert train_examples(run, network, {"root": str(tmp_path / "new")})[1].startswith("none of the images of the run is among")
+    finally:
+        (run.parent / "away").rename(old)
+    for word, says in (("data.rot=x", "did you mean 'data.root'"), ("data.root=", "has no value"), ("x", "give one of data.root")):
+        with pytest.raises(UserError, match=says):
+            places_of([word])
 
 
 def test_data_of_a_users_own_are_not_imported_and_missing_ones_have_a_reason(run, tmp_path):

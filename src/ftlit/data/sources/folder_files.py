@@ -75,8 +75,12 @@ class FolderImages(Collection[Path]):
         self.tree = read_tree(existing_folder(root), arrays=arrays)
         self._number = sum(map(self.tree.is_image, self.tree.all_names()))
         if not self._number:
-            others = count(sum(1 for _ in self.tree.all_names()), "other file")
-            raise UserError(f"{shown(self.tree.path)} has no image files, only {others}: give a folder with images")
+            files, folders = sum(1 for _ in self.tree.all_names()), [shown(folder.name) for folder in self.tree.folders]
+            others = count(files, "other file") if files or not folders else "empty folders"
+            names = f"; its folders {shorten(folders, most=5)} hold no images" if folders and files else f" ({shorten(folders, most=5)})"
+            raise UserError(
+                f"{shown(self.tree.path)} has no image files, only {others}{names if folders else ''}: give a folder with images"
+            )
 
     def __len__(self) -> int:
         return self._number

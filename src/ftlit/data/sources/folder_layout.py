@@ -186,9 +186,10 @@ def _check_classes(folder: Folder, above: Layout) -> None:
 def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
     if not folder.filled:
         files = len(list(folder.all_names()))
-        if folder.folders and not files:
-            names = shorten((shown(inner.name) for inner in folder.folders), most=5)
-            raise UserError(f"the folders in {shown(folder.path)} ({names}) are empty: put the images of each class into its folder")
+        if folder.folders and not folder.images:
+            lowest = [inner.path.relative_to(folder.path) for inner in folder.all_folders() if inner is not folder and not inner.folders]
+            names = shorten(map(shown, lowest), most=5)
+            raise UserError(f"the folders in {shown(folder.path)} ({names}) hold no images: put the images of each class into its folder")
         advice = "make one folder per class"
         if above:
             advice += f", or give data.layout=class if {shown(folder.name)} is itself a class"

@@ -1,5 +1,6 @@
 """The training images of a run that has ended, read again from the data that its config names."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +8,36 @@ from omegaconf import OmegaConf
 
 from ftlit.data.dataset import Examples
 from ftlit.data.splitting.stored_split import FILE, read_split
-from ftlit.errors import one_line
+from ftlit.errors import UserError, one_line, unknown
 from ftlit.features.image_hashes import cached_hashes
+from ftlit.formatting import shown
 from ftlit.inference.network import Network
 from ftlit.lit.datamodules import glyph_source, image_sources  # noqa: F401 (which register the sources)
 from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData, with_all_in_train
-from ftlit.recipes.resuming.resume import read_config
+from ftlit.recipes.resuming.resume import DATA_OPTIONS, read_config
 
 PREFIX = "data:"  # of the names of built-in data sources in a stored config
+PLACES = DATA_OPTIONS[:-1]  # where the data are
 
 
-def train_examples(run: Path, network: Network) -> tuple[Examples | None, str]:
+def places_of(words: Sequence[str]) -> dict[str, str]:
+    """Name of an option -> its value, for words such as `data.root=FOLDER`: where the data of a run are now.
+
+    Raises:
+        UserError: another option, or a word without a value.
+    """
+    found = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in PLACES:
+            raise unknown("option", name, PLACES, owner="ftlit demo RUN")
+        if not value:
+            raise UserError(f"{name} has no value: give the folder or file where the data are now, as in {name}=...")
+        found[name.removeprefix("data.")] = value
+    return found
+
+
+def train_examples(run: Path, network: Network, places: Mapping[str, str] | None = None) -> tuple[Examples | None, str]:
     """The training images, and why there are none: a checkpoint alone, data of the user's own, or data that are not there any more.
 
     Only a built-in data source is called, with plain values: nothing that the file of the config names is imported.
@@ -25,7 +45,9 @@ def train_examples(run: Path, network: Network) -> tuple[Examples | None, str]:
     Args:
         run: folder of the run.
         network: of the run.
+        places: see `places_of`; `None`: where the run read them.
     """
+    places = places or {}
     try:
         stored = read_config(run) if run.is_dir() else None
         if stored is None:
@@ -35,6 +57,11 @@ def train_examples(run: Path, network: Network) -> tuple[Examples | None, str]:
         if not target.startswith(PREFIX):
             return None, "the data of this run are read by code of its own"
         options = {name: value for name, value in settings.items() if not name.startswith("_")}
+        if other := [f"data.{name}" for name in places if name not in options]:
+            return None, f"the data of {run} have no option {other[0]}"
+        options |= places
+        if gone := _gone(options):
+            return None, gone
         final, split = bool(stored.settings.get("final")), read_split(run, only_if_missing=True) if (run / FILE).is_file() else None
         if split and "split_from" in options:
             options["split_from"] = None if final else split  # by that of a final run nothing is left for val and test
@@ -46,4 +73,14 @@ def train_examples(run: Path, network: Network) -> tuple[Examples | None, str]:
     train = (with_all_in_train(data) if final else data).collection.splits["train"]
     if split and train.contents is not None:  # without images that are new since
         train = train.subset([place for place, image in enumerate(cached_hashes(train)) if split.split_of.get(image) == "train"])
-    return train, ""
+    return (train, "") if len(train) else (None, "none of the images of the run is among these data, by their content")
+
+
+def _gone(options: Mapping[str, Any]) -> str:
+    """Which place of the data does not exist, and what to give instead; empty where all exist."""
+    for place in PLACES:
+        value = options.get(place.removeprefix("data."))
+        if isinstance(value, str) and not Path(value).expanduser().exists():
+            here = "" if Path(value).is_absolute() else f" in {shown(Path.cwd())}"
+            return f"there is no {shown(value)}{here}; if the data were moved, add {place}=... to the command"
+    return ""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.pictures import describe_pictures
 from ftlit.errors import one_line
+from ftlit.export.model_card import pretrained_weights
 from ftlit.finetuning.plan import Plan
 from ftlit.formatting import shell_command
 from ftlit.printing import print_line
@@ -21,6 +22,7 @@ from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import arguments, typed_command
 from ftlit.recipes.run.artifacts import images_of
 from ftlit.recipes.run_report.run_pictures import ReportedNetwork, write_images, write_samples
+from ftlit.recipes.start.start_run import copy_of
 from ftlit.report import run_files
 from ftlit.report.contents import Predictions
 
@@ -49,9 +51,15 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
             "multilabel": bool(data.multilabel),
             "noun": images.input_spec.noun if images else "examples",
             "backbones": choice_of_run(cfg.paths.run),
+            **({"weights": weights} if (weights := _earlier_weights(cfg)) else {}),
         },
     )
     write_samples(cfg, data)
+
+
+def _earlier_weights(cfg: DictConfig) -> str:
+    """The pretrained weights of the run of `init_from`; empty without one: then the plan names those of this run."""
+    return pretrained_weights(copy_of(cfg)) if cfg.get("init_from") is not None else ""
 
 
 def _data_name(cfg: DictConfig, chosen: Mapping[str, str]) -> str:

@@ -21,14 +21,23 @@ from ftlit.inference.network import Network
 from ftlit.inference.record import KEY, part_of, read_record
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
-from ftlit.run_folder import DATA, RESULT, meant_run
+from ftlit.report.run_files import FOLDER as REPORT_FOLDER
+from ftlit.run_folder import DATA, REPORT, RESULT, meant_run
 from ftlit.tensor_files import load_checkpoint
 from ftlit.zoo import BACKBONES
 
 FOLDER = "init_from"  # in the folder of a run: the copy
 CONFIG = "config.yaml"
 BEST = "checkpoints/best.ckpt"
-FILES = (BEST, "class_names.json", SPLIT, DATA, RESULT, CONFIG)  # the config last: with it the copy is complete
+FILES = (
+    BEST,
+    "class_names.json",
+    SPLIT,
+    DATA,
+    RESULT,
+    f"{REPORT_FOLDER}/{REPORT}",
+    CONFIG,
+)  # the config last: with it the copy is complete
 NEEDED = (BEST, CONFIG)
 
 
