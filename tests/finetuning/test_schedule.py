@@ -204,10 +204,11 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
         ({"until": Until("val/loss", patience=2)}, "begins when val/loss stalls 2 times, but this may never happen: add epoch="),
         (
             {"epoch": 1, "from_best": True},
-            "from_best=true needs `until`, whose metric selects the best weights: add until={metric: val/accuracy",
+            "from_best needs `until`, whose metric selects the best weights: add until={metric: val/accuracy",
         ),
         ({"epoch": 1, "batchnorm": "frozn"}, "no batchnorm policy 'frozn': did you mean 'frozen'?"),
         ({"step": -1}, "has step=-1: give a whole number, 0 or more"),
+        ({"epoch": 1, "until": "val/acc"}, "has until='val/acc', which is no condition: give Until(\"val/accuracy\", threshold=0.9)"),
         ({"epoch": "1"}, "has epoch='1': give a whole number, 0 or more ('1' is a text: give 1 without quotes)"),
     ],
 )
@@ -215,6 +216,23 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
     with pytest.raises(UserError) as caught:
         Stage(["*"], **fields)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Stage(None), "`train` of a stage has None, which is not the name of a layer"),
+        (lambda: Schedule(["head"]), "a Schedule is a list of stages, not 'head': give Schedule([Stage("),
+        (lambda: Schedule([{"train": ["head"]}]), "a Schedule is a list of stages, not {'train': ['head']}: give"),
+        (lambda: Schedule(Stage(["*"])), "a Schedule is a list of stages, not Stage("),
+        (lambda: Schedule([Stage(["*"])], {"*": 1.0}), "learning-rate factors are a list of pairs (pattern, factor), not {'*': 1.0}: give"),
+        (lambda: Schedule([Stage(["*"])], ("head", 1.0)), "learning-rate factors are a list of pairs (pattern, factor), not 'head': give"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line(wrong, message):
+    with pytest.raises(UserError) as caught:
+        wrong()
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

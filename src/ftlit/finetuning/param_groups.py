@@ -31,6 +31,7 @@ def param_groups(module: nn.Module, lr_scale: Sequence[tuple[str, float]] = EVER
     Raises:
         UserError: a parameter that no pattern covers, or a pattern without parameters.
     """
+    check_factors(lr_scale)
     parameters = dict(module.named_parameters())
     rules = first_match(lr_scale, parameters)
     groups: dict[str, Group] = {}
@@ -59,12 +60,25 @@ def build_optimizer(
         decay_all: as in `param_groups`.
 
     Raises:
-        UserError: see `param_groups`.
+        UserError: see `param_groups`; an optimizer in place of its factory.
     """
+    if not callable(factory):
+        raise UserError(
+            f"build_optimizer needs a function that builds an optimizer, not {type(factory).__name__}: give "
+            "partial(torch.optim.AdamW, lr=1e-3) of functools"
+        )
     optimizer = factory(param_groups(module, lr_scale, decay_all=decay_all))
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * group["lr_scale"]
     return optimizer
+
+
+def check_factors(lr_scale: object) -> None:
+    """Raise `UserError` for learning-rate factors that are no pairs (pattern, factor)."""
+    pairs = list(lr_scale) if isinstance(lr_scale, Iterable) and not isinstance(lr_scale, str | Mapping) else [lr_scale]
+    for pair in pairs:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise UserError(f'learning-rate factors are a list of pairs (pattern, factor), not {pair!r}: give [("head", 1.0), ("*", 0.1)]')
 
 
 def lost_ratios(optimizer: Optimizer, tolerance: float = REL_TOLERANCE) -> str:
@@ -128,8 +142,8 @@ def optimizer_of(configured: object) -> Optimizer:
     """The optimizer in what `configure_optimizers` returns. Raises `UserError` for none or several."""
     found = list(_optimizers(configured))
     if len(found) != 1:
-        has = "got several" if found else f"{type(configured).__name__} contains none"
-        raise UserError(f"examine needs one optimizer, but {has}: give the optimizer that ftlit.build_optimizer returns")
+        has = f"{len(found)} optimizers" if found else repr(configured) if configured is None else type(configured).__name__
+        raise UserError(f"examine needs one optimizer, not {has}: give what configure_optimizers or ftlit.build_optimizer returns")
     return found[0]
 
 

@@ -1,6 +1,6 @@
 """The schedule: an ordered list of stages (what trains from when) and an ordered list of learning-rate factors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from ftlit.errors import UserError, in_quotes
 from ftlit.finetuning.freeze import BatchNorm
+from ftlit.finetuning.param_groups import check_factors
 from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import pattern_of, whole_layers
 from ftlit.formatting import count
@@ -38,6 +39,8 @@ class Schedule:
     lora: Lora | None = None
 
     def __post_init__(self) -> None:
+        check_stages(self.stages)
+        check_factors(self.lr_scale)
         object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "lr_scale", tuple((pattern, _factor(pattern, factor)) for pattern, factor in self.lr_scale))
         if not self.stages:
@@ -179,6 +182,13 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
         )
     first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])
+
+
+def check_stages(stages: object) -> None:
+    """Raise `UserError` for anything but a sequence of stages."""
+    given = list(stages) if isinstance(stages, Iterable) and not isinstance(stages, str | Mapping) else [stages]
+    if wrong := next((repr(one) for one in given if not isinstance(one, Stage)), "" if given != [stages] else repr(stages)):
+        raise UserError(f'a Schedule is a list of stages, not {wrong}: give Schedule([Stage(["head"]), Stage(["*"], epoch=2)])')
 
 
 def _factor(pattern: str, factor: object) -> float:

@@ -124,6 +124,11 @@ class Stage:
         if self.step is not None and (self.epoch is not None or self.until is not None):
             also = " and ".join(name for name in ("epoch", "until") if getattr(self, name) is not None)
             raise UserError(f"stage {self.name!r} has step={self.step} and also {also}: leave out step, or leave out {also}")
+        if not isinstance(self.until, Until | None):
+            raise UserError(
+                f"stage {self.name!r} has until={self.until!r}, which is no condition: give "
+                'Until("val/accuracy", threshold=0.9), or Until("val/loss", mode="min", patience=2)'
+            )
         if self.until is not None and self.epoch is None:
             raise UserError(
                 f"stage {self.name!r} begins when {self.until}, but this may never happen: add epoch=..., "
@@ -131,8 +136,8 @@ class Stage:
             )
         if self.from_best and self.until is None:
             raise UserError(
-                f"stage {self.name!r}: from_best=true needs `until`, whose metric selects the best weights: "
-                "add until={metric: val/accuracy, threshold: 0.9} or another, or leave out from_best"
+                f"stage {self.name!r}: from_best needs `until`, whose metric selects the best weights: "
+                'add until={metric: val/accuracy, threshold: 0.9} (in Python Until("val/accuracy", threshold=0.9)), or leave out from_best'
             )
         if self.batchnorm is not None:
             check_batchnorm(self.batchnorm)

@@ -28,7 +28,8 @@ def entries_of(train: Given) -> tuple[Entry, ...]:
     >>> entries_of(["head", {"backbone.layer4": "bias"}])
     ('head', ('backbone.layer4', 'bias'))
     """
-    return tuple(entry for given in ([train] if isinstance(train, str | Mapping) else train) for entry in _entries(given))
+    several = isinstance(train, Iterable) and not isinstance(train, str | Mapping)
+    return tuple(entry for given in (train if several else [train]) for entry in _entries(given))
 
 
 def _entries(given: object) -> Iterable[Entry]:

@@ -84,7 +84,7 @@ def test_parameter_groups_without_factors_are_an_error_for_a_schedule_with_facto
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
     with pytest.raises(
         UserError,
-        match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 0\.1, but .* has 0\.3 .*give layer_lrs",
+        match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 0\.1, but .* has 0\.3 .*schedules\.layer_lrs",
     ):
         fit(1, schedule=schedule)
 

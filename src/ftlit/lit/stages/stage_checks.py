@@ -63,9 +63,9 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
         if wanted is not None and given != wanted:
             has = "without a learning-rate factor" if given is None else f"with the learning-rate factor {given:g}"
             raise UserError(
-                f"the optimizer holds {name} {has}, but Schedule.lr_scale has {wanted:g} for it: build the optimizer with "
-                "build_optimizer(module, factory, schedule.lr_scale), or pass lr_scale=schedule.lr_scale to FineTuner; with a schedule "
-                "of ftlit.schedules give layer_lrs the same layers, scale and decay"
+                f"the optimizer holds {name} {has}, but the schedule has {wanted:g} for it: build the optimizer with "
+                "build_optimizer(module, factory, schedule.lr_scale), or, for a schedule of ftlit.schedules, with "
+                "schedules.layer_lrs(module, ...) of the same layers, scale and decay; FineTuner takes lr_scale=schedule.lr_scale"
             )
 
 
