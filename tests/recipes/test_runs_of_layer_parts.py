@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 import warm
+from composed_configs import error_text
 from paths import ROOT
 
 from ftlit import UserError, load
 from ftlit.export.hand_over import export_run
+from ftlit.recipes.config.hydra_internals import fresh_hydra
 
 pytestmark = pytest.mark.e2e
 
@@ -47,6 +49,13 @@ def test_the_loaded_network_has_plain_weights_and_its_export_agrees(folder, tmp_
     with torch.no_grad():
         expected = network.head(network.backbone.pool(network.backbone(2 * images - 1)))  # it normalises with mean and std .5
         assert torch.allclose(torch.export.load(exported).module()(images), expected, atol=1e-4)
+
+
+def test_lora_of_the_head_is_a_line(monkeypatch):
+    with fresh_hydra():
+        words = ("head=linear", "schedule=explicit", "schedule.stages=[{train:[{head:lora}]}]", "data.per_class=4", "trainer=cpu")
+        message = error_text(monkeypatch, *words)
+    assert message == "`train` has head (lora), but only layers of the backbone get LoRA matrices: give head, all of which trains"
 
 
 @pytest.mark.parametrize("record", [{"rank": "8", "alpha": None, "targets": []}, {"rank": 8}, 3])

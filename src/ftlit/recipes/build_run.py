@@ -14,6 +14,7 @@ from ftlit.finetuning.examine import examine
 from ftlit.finetuning.hints import ON_COMMAND_LINE
 from ftlit.finetuning.plan import Plan
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, trains_whole_layers, without_warm_up
+from ftlit.lit.callbacks.ema_weights import EmaWeights
 from ftlit.lit.callbacks.live_report import LiveReport
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
@@ -24,6 +25,7 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
 from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import compile_layers, keeps_whole_weights, shards_later
+from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.recipes.baseline import Baseline, build_baseline, may_compare
 from ftlit.recipes.build_module import build_module
@@ -118,6 +120,8 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     use_checked_checkpoints(trainer)
     check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
     check_wise(trainer, fits_head=probe_head is not None)
+    if ema := find_callback(trainer, EmaWeights):
+        ema.check(trainer)
     if probe_head:
         check_probe_head(trainer, data, ON_COMMAND_LINE)
     check_reached(cfg, schedule, trainer, data)

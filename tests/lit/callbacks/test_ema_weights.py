@@ -5,7 +5,7 @@ import pytest
 import torch
 from feature_runs import ALL, EPOCHS, HEAD, QUIET, SCHEDULES, TOP, Stop, data, model
 
-from ftlit import EmaWeights, FeatureData, LastCheckpoint, Schedule, SeedEachStep, Stage, StagedFinetuning, Until, UserError
+from ftlit import EmaWeights, FeatureData, Fsdp2Strategy, LastCheckpoint, Schedule, SeedEachStep, Stage, StagedFinetuning, Until, UserError
 from ftlit.inference.slim import digests
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 
@@ -129,3 +129,14 @@ def test_errors(tmp_path):
         fit(tmp_path, best)
     with pytest.raises(UserError, match=r"bf16-mixed, or leave average=ema"):
         fit(tmp_path, module=model().to(torch.bfloat16))
+
+
+def test_what_cannot_be_averaged_is_an_error_before_training_begins():
+    for settings in ({"precision": "bf16-true"}, {"strategy": Fsdp2Strategy(), "devices": 2}):
+        with pytest.raises(UserError, match=r"leave average=ema \(EmaWeights\) out"):
+            EmaWeights().check(pl.Trainer(accelerator="cpu", **settings, **QUIET))
+
+
+def test_lightning_does_not_warn_of_strategies_that_are_refused(tmp_path, recwarn):
+    fit(tmp_path, [Stage(ALL)], max_epochs=1)
+    assert not [warning for warning in recwarn if "WeightAveraging" in str(warning.message)]

@@ -1,5 +1,6 @@
 """EmaWeights: an exponential moving average of the weights, which is validated, saved as the best checkpoint, and tested."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import keeps_whole_weights
 from ftlit.lit.trainer_internals import find_callback
 
+LOW = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")  # precisions in which also the weights are rounded
 PRECISE = (torch.float32, torch.float64)
 LEAVE_OUT = "leave average=ema (EmaWeights) out"
 
@@ -65,6 +67,18 @@ class EmaWeights(WeightAveraging):
         """Build the average, when training begins."""
         if stage != "fit":
             return
+        self.check(trainer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*WeightAveraging doesn't support sharding")  # no such strategy gets here
+            super().setup(trainer, pl_module, stage)
+        self._moved = None
+
+    def check(self, trainer: Trainer) -> None:
+        """Refuse a trainer with which weights cannot be averaged. Training does this too, when it begins.
+
+        Raises:
+            UserError: see the class.
+        """
         if not keeps_whole_weights(type(trainer.strategy)):
             name = type(trainer.strategy).__name__
             raise UserError(f"the weights cannot be averaged with {name}, which shards them: {LEAVE_OUT}, or give trainer.strategy=ddp")
@@ -74,8 +88,8 @@ class EmaWeights(WeightAveraging):
                 f"stage {best.name!r} begins from the best weights (from_best), but validation measures the averaged weights: "
                 f"remove from_best, or {LEAVE_OUT}"
             )
-        super().setup(trainer, pl_module, stage)
-        self._moved = None
+        if str(trainer.precision) in LOW:
+            raise _imprecise(f"precision {trainer.precision}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the average the device and number format of the module. Before the first step it is the module as it is now, with a head
@@ -85,9 +99,7 @@ class EmaWeights(WeightAveraging):
         averaged = _tensors(self._average_model.module)
         for name, (own, _) in _tensors(pl_module).items():
             if own.is_floating_point() and own.dtype not in PRECISE:
-                raise UserError(
-                    f"an average of weights in {own.dtype} would lose its small steps: give trainer.precision=bf16-mixed, or {LEAVE_OUT}"
-                )
+                raise _imprecise(str(own.dtype))
             averaged[name][0].data = averaged[name][0].data.to(own.device, own.dtype)
         if not self.updates:
             self._average_model.module.load_state_dict(pl_module.state_dict())
@@ -134,6 +146,10 @@ class EmaWeights(WeightAveraging):
         """Restore both, where training resumes."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _imprecise(what: str) -> UserError:
+    return UserError(f"an average of weights in {what} would lose its small steps: give trainer.precision=bf16-mixed, or {LEAVE_OUT}")
 
 
 def _tensors(module: nn.Module) -> dict[str, tuple[Tensor, bool]]:

@@ -16,6 +16,8 @@ from ftlit.files import disk_error, write_error
 from ftlit.formatting import shell_word
 from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.option_names import (
+    below_a_list,
+    below_a_value,
     known_names,
     lacks_argument,
     names_in,
@@ -71,6 +73,8 @@ def as_user_error(error: BaseException) -> UserError | None:
             return _wrong_option(cause)
         if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's
             return UserError("all trials of this search failed: their errors are printed above")
+        if any(map(hydra_errors.is_wrong_index, chain)) and (below := below_a_list(sys.argv[1:], _composed(without=""))):
+            return below
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
         if hydra_errors.is_bad_group_value(cause):
@@ -198,6 +202,8 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     known = list(dict.fromkeys([*names_in(composed), *known_names(), *overlay_groups()]))
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
         return UserError(f"there is no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
+    if parent in known:
+        return below_a_value(name, _given_value(name), composed)
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
     leaves = [other.rpartition(".")[2] for other in siblings]
     target = OmegaConf.select(composed, f"{parent}._target_")

@@ -39,6 +39,12 @@ def is_bad_group_value(error: BaseException) -> bool:
     return isinstance(error, ValueError) and str(error).startswith("Config group override must be")
 
 
+def is_wrong_index(error: BaseException) -> bool:
+    """Whether OmegaConf took the last part of `backbone.reinit.layer4=...` as an index of a list, and found none."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+    return isinstance(error, ValueError | IndexError) and bool(modules) and modules[-1].startswith("omegaconf.")
+
+
 def swept_value(message: str) -> str | None:
     """The word `name=1,2` that Hydra refuses outside of a sweep, read from the message of its `ConfigCompositionException`."""
     found = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ?(?:1\. |requires)", message)

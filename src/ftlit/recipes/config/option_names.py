@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, unknown
+from ftlit.formatting import shell_word
 from ftlit.recipes.config.hydra_internals import added_names, choices, fresh_hydra, group_options, hydra_config, task_overrides
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.renamed import OPTIONS
@@ -83,6 +84,20 @@ def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes
     line = f"the line `{leaf}: {value}` to the config file of {chosen}"
     advice = f"add the argument {leaf} to {target}, and {line} (see docs/extending.md#{SHARED[group][1]})"
     return UserError(f"{chosen} does not accept {leaf!r} (accepted: {', '.join(takes) or 'nothing'}): {advice}")
+
+
+def below_a_value(name: str, value: str, composed: DictConfig) -> UserError:
+    """The error for `schedule.lora.rank=8` where `schedule.lora` is null, or another value that is no mapping."""
+    parent, _, leaf = name.rpartition(".")
+    whole = f"{{{leaf}: {value}}}" if OmegaConf.select(composed, parent) is None else "..."
+    return UserError(f"there is no option {name!r}: {parent} is given as a whole, {shell_word(f'{parent}={whole}')}")
+
+
+def below_a_list(words: Iterable[str], composed: DictConfig) -> UserError | None:
+    """The error for `backbone.reinit.0=layer4`, an item of a list; `None` where no word is one."""
+    given = (word.lstrip("+~").partition("=") for word in words)
+    lists = ((name, value) for name, _, value in given if OmegaConf.is_list(OmegaConf.select(composed, name.rpartition(".")[0])))
+    return next((below_a_value(name, value, composed) for name, value in lists), None)
 
 
 def unknown_hydra_option(name: str, words: Iterable[str]) -> UserError:

@@ -143,9 +143,14 @@ def build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
 def add_schedule_lora(backbone: Backbone, schedule: Schedule) -> dict[str, Any] | None:
     """Give the layers of which a stage trains LoRA such matrices, in place. Returns the fields of the `Lora` that does so again, `None`
     where there are none.
+
+    Raises:
+        UserError: LoRA of the head, or of layers that have no weights for it.
     """
     if not (patterns := lora_patterns(schedule)):
         return None
+    if head := next((pattern for pattern in patterns if pattern.split(".")[0] == "head"), None):
+        raise UserError(f"`train` has {head} (lora), but only layers of the backbone get LoRA matrices: give {head}, all of which trains")
     lora = schedule.lora or Lora()
     names = add_lora(backbone, lora, ["*" if pattern == "backbone" else pattern.removeprefix("backbone.") for pattern in patterns])
     return {"rank": lora.rank, "alpha": lora.alpha, "targets": names}
