@@ -202,7 +202,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     known = list(dict.fromkeys([*names_in(composed), *known_names(), *overlay_groups()]))
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
         return UserError(f"there is no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
-    if parent in known:
+    if parent in known and not OmegaConf.is_dict(OmegaConf.select(composed, parent)):
         return below_a_value(name, _given_value(name), composed)
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
     leaves = [other.rpartition(".")[2] for other in siblings]
