@@ -76,11 +76,13 @@ class LayerProbes:
         features: Mapping[Pooling, Features],
         valid: Mapping[Pooling, Features] | None = None,
         class_weights: ClassWeights | None = None,
+        *,
+        refit: bool = True,
     ) -> list[Probe]:
         """A probe for each cut, kind and pooling, the highest cut first; see `fit_probe`."""
         l2_penalties = [float(l2) for l2 in self.l2 or L2_PENALTIES]
         kinds = [kind for kind in PROBE_KINDS if kind in self.kinds]
-        options: dict[str, Any] = {"l2": l2_penalties, "seed": self.seed, "class_weights": class_weights}
+        options: dict[str, Any] = {"l2": l2_penalties, "seed": self.seed, "class_weights": class_weights, "refit": refit}
         return [
             fit_probe(own, cut=cut, kind=kind, pooling=pooling, valid=None if valid is None else valid[pooling], **options)
             for cut in reversed(next(iter(features.values())).cuts)

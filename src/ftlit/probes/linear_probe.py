@@ -138,6 +138,7 @@ def fit_probe(
     l2: float | Sequence[float] = L2_PENALTIES,
     num_classes: int | None = None,
     valid: tuple[Tensor, Tensor] | Features | None = None,
+    refit: bool = True,
     seed: int = 0,
     pooling: Pooling = "average",
     widths: Sequence[int] | None = None,
@@ -149,7 +150,7 @@ def fit_probe(
     are equally accurate, but few are calibrated). Without `valid` it is the loss in stratified 5-fold cross-validation: the images of a
     class are spread over the folds; a class of fewer than 5 images is held out in as many folds as it has images, and a class of a single
     image is in all training folds and never held out. Images of one group (see `Features`) are held out together. The probe is then
-    refitted on everything, `valid` included. A solution that did not converge gives a warning. Of many
+    refitted on everything, `valid` included (see `refit`). A solution that did not converge gives a warning. Of many
     features of many classes only one of the five folds is held out, and only L2 penalties around the best one are tried, see
     `ftlit.probes.l2_search.held_out_results`.
 
@@ -164,6 +165,7 @@ def fit_probe(
             1 / (N L2 penalty).
         num_classes: number of classes; `None`: one more than the largest class number.
         valid: features and targets for the choice of the L2 penalty.
+        refit: whether the last fit includes `valid`; else it is on `features` and `views` alone.
         seed: of the folds.
         pooling: how the vectors were pooled; recorded in the probe, for its head.
         widths: lengths of the features of each cut in concatenated vectors; `None`: those of the stored features, or one cut.
@@ -212,7 +214,7 @@ def fit_probe(
         scores, losses = (dict(zip(tried, values, strict=True)) for values in means)
     best = min(losses or l2_penalties, key=lambda value: losses.get(value, 0.0))
     vectors, labels = examples.rows
-    if others is not None:
+    if others is not None and refit:
         vectors, labels = torch.cat([vectors, others.vectors]), torch.cat([labels, others.labels])
         method = plain.with_weights(weights := _class_weights(labels, classes, class_weights))
     mean, inverse = scales(vectors, widths)

@@ -27,7 +27,7 @@ from ftlit.recipes.checks.own_parts import build_data
 from ftlit.recipes.config.class_weights import class_weights_of, class_weights_text
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.plan_rows import PlanRow
-from ftlit.recipes.console.probe_plan import images_read, limited, print_probe_plan, probe_rows
+from ftlit.recipes.console.probe_plan import TRAIN_AND_VAL, fitted_splits, images_read, limited, print_probe_plan, probe_rows
 from ftlit.recipes.resuming.resume import write_config
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.feature_setup import features_of, one_device, specs_of
@@ -46,6 +46,7 @@ class Repeat:
         probes: of every cut, kind and pooling, the highest cut first.
         best: the chosen one.
         held_out: what it was chosen on, as text.
+        fitted_on: the splits that the probes are fitted on in the end.
         tests: the accuracy of each probe on test.
         predictions: of the chosen one, of the test images.
         features: `features` and `labels` of some test images.
@@ -54,6 +55,7 @@ class Repeat:
     probes: list[Probe]
     best: Probe
     held_out: str
+    fitted_on: str
     tests: list[Interval]
     predictions: Predictions
     features: dict[str, Tensor]
@@ -93,14 +95,15 @@ def run(cfg: DictConfig) -> float:
             "add it to the function and to the config file of the data, see docs/extending.md#data-source"
         )
     check_data(cfg, parts.data)
+    fitted_on = fitted_splits(parts.data, probes)
     parts = RunParts(parts.backbone, limited(parts.data, probes))
-    rows = print_plan(cfg, probes, parts)
+    rows = print_plan(cfg, probes, parts, fitted_on)
     repeats = []
     for i in range(probes.repeats):
         if probes.repeats > 1:
             print_line(f"random sample {i + 1} of {probes.repeats}:")
         data = limited(build_data(cfg, parts.backbone.input_spec, seed=cfg.data.seed + i), probes) if i else parts.data
-        repeats.append(probe_layers(cfg, probes, RunParts(parts.backbone, data)))
+        repeats.append(probe_layers(cfg, probes, RunParts(parts.backbone, data), fitted_on))
     summary = describe(repeats, per_class, parts.data.input_spec.noun)
     write_files(cfg, repeats)
     show(table_of(repeats))
@@ -118,14 +121,16 @@ def check_data(cfg: DictConfig, data: Any) -> None:
         raise UserError("recipe=probe needs one label per example, but these data have several")
 
 
-def print_plan(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> list[PlanRow]:
+def print_plan(cfg: DictConfig, probes: LayerProbes, parts: RunParts, fitted_on: str) -> list[PlanRow]:
     """Print what will be probed, where and for how long. Returns the rows."""
     trainer, backbone, data = one_device(cfg)(logger=False, enable_checkpointing=False), parts.backbone, parts.data
     specs = specs_of(backbone, backbone.cuts if probes.cuts is None else probes.cuts, poolings_tried(probes))
     number = images_read(data, probes.repeats)
     seconds = None if cfg.compile or not specs else estimate_features(trainer, backbone, data, [spec.cut for spec in specs], number)
     width = WEIGHT_DTYPES.get(str(trainer.precision), torch.float32).itemsize
-    rows = probe_rows(cfg, backbone, data, probes, specs, devices=describe_devices(trainer), bytes_per_value=width, seconds=seconds)
+    rows = probe_rows(
+        cfg, backbone, data, probes, specs, fitted_on, devices=describe_devices(trainer), bytes_per_value=width, seconds=seconds
+    )
     print_probe_plan(rows, backbone, specs)
     return rows
 
@@ -135,7 +140,7 @@ def poolings_tried(probes: LayerProbes) -> list[Pooling]:
     return [pooling for pooling in POOLINGS if pooling in probes.poolings]
 
 
-def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repeat:
+def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts, fitted_on: str) -> Repeat:
     """Fit the probes and choose one: on val, or, where training images are few, by cross-validation among them, so that val adds none."""
     backbone, data, noun = parts.backbone, parts.data, parts.data.input_spec.noun
     cuts = backbone.cuts if probes.cuts is None else probes.cuts
@@ -150,12 +155,12 @@ def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repea
         tried = ", ".join([tried, *class_weights_text(cfg, data)])
         print_line(f"fitting linear probes at {where}: {tried}")
         valid = features["val"] if cfg.data.get("per_class") is None else None
-        fitted = probes.at(train, valid, class_weights_of(cfg, data))
+        fitted = probes.at(train, valid, class_weights_of(cfg, data), refit=fitted_on == TRAIN_AND_VAL)
         best = best_of(fitted)
         val_size, train_size = len(data.collection.splits["val"]), len(train[best.pooling])
         held_out = f"{val_size} val {noun}" if valid else f"cross-validation on {train_size} training {noun}"
         tests = [bootstrap(logits.argmax(dim=1) == targets, probes.seed) for _, logits, targets in tested(fitted, features["test"])]
-        return Repeat(fitted, best, held_out, tests, *tested_best(best, data, features["test"]))
+        return Repeat(fitted, best, held_out, fitted_on, tests, *tested_best(best, data, features["test"]))
 
 
 def tested(probes: Sequence[Probe], test: Mapping[Pooling, Features]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -194,7 +199,7 @@ def write_files(cfg: DictConfig, repeats: Sequence[Repeat]) -> None:
 def result_of(repeat: Repeat, *, cross_validated: bool) -> dict[str, Any]:
     """The chosen probe with its accuracies, as plain values; what it was chosen on, and among how many."""
     best, test = repeat.best, repeat.test
-    chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "l2": best.l2}
+    chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "l2": best.l2, "test/fitted_on": repeat.fitted_on}
     held_out: dict[str, Any] = {"held_out/accuracy": best.score, "held_out/loss": best.losses.get(best.l2)}
     held_out |= {HELD_OUT_BY: CROSS_VALIDATION if cross_validated else "val", BEST_OF: len(repeat.probes)}
     return {**chosen, "objective": best.objective, **held_out, "test/accuracy": test.share, "low": test.low, "high": test.high}
@@ -234,7 +239,9 @@ def with_deviation(values: Sequence[float]) -> str:
 def describe(repeats: Sequence[Repeat], per_class: int | None, noun: str) -> str:
     """The chosen probe, how it was chosen, and its test accuracy."""
     held_out = repeats[0].held_out
-    how = f"on {held_out}, refitted on train + val" if per_class is None else f"by {held_out}"
+    alone = f"fitted on {repeats[0].best.samples:,} training {noun}"
+    fitted = "refitted on train + val" if repeats[0].fitted_on == TRAIN_AND_VAL else alone
+    how = f"on {held_out}, {fitted}" if per_class is None else f"by {held_out}"
     if len(repeats) == 1:
         return f"* marks the probe chosen {how}: {repeats[0].best.summary}; test accuracy with 95 % bootstrap interval {repeats[0].test}"
     accuracy = with_deviation([repeat.test.share for repeat in repeats])

@@ -5,10 +5,10 @@ from composed_configs import composed
 
 from ftlit.formatting import size_in_words
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
-from ftlit.recipes.console.probe_plan import images_read, lengths, limited
-from ftlit.recipes.probe import poolings_tried, print_plan
+from ftlit.recipes.console.probe_plan import fitted_splits, images_read, lengths, limited
+from ftlit.recipes.probe import describe, poolings_tried, print_plan, probe_layers, result_of
 from ftlit.recipes.run.feature_setup import features_of, specs_of
-from ftlit.recipes.run.parts import load_parts
+from ftlit.recipes.run.parts import RunParts, load_parts
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def planned(tmp_path, monkeypatch):
         with fresh_hydra():
             cfg = composed("recipe=probe", *words, f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
             probes, parts = instantiate(cfg.probe), load_parts(cfg)
-            return cfg, probes, parts, dict(print_plan(cfg, probes, parts))
+            return cfg, probes, parts, dict(print_plan(cfg, probes, parts, fitted_splits(parts.data, probes)))
 
     return plan
 
@@ -41,10 +41,24 @@ def test_the_plan_says_what_is_fitted_and_how_it_is_chosen(planned, words, texts
 
 
 def test_a_note_says_how_many_images_are_fitted_on(planned, capsys):
-    _, probes, parts, _ = planned("probe.rows=100")
+    _, probes, parts, rows = planned("probe.rows=100")
     some = limited(parts.data, probes)
     assert capsys.readouterr().out.splitlines()[-1].startswith("note: probes are fitted on 100 of 1,070 training images")
+    assert "because probe.rows=100 leaves others out" in rows["probe"] and "refitted" not in rows["probe"]
     assert set(some.counts["train"].values()) <= {9, 10, 11} and some.counts["test"] == parts.data.counts["test"]
+
+
+@pytest.mark.parametrize(("rows", "splits"), [("100", "train"), ("all", "train + val")])
+def test_probes_are_refitted_on_val_only_where_no_training_image_is_left_out(planned, rows, splits):
+    """Else a sweep over probe.rows would compare probes of rows + 359 images."""
+    cfg, probes, parts, _ = planned(f"probe.rows={rows}", "probe.cuts=[layer4]", "probe.l2=[1e-1,1e-2]", "data.num_workers=0")
+    some = limited(parts.data, probes)
+    repeat = probe_layers(cfg, probes, RunParts(parts.backbone, some), fitted_splits(parts.data, probes))
+    train, val = (len(some.collection.splits[name]) for name in ("train", "val"))
+    assert repeat.fitted_on == splits and repeat.best.samples == train + val * (splits == "train + val")
+    assert result_of(repeat, cross_validated=False)["test/fitted_on"] == splits
+    said = "on 359 val images, " + (f"fitted on {train} training images" if rows == "100" else "refitted on train + val")
+    assert said in describe([repeat], None, "images")
 
 
 def test_without_a_store_the_plan_promises_no_cache(planned):

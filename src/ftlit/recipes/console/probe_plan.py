@@ -21,6 +21,17 @@ from ftlit.recipes.console.plan_rows import PlanRow, data_rows, first_rows, imba
 GROUPS = ("experiment", "backbone", "data", "probe", "cache", "trainer")
 
 
+TRAIN, TRAIN_AND_VAL = "train", "train + val"
+
+
+def fitted_splits(data: IndexedImages, probes: LayerProbes) -> str:
+    """The splits on which the chosen probe is fitted: `train + val`, or `train` where the number of training images was chosen, by
+    `data.per_class` or by `probe.rows`, so that val must not add to it.
+    """
+    whole = data.per_class is None and probes.share_of(len(data.collection.splits["train"])) == 1
+    return TRAIN_AND_VAL if whole else TRAIN
+
+
 def limited(data: IndexedImages, probes: LayerProbes) -> IndexedImages:
     """The data with the training images on which the probes are fitted, `probe.rows` at most; a line says how many."""
     images = len(data.collection.splits["train"])
@@ -28,7 +39,10 @@ def limited(data: IndexedImages, probes: LayerProbes) -> IndexedImages:
         return data
     some = data.with_share(share)
     fitted, noun = len(some.collection.splits["train"]), data.input_spec.noun
-    print_line(f"note: probes are fitted on {fitted:,} of {images:,} training {noun}, the same share of each class (probe.rows=all: all)")
+    alone = "" if data.per_class else ", and not refitted on val"
+    print_line(
+        f"note: probes are fitted on {fitted:,} of {images:,} training {noun}, the same share of each class{alone} (probe.rows=all: all)"
+    )
     return some
 
 
@@ -38,6 +52,7 @@ def probe_rows(
     data: Any,
     probes: LayerProbes,
     specs: Sequence[FeatureSpec],
+    fitted_on: str,
     *,
     devices: str,
     bytes_per_value: int,
@@ -51,6 +66,7 @@ def probe_rows(
         data: the images, of the first random sample where several are drawn.
         probes: which probes are fitted.
         specs: of the features that they are fitted on.
+        fitted_on: the splits on which the chosen one is fitted.
         devices: description of the device and the number format.
         bytes_per_value: of a stored feature.
         seconds: estimate for the features, if there is one.
@@ -59,7 +75,7 @@ def probe_rows(
     rows = first_rows(cfg, backbone, spec.summary, GROUPS)
     rows += data_rows(data, spec.noun)
     rows += [("note", note) for note in imbalance_note(cfg, data, spec.noun)]
-    rows.append(("probe", _probe_text(cfg, data, probes, specs)))
+    rows.append(("probe", _probe_text(cfg, data, probes, specs, fitted_on)))
     if cfg.cache.get("folder"):
         size = sum(lengths(backbone, specs).values()) * images_read(data, probes.repeats) * bytes_per_value
         rows.append(("cache", f"features take up to {size_in_words(size)} in {cfg.cache.folder}"))
@@ -70,7 +86,7 @@ def probe_rows(
     return rows
 
 
-def _probe_text(cfg: DictConfig, data: Any, probes: LayerProbes, specs: Sequence[FeatureSpec]) -> str:
+def _probe_text(cfg: DictConfig, data: Any, probes: LayerProbes, specs: Sequence[FeatureSpec], fitted_on: str) -> str:
     """What is fitted, how it is chosen, and what judges it."""
     noun, per_class = data.input_spec.noun, cfg.data.get("per_class")
     fits, tried = count(len(specs) * len(probes.kinds), "linear probe"), len(probes.l2 or L2_PENALTIES)
@@ -78,7 +94,13 @@ def _probe_text(cfg: DictConfig, data: Any, probes: LayerProbes, specs: Sequence
     text = ", ".join([f"{fits} ({', '.join(probes.kinds)})", penalties, *class_weights_text(cfg, data)])
     if probes.repeats > 1:
         text += f", in each of {probes.repeats} random samples of {per_class} {noun} per class"
-    how = "on val, refitted on train + val" if per_class is None else "by cross-validation on train (val is not used)"
+    train = sum(data.counts["train"].values())
+    if per_class is not None:
+        how = "by cross-validation on train (val is not used)"
+    elif fitted_on == TRAIN_AND_VAL:
+        how = "on val, refitted on train + val"
+    else:
+        how = f"on val; all are fitted on {train:,} training {noun} alone, because probe.rows={probes.rows} leaves others out"
     return f"{text}; penalty, then layer, kind and pooling chosen {how}; test judges the chosen probe"
 
 
