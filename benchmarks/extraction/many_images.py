@@ -5,8 +5,8 @@ python benchmarks/extraction/many_images.py [--images 10000,100000,1000000] [--o
 Writes small JPEG files (16 pixels; 4 GB on a disk with blocks of 4 KiB for a million) of 1,000 classes to `--work`, and starts
 `train.py` on them twice with `backbone=glyph`: `head=linear` for one epoch on cached features, after a pass over all images; then
 `scenario=small_similar`, a fitted head and a report, whose first part is the second start on this folder. A part ends with a line that the
-program prints. Memory is the largest anonymous memory (RssAnon) of the process and its
-workers together, measured ten times a second. Growth is the exponent g of time = c * images^g between two numbers of images.
+program prints. Memory is the largest anonymous memory (RssAnon) of the process and its workers together, measured ten times a second. CPU
+seconds are those of the process and its workers. Growth is the exponent g of CPU seconds = c * images^g between two numbers of images.
 """
 
 import argparse
@@ -82,6 +82,16 @@ class Memory(threading.Thread):
         return most
 
 
+def _cpu_seconds(process: int) -> float:
+    """User and system time of a process, its children and those that have ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # a child that has ended, whose time its parent has
+        return 0.0
+    own = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(_cpu_seconds(child) for child in _children(process))
+
+
 def _anonymous(process: int) -> int:
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -104,7 +114,7 @@ def parts_of(command: str, images: Path, work: Path) -> Iterator[dict[str, Any]]
     folder = work / command.replace(" ", "_")
     options = ["backbone=glyph", "data=folder", f"data.root={images}", "trainer=cpu", f"hydra.run.dir={folder}"]
     environment = {**os.environ, "FTLIT_CACHE": str(work / "cache"), "PYTHONUNBUFFERED": "1"}
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), 0.0
     with subprocess.Popen([sys.executable, str(TRAIN), *options, *words], stdout=subprocess.PIPE, text=True, env=environment) as process:
         memory = Memory(process.pid)
         memory.start()
@@ -112,9 +122,9 @@ def parts_of(command: str, images: Path, work: Path) -> Iterator[dict[str, Any]]
         for line in process.stdout or ():
             ended = [name for name, end in left.items() if line.startswith(end)][:1]
             for name in ended:
-                now = time.perf_counter()
-                yield {"part": name, "seconds": now - begun, "bytes": memory.take()}
-                begun = now
+                now, cpu = time.perf_counter(), _cpu_seconds(process.pid)
+                yield {"part": name, "seconds": now - begun, "cpu_seconds": cpu - before, "bytes": memory.take()}
+                begun, before = now, cpu
                 del left[name]
         memory.ended = True
     if process.returncode or left:
@@ -132,12 +142,16 @@ def measured(numbers: Sequence[int], work: Path) -> list[dict[str, Any]]:
         for command in COMMANDS:
             for row in parts_of(command, images, own):
                 rows.append({"images": number, "command": command, **row})
-                print(f"{number:,}, {row['part']}: {row['seconds']:.1f} s, {row['bytes'] / 2**30:.2f} GiB", file=sys.stderr, flush=True)
+                print(f"{number:,}, {row['part']}: {_cell(row)}", file=sys.stderr, flush=True)
     return rows
 
 
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['seconds']:.1f} s ({row['cpu_seconds']:.1f} CPU s), {row['bytes'] / 2**30:.2f} GiB"
+
+
 def growth(seconds: dict[int, float]) -> float | None:
-    """The exponent between the two largest numbers of images."""
+    """The exponent of CPU seconds between the two largest numbers of images."""
     *_, few, many = [None, None, *sorted(seconds)]
     return None if few is None or many is None else math.log(seconds[many] / seconds[few]) / math.log(many / few)
 
@@ -148,8 +162,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| part | " + " | ".join(f"{number:,} images" for number in numbers) + " | growth |", "|---" * (len(numbers) + 2) + "|"]
     for name in dict.fromkeys(row["part"] for row in rows):
         own = {row["images"]: row for row in rows if row["part"] == name}
-        cells = [f"{own[n]['seconds']:.1f} s, {own[n]['bytes'] / 2**30:.2f} GiB" if n in own else "" for n in numbers]
-        exponent = growth({number: row["seconds"] for number, row in own.items()})
+        cells = [_cell(own[n]) if n in own else "" for n in numbers]
+        exponent = growth({number: row["cpu_seconds"] for number, row in own.items()})
         lines.append(f"| {name} | {' | '.join(cells)} | {'' if exponent is None else f'{exponent:.2f}'} |")
     return "\n".join(lines)
 
