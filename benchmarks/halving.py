@@ -21,7 +21,8 @@ from _measure import machine, written
 from _options import count, existing, interruptible
 
 from ftlit.sweeps.halving import Monitor, Rung, rungs_of, score_at, share_of_steps, survivors
-from ftlit.sweeps.jobs import STOPPED, TEST, VAL, Job, Setting, jobs_of, settings_of
+from ftlit.sweeps.jobs import STOPPED, TEST, VAL, Job, jobs_of
+from ftlit.sweeps.setting_jobs import Setting, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS, FIRST, ETA, REDUCTION = 9, 1, 3, 3  # those of conf/hparams_search/halving.yaml

@@ -17,6 +17,7 @@ from paths import ROOT, TESTS
 import ftlit
 
 SOURCE = Path(ftlit.__file__).parent
+MAX_MODULES, MAX_LINES = 16, 250  # of a folder, without __init__.py; of a file
 MODULES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in SOURCE.rglob("*.py")
@@ -62,6 +63,14 @@ def test_there_is_no_import_cycle():
 def test_no_file_name_occurs_twice():
     counts = Counter(path.stem for path in MODULES.values() if path.stem not in ("__init__",))
     assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_no_folder_has_more_modules_and_no_file_more_lines_than_a_reader_takes_in():
+    modules = [path for path in SOURCE.rglob("*.py") if "conf" not in path.parts]
+    folders = Counter(path.parent.relative_to(SOURCE).as_posix() for path in modules if path.name != "__init__.py")
+    assert {folder: count for folder, count in folders.items() if count > MAX_MODULES} == {}
+    lengths = {path.relative_to(SOURCE).as_posix(): len(path.read_text().splitlines()) for path in modules}
+    assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
 
 
 def types_of(path: Path) -> dict[str, str]:

@@ -155,8 +155,10 @@ def test_l_bfgs_and_newtons_method_replace_each_other_for_svm(max_rank, monkeypa
     digits = load_digits()
     features, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
     expected = solve(features, labels, 10, [1e-2], "svm")
-    monkeypatch.setattr("ftlit.probes.solver.NEWTON_MAX_RANK", max_rank)
-    monkeypatch.setattr("ftlit.probes.solver.MAX_NEWTON_STEPS" if max_rank else "ftlit.probes.optimization.lbfgs.MAX_STEPS", 1)
+    monkeypatch.setattr("ftlit.probes.optimization.minimum.NEWTON_MAX_RANK", max_rank)
+    monkeypatch.setattr(
+        "ftlit.probes.optimization.minimum.MAX_NEWTON_STEPS" if max_rank else "ftlit.probes.optimization.lbfgs.MAX_STEPS", 1
+    )
     found = solve(features, labels, 10, [1e-2], "svm")
     assert bool(found.converged[0]) and float(found.objective[0]) == pytest.approx(float(expected.objective[0]), rel=1e-6)
 
@@ -173,7 +175,7 @@ def test_left_bounds_the_distance_to_the_optimum(kind, monkeypatch):
     features, labels = torch.randn(80, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), torch.arange(80) % 5
     best = float(solve(features, labels, 5, [1e-3], kind).objective[0])
     seen = []
-    monkeypatch.setattr("ftlit.probes.solver.MAX_NEWTON_STEPS", 0)
+    monkeypatch.setattr("ftlit.probes.optimization.minimum.MAX_NEWTON_STEPS", 0)
     for steps in (1, 3, 10, 30):
         monkeypatch.setattr("ftlit.probes.optimization.lbfgs.MAX_STEPS", steps)
         path = solve(features, labels, 5, [1e-3], kind)

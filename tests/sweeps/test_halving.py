@@ -6,7 +6,8 @@ from math import inf
 import pytest
 
 from ftlit.sweeps.halving import Monitor, Rung, rungs_of, score_at, share_of_steps, survivors
-from ftlit.sweeps.jobs import Job, Setting
+from ftlit.sweeps.jobs import Job
+from ftlit.sweeps.setting_jobs import Setting
 
 ACCURACY, LOSS = Monitor("val/accuracy", lowest=False), Monitor("val/loss", lowest=True)
 

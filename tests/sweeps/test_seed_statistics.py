@@ -3,8 +3,9 @@
 import pytest
 from scipy import stats
 
-from ftlit.sweeps.jobs import TEST, Job, Setting
+from ftlit.sweeps.jobs import TEST, Job
 from ftlit.sweeps.seed_statistics import difference, half_interval, interval
+from ftlit.sweeps.setting_jobs import Setting
 
 
 def setting(name, accuracies):

@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ftlit.cli.command_list import COMMAND_ROWS
 from ftlit.cli.help_layout import HelpRow, paragraph, two_columns
-from ftlit.cli.main import COMMAND_ROWS
 from ftlit.recipes.config.hydra_internals import choices, group_options, read_config_file
 from ftlit.recipes.config.overrides import typed_command
 

@@ -1,6 +1,5 @@
 """The command `ftlit`: train, advise, predict, embed, report, export, and the store of features."""
 
-import platform
 import runpy
 import sys
 from collections.abc import Callable
@@ -9,9 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ftlit import __version__
 from ftlit.cli import search_current_folder
-from ftlit.cli.help_layout import paragraph, two_columns
+from ftlit.cli.command_list import describe_commands, describe_versions
 from ftlit.cli.output import one_line_warnings, robust_output
 from ftlit.cli.parsers import (
     ACTIONS,
@@ -25,24 +23,10 @@ from ftlit.cli.parsers import (
 )
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
-from ftlit.installed import package_version
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.processes.process_state import process_state
 
-COMMAND_ROWS = (
-    ("ftlit train [GROUP=OPTION ...]", "fine-tune a pretrained network"),
-    ("ftlit advise [GROUP=OPTION ...]", "measure, without training, whether to fit a linear probe or to fine-tune, and at which cut"),
-    ("ftlit predict RUN PATH ...", "predict the classes of images, or draw the probability of a class over each image"),
-    ("ftlit embed RUN_OR_BACKBONE PATH ... --out FILE", "write the features of images to a file"),
-    ("ftlit report FOLDER", "write the report of a run again, or the table of a sweep"),
-    ("ftlit export RUN --to FORMAT", "export the network of a run for use without ftlit"),
-    ("ftlit consolidate RUN", "make a plain checkpoint of the folder of shards that trainer=fsdp2 writes"),
-    ("ftlit demo RUN", "show a page on which pictures are dropped and predicted"),
-    ("ftlit cache list | verify | prune", "list, check or remove stored features"),
-    ("ftlit --version", "versions of ftlit, Python, torch, torchvision, Lightning and Hydra"),
-)
 LOW_AGREEMENT = "use predict.py of an export without --with-preprocessing, which prepares images exactly as ftlit predict does"
-LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core")
 
 
 def main() -> None:
@@ -73,18 +57,6 @@ def _run(command: str, arguments: list[str]) -> None:
             raise
         print(f"ftlit: {text}", file=sys.stderr)
         sys.exit(2)
-
-
-def describe_commands() -> str:
-    """A line for each command."""
-    last = paragraph("ftlit COMMAND --help explains a command, its options and their defaults.")
-    return "\n\n".join(["usage: ftlit COMMAND ...", two_columns("Commands", COMMAND_ROWS), last])
-
-
-def describe_versions() -> str:
-    """The version of this program and those of the libraries that decide what it does, in one line."""
-    libraries = ", ".join(f"{name} {package_version(name)}" for name in LIBRARIES)
-    return f"ftlit {__version__} (Python {platform.python_version()}, {libraries})"
 
 
 def train(arguments: list[str]) -> None:

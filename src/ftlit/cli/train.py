@@ -21,7 +21,8 @@ from ftlit.errors import invalid, one_line
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.checks.early_checks import check_early
-from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, jobs_of_sweeps, launched_by, set_help
+from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, set_help
+from ftlit.recipes.config.hydra_sweeps import jobs_of_sweeps, launched_by
 from ftlit.recipes.config.overrides import command_environment, job_label
 from ftlit.recipes.processes import job_process, launched
 from ftlit.recipes.processes.process_state import error_environment, job_state, process_state, wants_traceback

@@ -20,8 +20,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import TCPStore  # type: ignore[attr-defined]
 
 from ftlit.errors import UserError
+from ftlit.lit.cluster_internals import default_store, waiting_minutes
 from ftlit.lit.module_internals import before_setup, knows_rank_before_setup, name_meeting_place
-from ftlit.lit.trainer_internals import default_store, waiting_minutes
 
 CONNECT_MINUTES = 10.0  # to start Python in each process
 REPORT_SECONDS = 5.0  # between two reports of a process

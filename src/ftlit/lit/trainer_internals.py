@@ -2,7 +2,8 @@
 
 Each function has a contract test, "Lightning still does this", on a real Trainer, in tests/lit/test_trainer_internals*.py. After an
 update of Lightning these tests show what changed; they also test behaviour that ftlit relies on without an access, such as the order of
-hooks. Parts of LightningModule, strategies, metrics and compiled modules are in `ftlit.lit.module_internals`.
+hooks. Parts of LightningModule, strategies, metrics and compiled modules are in `ftlit.lit.module_internals`, those
+of clusters in `ftlit.lit.cluster_internals`.
 
 | part of Lightning | function | reason |
 |---|---|---|
@@ -23,16 +24,10 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 | fields of `EarlyStopping` | `StoppingLimits`, `restart_early_stopping` | it knows nothing of stages |
 | `CSVLogger._experiment` and its `metrics` | `has_csv_writer`, `waiting_rows` | it cannot continue a file |
 | `log_every_n_steps` | `log_at_least_every` | an epoch may be shorter |
-| `_signal_connector.register_signal_handlers` | `leave_signals` | `lit.stop_signals` owns them; under SLURM it saves `hpc_ckpt_1.ckpt` |
-| `strategy.cluster_environment.auto_requeue` | `requeues` | only SLURM's environment has it |
-| `_checkpoint_connector._select_ckpt_path` | `resume_only_from_given` | under SLURM it loads any `hpc_ckpt_*.ckpt` that it finds |
-| `strategy._timeout` | `limit_waiting`, `waiting_minutes` | a strategy that is given by name takes no timeout |
-| `_get_default_store` of torch | `default_store` | processes report to each other outside of collective calls |
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from math import ceil, inf
 from typing import Any, NoReturn, TypeVar
 
@@ -43,8 +38,6 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import _TunerExitException
-from torch.distributed.constants import default_pg_timeout
-from torch.distributed.distributed_c10d import Store, _get_default_store
 
 from ftlit.errors import UserError
 
@@ -245,42 +238,3 @@ def waiting_rows(writer: Any) -> list[Mapping[str, Any]]:
     """The rows that the writer, a `CSVLogger.experiment`, has not written yet: its own list, empty on the dummy of further processes."""
     waiting = writer.metrics
     return waiting if isinstance(waiting, list) else []
-
-
-def leave_signals(trainer: Trainer) -> None:
-    """Keep the handlers of signals that the program has: the trainer sets none of its own."""
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-
-
-def requeues(trainer: Trainer) -> bool:
-    """Whether the trainer requeues its SLURM job at a signal, which needs its own handlers."""
-    return bool(getattr(getattr(trainer.strategy, "cluster_environment", None), "auto_requeue", False))
-
-
-def resume_only_from_given(trainer: Trainer) -> None:
-    """Load a checkpoint only where `ckpt_path` names one. For trainers that are always given the module."""
-    connector = trainer._checkpoint_connector
-    select = connector._select_ckpt_path
-
-    def select_given(state_fn: Any, ckpt_path: Any, **where: bool) -> Any:
-        return select(state_fn, ckpt_path, **where) if ckpt_path else None
-
-    connector._select_ckpt_path = select_given  # type: ignore[assignment,method-assign]
-
-
-def limit_waiting(trainer: Trainer, minutes: float) -> None:
-    """Let a process wait so long for the others, unless the strategy was built with a timeout of its own."""
-    strategy: Any = trainer.strategy
-    if getattr(strategy, "_timeout", None) == default_pg_timeout:
-        strategy._timeout = timedelta(minutes=minutes)
-
-
-def waiting_minutes(trainer: Trainer) -> float:
-    """Minutes that a process waits for the others."""
-    timeout: timedelta = getattr(trainer.strategy, "_timeout", None) or default_pg_timeout
-    return timeout.total_seconds() / 60
-
-
-def default_store() -> Store:
-    """The store by which the processes of the default group have met."""
-    return _get_default_store()

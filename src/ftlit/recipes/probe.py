@@ -17,7 +17,7 @@ from ftlit.features.extract import Features
 from ftlit.formatting import count
 from ftlit.lit.callbacks.recorder import MOST_FEATURES, items_of, predictions_of, to_half
 from ftlit.lit.datamodules.indexed_images import IndexedImages
-from ftlit.lit.features.feature_data import WEIGHT_DTYPES
+from ftlit.lit.features.feature_planner import WEIGHT_DTYPES
 from ftlit.lit.hardware import describe_devices
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.printing import print_line, show

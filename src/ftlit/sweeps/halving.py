@@ -9,7 +9,8 @@ from statistics import mean
 
 from ftlit.formatting import count
 from ftlit.run_folder import TIE_BREAK
-from ftlit.sweeps.jobs import Job, Setting
+from ftlit.sweeps.jobs import Job
+from ftlit.sweeps.setting_jobs import Setting
 
 METRICS = "metrics.csv"
 Score = tuple[float, float]  # of a job at a rung: the metric that ranks, and the loss on val; the lowest is best

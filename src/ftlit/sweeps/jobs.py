@@ -1,15 +1,15 @@
-"""Jobs of a sweep, read from its folder, and its settings (jobs that differ in their seed alone), in the order of their values."""
+"""Jobs of a sweep, read from its folder, in the order of their swept values."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import inf, isfinite, isnan, nan
+from math import inf, isnan, nan
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from ftlit.errors import UserError
 from ftlit.formats import FORMAT, KEY, read_json, reading, write_json
-from ftlit.run_folder import CROSS_VALIDATION, HELD_OUT_BY, IGNORED, RESULT, TRAINED, read_advice, read_result
+from ftlit.run_folder import CROSS_VALIDATION, HELD_OUT_BY, IGNORED, RESULT, read_advice, read_result
 from ftlit.sweeps.plan_file import SweepPlan, read_plan
 
 FILE = "job.json"  # in the folder of each job
@@ -109,45 +109,6 @@ class Job:
         return self.score if metric == SCORE else self.metrics.get(metric)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Jobs that differ in their seed alone.
-
-    Args:
-        values: of the overrides that vary within the sweep.
-        jobs: by seed.
-    """
-
-    values: tuple[str, ...]
-    jobs: tuple[Job, ...]
-
-    @property
-    def done(self) -> list[Job]:
-        """The successful jobs, the last one per seed."""
-        return list({job.values.get(SEED): job for job in self.jobs if job.status == 0}.values())
-
-    def of(self, metric: str) -> list[float]:
-        """The values of a metric, one per seed that has one."""
-        return list(self.by_seed(metric).values())
-
-    def by_seed(self, metric: str) -> dict[str | None, float]:
-        """The value of a metric for each seed that has one; the seed is `None` in a job that does not give it."""
-        found = ((job.values.get(SEED), job.value(metric)) for job in self.done)
-        return {seed: value for seed, value in found if value is not None and isfinite(value)}
-
-    def spread(self, metric: str) -> list[float]:
-        """The values that standard deviation and interval are of: one per seed, or, of a single seed, one per random sample."""
-        done = self.done
-        if len(done) == 1 and len(done[0].samples) > 1:
-            return [sample[metric] for sample in done[0].samples if isfinite(sample.get(metric, nan))]
-        return self.of(metric)
-
-    @property
-    def failed(self) -> list[Job]:
-        """The jobs that neither finished nor stopped at a rung."""
-        return [job for job in self.jobs if job.has_failed]
-
-
 def is_sweep(folder: Path) -> bool:
     """Whether jobs of a sweep have begun in this folder."""
     return any(folder.glob(f"*/{FILE}"))
@@ -233,29 +194,6 @@ def varying(jobs: Sequence[Job]) -> list[str]:
     names = dict.fromkeys(name for job in jobs for name in job.values)
     swept = {name for job in jobs if job.sweep for name in job.sweep.swept}
     return [name for name in names if name != SEED and (name in swept or len({job.values.get(name) for job in jobs}) > 1)]
-
-
-def settings_of(jobs: Sequence[Job]) -> list[Setting]:
-    """The settings, in the order of the jobs."""
-    names = varying(jobs)
-    keys = [tuple(job.values.get(name, "") for name in names) for job in jobs]
-    return [Setting(key, tuple(job for job, own in zip(jobs, keys, strict=True) if own == key)) for key in dict.fromkeys(keys)]
-
-
-def best_first(settings: Sequence[Setting], by: str) -> list[Setting]:
-    """The settings that have a metric, the one with the highest mean first."""
-    return sorted((setting for setting in settings if setting.of(by)), key=lambda setting: mean(setting.of(by)), reverse=True)
-
-
-def ranking_metric(jobs: Sequence[Job]) -> str:
-    """The metric that ranks the settings: accuracy on held-out images, or the score where no job has one. Where all jobs train layers it is
-    that of the best epoch, as the result of a job may be the linear probe before training, which is the same in all of them.
-    """
-    done = [job for job in jobs if job.status == 0]
-    if done and all(TRAINED in job.metrics for job in done):
-        return TRAINED
-    found = [metric for metric in (VAL, CROSS_VALIDATED) if any(metric in job.metrics for job in jobs)]
-    return HELD_OUT if len(found) > 1 else found[0] if found else SCORE
 
 
 def failed(folder: Path) -> Iterator[tuple[Path, Job]]:

@@ -10,8 +10,9 @@ from ftlit.files import write_rows
 from ftlit.formats import reading
 from ftlit.formatting import harmless
 from ftlit.run_folder import PROBE_LAYERS
-from ftlit.sweeps.jobs import REMEDY, Job, settings_of, varying
+from ftlit.sweeps.jobs import REMEDY, Job, varying
 from ftlit.sweeps.seed_statistics import interval
+from ftlit.sweeps.setting_jobs import settings_of
 
 SETTINGS_LAYERS = "settings_layers.csv"
 LAYER = ("cut", "kind", "pooling")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
 
-from ftlit.sweeps.jobs import Setting
+from ftlit.sweeps.setting_jobs import Setting
 
 DIGITS = 6  # of a difference: accuracies are float32, and equal differences should be equal
 

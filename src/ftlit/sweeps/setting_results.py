@@ -6,21 +6,9 @@ from functools import cached_property
 from statistics import mean
 
 from ftlit.run_folder import TRAINED
-from ftlit.sweeps.jobs import (
-    CROSS_VALIDATED,
-    HELD_OUT,
-    PROBES_TRIED,
-    SCORE,
-    TEST,
-    VAL,
-    Job,
-    Setting,
-    best_first,
-    ranking_metric,
-    settings_of,
-    varying,
-)
+from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, PROBES_TRIED, SCORE, TEST, VAL, Job, varying
 from ftlit.sweeps.seed_statistics import PairedDifference, difference, interval
+from ftlit.sweeps.setting_jobs import Setting, best_first, ranking_metric, settings_of
 
 CHOSEN = {"backbone": "chosen backbone", "advised": "advised", "cut": "cut"}  # field of a job -> its column
 RANKINGS = {  # metric that ranks the settings -> its name

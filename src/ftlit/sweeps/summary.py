@@ -12,8 +12,9 @@ from ftlit.files import write_atomically, write_figure, write_rows
 from ftlit.formatting import harmless
 from ftlit.printing import console, show
 from ftlit.run_folder import PROBE_LAYERS
-from ftlit.sweeps.jobs import SCORE, TEST_F1, Job, best_first, jobs_of
+from ftlit.sweeps.jobs import SCORE, TEST_F1, Job, jobs_of
 from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, write_layers, write_settings_layers
+from ftlit.sweeps.setting_jobs import best_first
 from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, seconds_of
 from ftlit.sweeps.settings_table import RUNG, SECONDS, markdown_of, printed_table
 

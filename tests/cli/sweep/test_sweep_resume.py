@@ -13,7 +13,8 @@ from paths import ROOT
 from ftlit import UserError
 from ftlit.cli.sweep import sweep_jobs
 from ftlit.cli.sweep.sweep_resume import in_order, new_job
-from ftlit.recipes.config.hydra_internals import compose_job, initialize_hydra, use_hydra_config
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.recipes.config.hydra_sweeps import compose_job
 from ftlit.sweeps import running
 from ftlit.sweeps.jobs import Job, read_job
 from ftlit.sweeps.running import RunningSweep

@@ -15,11 +15,12 @@ from ftlit.cli.sweep.sweep_output import BEGAN
 from ftlit.errors import UserError, shorten
 from ftlit.printing import print_line
 from ftlit.recipes.checks.ranges import RANGES
-from ftlit.recipes.config.hydra_internals import Launch, compose_job
+from ftlit.recipes.config.hydra_sweeps import Launch, compose_job
 from ftlit.recipes.processes.job_process import several_processes
 from ftlit.sweeps import running
 from ftlit.sweeps.halving import METRICS, Halving, Monitor, Rung, rungs_of, score_at, survivors
-from ftlit.sweeps.jobs import SEED, VAL, Job, Setting, read_job, settings_of, varying
+from ftlit.sweeps.jobs import SEED, VAL, Job, read_job, varying
+from ftlit.sweeps.setting_jobs import Setting, settings_of
 
 HALVING = "sweep.halving"
 GRID = "basic"  # the sweeper that runs all combinations of the given values
@@ -140,7 +141,7 @@ def check_sweeper(config: DictConfig) -> None:
 
 
 def launch_in_rungs(config: DictConfig, launch: Launch, jobs: list[list[str]], first: int) -> Sequence[Any]:
-    """Launch the jobs of a sweep: at once, or by successive halving where it has a plan; see `hydra_internals.launched_by`.
+    """Launch the jobs of a sweep: at once, or by successive halving where it has a plan; see `hydra_sweeps.launched_by`.
 
     Returns:
         What each job that ran returned last.

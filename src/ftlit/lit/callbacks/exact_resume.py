@@ -17,6 +17,7 @@ from ftlit.errors import UserError
 from ftlit.files import part_of
 from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
+from ftlit.lit.cluster_internals import leave_signals, requeues
 from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.resumed_checkpoint import (
     began_in_epoch_0,
@@ -29,15 +30,7 @@ from ftlit.lit.resumed_checkpoint import (
 )
 from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
-from ftlit.lit.trainer_internals import (
-    leave_fit,
-    leave_signals,
-    mark_batch_not_begun,
-    requeues,
-    restart_loaders,
-    running_loader,
-    step_skipped_plateau_schedulers,
-)
+from ftlit.lit.trainer_internals import leave_fit, mark_batch_not_begun, restart_loaders, running_loader, step_skipped_plateau_schedulers
 from ftlit.run_folder import RUN_STATE
 
 OLD_STATE = "resuming"  # the key of earlier releases in a checkpoint, which is not read

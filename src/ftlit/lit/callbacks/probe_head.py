@@ -1,7 +1,6 @@
 """Fit a linear probe as the head before training begins: fine-tuning starts from its optimum (LP-FT, Kumar et al. 2022)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +10,7 @@ from torch import nn
 
 from ftlit.data.dataset import Split
 from ftlit.errors import UserError
-from ftlit.features.extract import Features
-from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import the_backbone
-from ftlit.features.store import Store
-from ftlit.files import temporary_folder
 from ftlit.finetuning.hints import IN_PYTHON, Hints
 from ftlit.finetuning.losses import ClassWeights
 from ftlit.inference.novelty import KEY as SUBSPACE
@@ -23,11 +18,11 @@ from ftlit.inference.novelty import FeatureSubspace, feature_subspace, some_plac
 from ftlit.inference.prediction_sets import KEY as CALIBRATION
 from ftlit.inference.prediction_sets import calibration_of
 from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views
-from ftlit.lit.features.extraction import Extraction
-from ftlit.lit.features.extraction_pass import EVALUATION, View, together
+from ftlit.lit.features.extraction_pass import together
 from ftlit.lit.features.feature_data import FeatureData
+from ftlit.lit.features.head_features import features_for_head
 from ftlit.lit.features.loader_features import LoaderFeatures
-from ftlit.lit.rank_store import first_ahead, meet
+from ftlit.lit.rank_store import first_ahead
 from ftlit.lit.sharding.fsdp2 import assign, is_sharded
 from ftlit.lit.strategies import keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
@@ -115,7 +110,7 @@ class FitProbeHead(Callback):
         images, fitted_on, views = self.reads(trainer, datamodule_of(trainer))
         cuts = head_cuts(head) or the_backbone(pl_module)[1].cuts[-1:]
         combine: Combine = head.combine if isinstance(head, LinearHead) else "concat"
-        with _features(trainer, images, cuts, fitted_on, views) as splits, together(trainer), first_ahead(trainer):
+        with features_for_head(trainer, images, cuts, fitted_on, views) as splits, together(trainer), first_ahead(trainer):
             features, *augmented = splits[0]
             if trainer.is_global_zero:
                 self.probe = fit_head(self.probing, features, augmented, cuts, combine, self.class_weights)
@@ -237,31 +232,3 @@ def check_probe_head(trainer: Trainer, data: Any, hints: Hints = IN_PYTHON) -> I
     if images.multilabel:
         raise UserError(f"a linear probe needs one label per example, but these data have several: {hints.trained_head}")
     return images
-
-
-@contextmanager
-def _features(
-    trainer: Trainer, images: IndexedImages, cuts: Sequence[str], splits: Sequence[Split], views: int
-) -> Iterator[list[list[Features]]]:
-    """Yield the features of each split at these cuts, in the plain view and in each augmented one, from the store or a temporary folder."""
-    data = datamodule_of(trainer)
-    backbone = the_backbone(trainer.lightning_module)[1]
-    specs = [FeatureSpec(cut, "average") for cut in cuts]
-    with temporary_folder() as own_folder:
-        extraction = data.extraction if isinstance(data, FeatureData) else None
-        extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own_folder)), dtype=None, seed=0)
-        if extraction.data is not images:
-            extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
-        numbers = [EVALUATION, *range(1, 1 + views)]
-        wanted = {split: [View(split, number) for number in numbers] for split in splits}
-        rows = extraction.rows(trainer, backbone, {view: specs for of_split in wanted.values() for view in of_split}, None)
-        yield [
-            [
-                Features(
-                    {spec.cut: rows[view][spec] for spec in specs}, images.collection.targets(split), images.collection.splits[split].groups
-                )
-                for view in wanted[split]
-            ]
-            for split in splits
-        ]
-        meet(trainer)

@@ -1,7 +1,5 @@
 """Training from stored features: the frozen layers run once, and each stage reads the features at their top."""
 
-import sys
-from collections.abc import Sequence
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -10,42 +8,32 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 
-from ftlit.data.dataset import SPLITS, Split
+from ftlit.data.dataset import Split
 from ftlit.errors import UserError, unknown
-from ftlit.features.keys import stored_dtype
-from ftlit.features.pixel_plan import PixelChoice, with_pixels
+from ftlit.features.pixel_plan import PixelChoice
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import (
     Specs,
     StageInput,
-    plan_stage_inputs,
     specs_before_training,
-    specs_of,
     the_backbone,
     trained_layers,
-    views_by_specs,
-    with_shared_epochs,
 )
 from ftlit.features.store import Store
 from ftlit.features.stored_pixels import StoredImages
 from ftlit.finetuning.schedule import Schedule
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.image_wrapper import WrapsImageData
-from ftlit.lit.features.cache_options import check_options, readings, storable_pixels
+from ftlit.lit.features.cache_options import check_options, storable_pixels
 from ftlit.lit.features.extraction import VALIDATION, Extraction
 from ftlit.lit.features.extraction_pass import EVALUATION, View
+from ftlit.lit.features.feature_planner import FeaturePlanner
 from ftlit.lit.features.loader_features import LoaderFeatures
 from ftlit.lit.features.stage_loader import ServedFeatures, StageLoader, stages_read
-from ftlit.lit.module import FineTuner
 from ftlit.lit.sharding.fsdp2 import is_sharded
 from ftlit.lit.stages.staged_finetuning import StagedFinetuning
-from ftlit.lit.strategies import keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import check_sampler_epoch, find_callback
 from ftlit.models.backbone import Backbone
-from ftlit.models.heads import head_cuts
-
-TRAINED_BEFORE = "because layers below have trained by then, and the strategy shards their weights"
-WEIGHT_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}  # by precision; else float32
 
 
 class FeatureData(WrapsImageData):
@@ -115,7 +103,7 @@ class FeatureData(WrapsImageData):
         self.pooled, self.dtype, self.max_gb = pooled, dtype, max_gb
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
         self.counts, self.notes = data.counts, list(data.notes)
-        self.pixels, self._storable = pixels, storable_pixels(data, pixels)
+        self._planner = FeaturePlanner(data, pooled, dtype, max_gb, pixels, storable_pixels(data, pixels))
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._stage_inputs: list[StageInput] = []
 
@@ -148,67 +136,21 @@ class FeatureData(WrapsImageData):
         Raises:
             UserError: pixels that are wanted do not fit.
         """
-        inputs = self._plan_features(module, schedule, trainer)
-        spans, images = self._spans(schedule, trainer, len(inputs)), len(self.images.collection.splits["train"])
-        read = readings(trainer, spans, images, self.batch_size)
-        return with_pixels(inputs, read, self._storable, self.pixels, self.max_gb * 1e9)
-
-    def _plan_features(self, module: nn.Module, schedule: Schedule | None, trainer: Trainer) -> list[StageInput]:
-        layers = trained_layers(module, schedule)
-        if self.images.mix != "none":
-            return [StageInput((), 0, f"images, because data.mix={self.images.mix} mixes them")] * len(layers)
-        sharded = not keeps_whole_weights(type(trainer.strategy))
-        if sharded and not (shards_later(type(trainer.strategy)) and isinstance(module, FineTuner)):
-            return [self._unstored("because the strategy shards the weights")] * len(layers)
-        backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
-        specs = [specs_of(backbone, names, pooled=self.pooled, head_cuts=head_cuts(module)) for names in layers]
-        rows = {own: len(views) * sizes["train"] + sizes["val"] for own, views in self._views(specs, schedule, trainer).items()}
-        with_test = {own: count + sizes["test"] if own[-1].cut == backbone.cuts[-1] else count for own, count in rows.items()}
-        inputs = plan_stage_inputs(
-            backbone,
-            specs,
-            with_test,
-            dtype=stored_dtype(self.dtype, WEIGHT_DTYPES.get(str(trainer.precision), torch.float32)),
-            max_bytes=self.max_gb * 1e9,
-            device=trainer.strategy.root_device.type,
-            input_shape=self.input_spec.shape,
-        )
-        if sharded:
-            possible = specs_before_training(backbone, inputs, layers, 0)
-            inputs = [own if own.specs == specs else self._unstored(TRAINED_BEFORE) for own, specs in zip(inputs, possible, strict=True)]
-        return with_shared_epochs(inputs, schedule) if schedule else inputs
-
-    def _unstored(self, reason: str) -> StageInput:
-        return StageInput((), 0, f"{self.input_spec.noun}, {reason}")
+        return self._planner.stage_inputs(module, schedule, trainer)
 
     def before_sharding(self, trainer: Trainer, module: nn.Module) -> None:
         """Store the features of all stages while each process has all weights; later stages read only these."""
         self._prepare()
 
-    def _views(self, specs: Sequence[Specs], schedule: Schedule | None, trainer: Trainer) -> dict[Specs, set[int]]:
-        """Return the views of training images that will be read with the same specs, from the epochs that their stages may last."""
-        spans, most = self._spans(schedule, trainer, len(specs)), max(1, self.views)
-        return views_by_specs(specs, [set(map(self._view_in, span[:most])) for span in spans])
-
     @property
     def views(self) -> int:
         """Augmented views of each training image that stages read, in turn by epoch; 0: the plain view."""
-        return self.images.number_of_views()
+        return self._planner.views
 
     @property
     def augments(self) -> bool:
         """Whether training images are augmented."""
         return self.images.augments
-
-    @staticmethod
-    def _spans(schedule: Schedule | None, trainer: Trainer, stages: int) -> list[range]:
-        """Return the epochs of each stage, at most."""
-        end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
-        return schedule.spans(end) if schedule else [range(end)] * stages
-
-    def _view_in(self, epoch: int) -> int:
-        """Return the number of the view of training images in an epoch."""
-        return 1 + epoch % views if (views := self.views) else EVALUATION
 
     def serve(self, split: Split, epoch: int) -> ServedFeatures | StoredImages | None:
         """Return the features, or stored pixels, that the loader of this split reads in an epoch; `None`: it reads images."""
@@ -217,7 +159,7 @@ class FeatureData(WrapsImageData):
         specs = self._specs_in_fit(split) if self.running.state.fn == "fit" else self._specs_after_fit(split)
         if not specs:
             return self._stored_images(split)
-        view = View(split, self._view_in(epoch) if split == "train" else EVALUATION)
+        view = View(split, self._planner.view_in(epoch) if split == "train" else EVALUATION)
         rows = self.extraction.rows(self.running, self.backbone, {view: specs}, self._stage)[view]
         return ServedFeatures({spec.cut: rows[spec] for spec in specs}, next(self.backbone.parameters(), torch.empty(0)).dtype)
 
@@ -261,7 +203,7 @@ class FeatureData(WrapsImageData):
             raise UserError("pooled=True stores vectors, but the head of this module needs feature maps: use pooled=False")
         specs = specs_before_training(self.backbone, self._stage_inputs, trained_layers(module, schedule), self._stage or 0)
         requested: dict[View, list[FeatureSpec]] = {}
-        for own, numbers in self._views(specs, schedule, self.running).items():
+        for own, numbers in self._planner.views_of(specs, schedule, self.running).items():
             views = [View("train", number) for number in sorted(numbers)]
             for view in [*views, VALIDATION] if self.running.enable_validation else views:
                 requested[view] = list(dict.fromkeys([*requested.get(view, []), *own]))

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ftlit.data.dataset import Split
-from ftlit.data.samplers import SeededItems
 from ftlit.errors import UserError, one_line, shorten, unknown
-from ftlit.features.batch_parts import BatchParts, batch_of, check_items, joined
+from ftlit.features.batch_parts import BatchParts, check_items, joined
 from ftlit.features.extract import Extracted, extract, source_of
 from ftlit.features.keys import stored_dtype
 from ftlit.features.spec import FeatureSpec
@@ -35,6 +34,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.formatting import count, size_in_words
 from ftlit.identity.fingerprint import prefixes
 from ftlit.lit.features.extraction_progress import progress_of_features
+from ftlit.lit.features.loader_items import collate_features, in_order, items_of
 from ftlit.lit.features.stage_loader import stages_read
 from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import find_callback
@@ -43,8 +43,6 @@ from ftlit.models.feature_batch import FeatureBatch, accept_features, images_onl
 from ftlit.models.heads import head_cuts
 from ftlit.seeding import kept_random_state
 from ftlit.zoo.timm_split.timm_trace import preserved_state
-
-BATCH = 64  # images of a pass, where the loader does not say
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ class LoaderPlan:
             self._others[name] = items_of(loader), joined(extracted.parts)
             self._form = extracted.parts[0].key
         rows = {spec.cut: self._rows[name, spec][1] for spec in specs}
-        return partial(_collate, self._form, rows, self._others[name][1], self._dtype)
+        return partial(collate_features, self._form, rows, self._others[name][1], self._dtype)
 
     def _before_training(self, now: int) -> list[Specs]:
         if isinstance(self.source, Backbone):
@@ -236,27 +234,3 @@ def _part(module: LightningModule, cut: str | None) -> tuple[str, nn.Module]:
             f"FeatureData(cut=NAME), where NAME is a module that takes the images, one of {children}"
         )
     return found[0], modules[found[0]]
-
-
-def _collate(
-    form: Any, rows: Mapping[str, Rows], others: Mapping[Any, Tensor | list[Any]], dtype: torch.dtype, places: Sequence[int]
-) -> Any:
-    """A batch of the features of these places, and of what belongs to them."""
-    return batch_of(form, FeatureBatch({cut: own.read(places).to(dtype) for cut, own in rows.items()}), others, places)
-
-
-def items_of(loader: DataLoader[Any]) -> Any:
-    """The data set of a loader, whose items are read by their index; that of `ResumableData` without the seeds of its epochs."""
-    return loader.dataset.examples if isinstance(loader.dataset, SeededItems) else loader.dataset
-
-
-def in_order(loader: DataLoader[Any], *, workers: int) -> DataLoader[Any]:
-    """The items of a loader in the order of its data set."""
-    return DataLoader(
-        items_of(loader),
-        batch_size=loader.batch_size or BATCH,
-        collate_fn=loader.collate_fn,
-        num_workers=workers,
-        worker_init_fn=loader.worker_init_fn,
-        generator=torch.Generator(),  # leaves the global random state as it is
-    )

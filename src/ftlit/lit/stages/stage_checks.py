@@ -32,12 +32,14 @@ LATE_TOLERANCE = 1e-4
 Trainable = tuple[nn.Parameter, bool]  # a parameter, and whether the current stage trains it
 
 
-def check_callbacks(callbacks: Iterable[Callback]) -> None:
-    """Raise `UserError` for a callback that changes weights or rates itself."""
+def check_callbacks(callbacks: Sequence[Callback], own: type[Callback]) -> None:
+    """Raise `UserError` for a callback that changes weights or rates itself, and for several of this class."""
     if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         raise UserError(
             "StochasticWeightAveraging changes the statistics of frozen batch norms and the learning rates: remove this callback"
         )
+    if sum(isinstance(callback, own) for callback in callbacks) > 1:
+        raise UserError(f"the trainer has several {own.__name__} callbacks: give one callback, whose Schedule has the stages of all")
 
 
 def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence[Optimizer]) -> None:
@@ -160,6 +162,25 @@ def schedule_values(schedule: Schedule) -> dict[str, Any]:
 def _stage_values(stage: Stage) -> dict[str, Any]:
     policy = stage.policy if isinstance(stage.policy, str) else dict(stage.policy)
     return {**asdict(stage), "train": list(stage.entries), "batchnorm": policy}
+
+
+def decisions_in(state: Mapping[str, Any] | None, schedule: Schedule) -> Any:
+    """The decisions of metrics in a checkpoint.
+
+    Args:
+        state: what `StagedFinetuning` saved; `None`: nothing.
+        schedule: of the run that resumes from the checkpoint.
+
+    Raises:
+        UserError: nothing was saved, or the schedule was another one, see `check_same_schedule`.
+    """
+    if state is None:
+        raise UserError(
+            "this checkpoint was written without the callback StagedFinetuning, so the stage to resume is unknown: "
+            "start a new run from the weights of the checkpoint"
+        )
+    check_same_schedule(state["schedule"], schedule)
+    return state["decided"]
 
 
 def check_same_schedule(saved: Any, schedule: Schedule) -> None:

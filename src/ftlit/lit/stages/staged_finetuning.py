@@ -8,7 +8,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
-from ftlit.errors import UserError
 from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_modes, set_trainable
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
@@ -21,8 +20,8 @@ from ftlit.lit.stages.stage_checks import (
     check_length,
     check_optimizers,
     check_rates,
-    check_same_schedule,
     check_unchanged,
+    decisions_in,
     loses_statistics,
     ratios_keep,
     schedule_values,
@@ -112,9 +111,7 @@ class StagedFinetuning(Callback):
         if stage != "fit":
             return
         check_strategy(trainer)
-        check_callbacks(callbacks_of(trainer))
-        if sum(isinstance(callback, StagedFinetuning) for callback in callbacks_of(trainer)) > 1:
-            raise UserError("the trainer has several StagedFinetuning callbacks: give one callback, whose Schedule has the stages of all")
+        check_callbacks(callbacks_of(trainer), StagedFinetuning)
         if self._schedule_of:
             self.schedule = schedule_of(self._schedule_of, pl_module)
         if not is_trial_run(trainer):
@@ -132,14 +129,8 @@ class StagedFinetuning(Callback):
         if trainer.state.fn != "fit":
             return
         check_resumes(trainer)
-        state = checkpoint.get("callbacks", {}).get(self.state_key)
-        if state is None:
-            raise UserError(
-                "this checkpoint was written without the callback StagedFinetuning, so the stage to resume is unknown: "
-                "start a new run from the weights of the checkpoint"
-            )
-        check_same_schedule(state["schedule"], self.schedule)
-        self._apply(pl_module, self.schedule.stage_at(checkpoint["epoch"], checkpoint["global_step"], state["decided"]))
+        decided = decisions_in(checkpoint.get("callbacks", {}).get(self.state_key), self.schedule)
+        self._apply(pl_module, self.schedule.stage_at(checkpoint["epoch"], checkpoint["global_step"], decided))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the stage to layers that the module built after `setup`."""

@@ -9,7 +9,8 @@ from ftlit.errors import UserError
 from ftlit.formatting import count
 from ftlit.recipes.checks.early_checks import check_early
 from ftlit.recipes.config.error_messages import as_user_error
-from ftlit.recipes.config.hydra_internals import compose_job, kept_hydra, use_hydra_config
+from ftlit.recipes.config.hydra_internals import kept_hydra, use_hydra_config
+from ftlit.recipes.config.hydra_sweeps import compose_job
 from ftlit.sweeps.jobs import Job, varying
 
 SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls

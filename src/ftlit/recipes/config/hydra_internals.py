@@ -1,4 +1,4 @@
-"""The only module beside `hydra_errors` that uses undocumented parts of Hydra and OmegaConf, or depends on which version of Hydra runs.
+"""Undocumented parts of Hydra and OmegaConf, and what depends on the version of Hydra; others only in `hydra_sweeps` and `hydra_errors`.
 
 Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/recipes/config/test_hydra_internals.py.
 """
@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -18,11 +16,9 @@ from hydra.core.default_element import ConfigDefault, GroupDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-Launch = Callable[..., Sequence[Any]]
 CONFIG_MODULE = "ftlit.conf"
 
 # Hydra 1.4 warns where version_base is given and where a target is called without an execution whitelist; Hydra 1.3 warns where
@@ -176,78 +172,6 @@ def compose_again(overrides: Sequence[str], *, with_hydra: bool = False) -> Dict
         with_hydra: whether the result has the `hydra` node.
     """
     return hydra.compose(hydra_config().job.config_name, list(overrides), return_hydra_config=with_hydra)
-
-
-@contextmanager
-def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]]) -> Iterator[None]:
-    """Within a block, a sweep without a search runs the jobs that `plan` returns, in this order, and no launcher for none. The number of a
-    job is its place.
-
-    Args:
-        plan: takes the config of the sweep and the overrides of each of its jobs, in Hydra's order.
-    """
-    original = Plugins.instantiate_sweeper
-
-    def instantiate_sweeper(plugins: Any, *, config: DictConfig, **kwargs: Any) -> Any:
-        sweeper: Any = original(plugins, config=config, **kwargs)
-        if hasattr(sweeper, "split_arguments"):  # Hydra's basic sweeper; those of searches have none
-            in_hydras_order = sweeper.split_arguments
-
-            def split(overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:
-                (all_jobs,) = in_hydras_order(overrides, None)
-                planned = plan(config, all_jobs)
-                return list(sweeper.split_overrides_to_chunks(planned, max_batch_size)) if planned else []
-
-            sweeper.split_arguments = split
-        return sweeper
-
-    Plugins.instantiate_sweeper = instantiate_sweeper  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
-
-
-@contextmanager
-def launched_by(run: Callable[[DictConfig, Launch, list[list[str]], int], Sequence[Any]]) -> Iterator[None]:
-    """Within a block, `run` launches the jobs of a sweep, whatever chose them.
-
-    Args:
-        run: takes the config of the sweep, the launcher (a function of the overrides of several jobs and the number of the first, which
-            returns when they have ended), the overrides of each job and the number of the first; returns a `JobReturn` of each that ran.
-    """
-    original = Plugins.instantiate_launcher
-
-    def instantiate_launcher(plugins: Any, *, config: DictConfig, **kwargs: Any) -> Any:
-        launch = original(plugins, config=config, **kwargs).launch
-
-        def launch_by(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-            return run(config, launch, [list(words) for words in job_overrides], initial_job_idx)
-
-        return SimpleNamespace(launch=launch_by)  # all that a sweeper asks of it; submitit pickles the launcher itself
-
-    Plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        Plugins.instantiate_launcher = original  # type: ignore[method-assign]
-
-
-def compose_job(config: DictConfig, overrides: Sequence[str], number: int | None = None) -> DictConfig:
-    """Compose a job of a sweep, with its `hydra` node.
-
-    Args:
-        config: of the sweep.
-        overrides: of the job.
-        number: of the job; `None`: its number and its folder are left open.
-    """
-    cfg = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
-    if number is not None:
-        with open_dict(cfg):
-            cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
-        with use_hydra_config(cfg), read_write(cfg.hydra.runtime):  # it makes the node read-only
-            cfg.hydra.runtime.output_dir = str(Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute())
-    return cfg
 
 
 def add_task_override(word: str) -> None:

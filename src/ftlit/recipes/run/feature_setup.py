@@ -21,7 +21,8 @@ from ftlit.formatting import sizes_in_words
 from ftlit.lit.callbacks.probe_head import FitProbeHead
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.features.extraction import evaluation_features
-from ftlit.lit.features.feature_data import WEIGHT_DTYPES, FeatureData
+from ftlit.lit.features.feature_data import FeatureData
+from ftlit.lit.features.feature_planner import WEIGHT_DTYPES
 from ftlit.lit.module import FineTuner
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import head_cuts

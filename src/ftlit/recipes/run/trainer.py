@@ -17,11 +17,12 @@ from omegaconf import DictConfig
 
 from ftlit.errors import UserError
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
+from ftlit.lit.cluster_internals import leave_signals, limit_waiting, resume_only_from_given
 from ftlit.lit.module_internals import announce_dead_processes
 from ftlit.lit.rank_store import LostProcess, meet_before_setup
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.strategies import shards_later
-from ftlit.lit.trainer_internals import callbacks_of, find_callback, leave_signals, limit_waiting, resume_only_from_given
+from ftlit.lit.trainer_internals import callbacks_of, find_callback
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.processes.launched import SRUN, launched
 from ftlit.recipes.resuming.interruption import print_lost_process

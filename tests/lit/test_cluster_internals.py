@@ -1,4 +1,4 @@
-"""Contract: Lightning still does this, under SLURM and between processes (ftlit.lit.trainer_internals)."""
+"""Contract: Lightning still does this, under SLURM and between processes (ftlit.lit.cluster_internals)."""
 
 import signal
 from datetime import timedelta
@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning_net import At, Net, fit, numbers, trainer
 
-from ftlit.lit import trainer_internals as internals
+from ftlit.lit import cluster_internals as internals
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning on loaders, logging and modes
 SLURM = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "train"}

@@ -1,0 +1,90 @@
+"""How Hydra runs the jobs of a sweep: the undocumented parts of it that choose, launch and compose them.
+
+Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/recipes/config/test_hydra_internals.py.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, open_dict, read_write
+
+from ftlit.recipes.config.hydra_internals import use_hydra_config
+
+Launch = Callable[..., Sequence[Any]]
+
+
+@contextmanager
+def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]]) -> Iterator[None]:
+    """Within a block, a sweep without a search runs the jobs that `plan` returns, in this order, and no launcher for none. The number of a
+    job is its place.
+
+    Args:
+        plan: takes the config of the sweep and the overrides of each of its jobs, in Hydra's order.
+    """
+    original = Plugins.instantiate_sweeper
+
+    def instantiate_sweeper(plugins: Any, *, config: DictConfig, **kwargs: Any) -> Any:
+        sweeper: Any = original(plugins, config=config, **kwargs)
+        if hasattr(sweeper, "split_arguments"):  # Hydra's basic sweeper; those of searches have none
+            in_hydras_order = sweeper.split_arguments
+
+            def split(overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:
+                (all_jobs,) = in_hydras_order(overrides, None)
+                planned = plan(config, all_jobs)
+                return list(sweeper.split_overrides_to_chunks(planned, max_batch_size)) if planned else []
+
+            sweeper.split_arguments = split
+        return sweeper
+
+    Plugins.instantiate_sweeper = instantiate_sweeper  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def launched_by(run: Callable[[DictConfig, Launch, list[list[str]], int], Sequence[Any]]) -> Iterator[None]:
+    """Within a block, `run` launches the jobs of a sweep, whatever chose them.
+
+    Args:
+        run: takes the config of the sweep, the launcher (a function of the overrides of several jobs and the number of the first, which
+            returns when they have ended), the overrides of each job and the number of the first; returns a `JobReturn` of each that ran.
+    """
+    original = Plugins.instantiate_launcher
+
+    def instantiate_launcher(plugins: Any, *, config: DictConfig, **kwargs: Any) -> Any:
+        launch = original(plugins, config=config, **kwargs).launch
+
+        def launch_by(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+            return run(config, launch, [list(words) for words in job_overrides], initial_job_idx)
+
+        return SimpleNamespace(launch=launch_by)  # all that a sweeper asks of it; submitit pickles the launcher itself
+
+    Plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Plugins.instantiate_launcher = original  # type: ignore[method-assign]
+
+
+def compose_job(config: DictConfig, overrides: Sequence[str], number: int | None = None) -> DictConfig:
+    """Compose a job of a sweep, with its `hydra` node.
+
+    Args:
+        config: of the sweep.
+        overrides: of the job.
+        number: of the job; `None`: its number and its folder are left open.
+    """
+    cfg = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
+    if number is not None:
+        with open_dict(cfg):
+            cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
+        with use_hydra_config(cfg), read_write(cfg.hydra.runtime):  # it makes the node read-only
+            cfg.hydra.runtime.output_dir = str(Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute())
+    return cfg
