@@ -161,8 +161,9 @@ def propose(trainer: pl.Trainer, folder: Path, results: Results, val_images: flo
     """
     if best := judged_by(trainer):
         value = results[str(best.monitor)]
+        images = round(val_images) if best.monitor == ACCURACY else 0
         margin = sqrt(max(0.0, value * (1 - value)) / max(1.0, val_images)) if best.monitor == ACCURACY else 0.0
-        best.begin_with(checkpoint_in(folder), value, margin, at_once=find_callback(trainer, WiseWeights) is None)
+        best.begin_with(checkpoint_in(folder), value, margin, at_once=find_callback(trainer, WiseWeights) is None, images=images)
 
 
 def evaluate_fitted(

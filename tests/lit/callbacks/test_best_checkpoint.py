@@ -94,12 +94,12 @@ def test_resumed_training_keeps_the_best_epoch_and_its_tie_break(tmp_path):
     assert best.best_epoch == 0 and steps_of(best) == 2
 
 
-def begun_with(folder, scores, value, margin, **options):
+def begun_with(folder, scores, value, margin, images=0, **options):
     """A fit that begins with weights of this value, saved before."""
     first = folder / "first.ckpt"
     torch.save({"state_dict": {"weight": torch.tensor([-1.0])}}, first)
     best = BestCheckpoint(folder, **options)
-    best.begin_with(first, value, margin)
+    best.begin_with(first, value, margin, images=images)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = pl.Trainer(max_epochs=len(scores), callbacks=[best], num_sanity_val_steps=0, **quiet)
     trainer.fit(Scripted(scores), LOADER, LOADER)
@@ -122,6 +122,28 @@ def test_weights_from_before_training_are_replaced_by_an_epoch_that_is_better_by
     assert best.best_epoch == epoch
     assert steps_of(best) == (-1.0 if epoch is None else float(epoch + 1) * 2)
     assert best.keeps_first == (epoch is None and best.best_of_epochs is not None)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "before", "images", "says"),
+    [
+        (9 / 9, 8 / 9, 9, "epoch 0, the best by val/accuracy, 9 of 9 val images right, the linear probe 8: the difference may be chance"),
+        (0.99, 0.90, 300, "epoch 0, the best by val/accuracy, 297 of 300 val images right, the linear probe 270"),
+        (
+            0.70,
+            0.80,
+            10,
+            "linear probe, because no epoch was clearly better by val/accuracy (best: 0.7000, 7 of 10 val images right, the li",
+        ),
+        (0.75, 0.50, 0, "epoch 0, the best by val/accuracy"),
+    ],
+)
+def test_the_difference_to_the_weights_before_training_is_counted_in_val_images(tmp_path, accuracy, before, images, says):
+    best = begun_with(tmp_path, [(accuracy, 0.1)], before, 0.0, images)
+    found = best.describe()
+    assert found.startswith(f"the results are from {'the ' if best.keeps_first else ''}{says}")
+    assert ("may be chance" in found) == ("may be chance" in says)
+    assert images or found.endswith(says)
 
 
 def test_for_a_loss_the_margin_is_below_the_value(tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 from ftlit.files import write_atomically
+from ftlit.intervals import paired_interval
 from ftlit.lit.trainer_internals import is_trial_run
 from ftlit.run_folder import TIE_BREAK
 
@@ -64,14 +65,14 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_of_epochs: float | None = None
         self._best_loss = inf
         self._first: tuple[Path, float, float] | None = None
-        self._began_with_first, self._margin, self._at_once = False, 0.0, True
+        self._began_with_first, self._margin, self._at_once, self._images = False, 0.0, True, 0
 
     @property
     def keeps_first(self) -> bool:
         """Whether the weights of `begin_with` are still the best."""
         return self._began_with_first and self.best_epoch is None
 
-    def begin_with(self, path: Path, value: float, margin: float = 0.0, *, at_once: bool = True) -> None:
+    def begin_with(self, path: Path, value: float, margin: float = 0.0, *, at_once: bool = True, images: int = 0) -> None:
         """Take weights for the best so far, which are copied when training begins, unless it resumes from a checkpoint.
 
         Args:
@@ -79,8 +80,9 @@ class BestCheckpoint(ModelCheckpoint):
             value: of the metric that decides.
             margin: by more than which the first epoch that replaces them must be better, 0 or more.
             at_once: whether epochs compete with them; otherwise only what `end_with` gets does.
+            images: number of val images whose share the metric is; 0: it is not a share of images.
         """
-        self._first, self._at_once = (path, value, margin), at_once
+        self._first, self._at_once, self._images = (path, value, margin), at_once, images
 
     def end_with(self, path: Path, value: float, *, writes: bool) -> None:
         """Take weights for the best after training, which were made from those of the best epoch, unless those of `begin_with` compete with
@@ -135,11 +137,24 @@ class BestCheckpoint(ModelCheckpoint):
         if self.keeps_first:
             why = "no epoch was validated during training (callbacks.best=null keeps the last weights)"
             if self.best_of_epochs is not None:
-                why = f"no epoch was clearly better by {self.monitor} (best: {self.best_of_epochs:.4f})"
+                why = f"no epoch was clearly better by {self.monitor} (best: {self.best_of_epochs:.4f}{self._counts(self.best_of_epochs)})"
             return f"the results are from the linear probe, because {why}; the trained network is last.ckpt"
         if self.best_epoch is None:
             return "no epoch was validated, so the results are from the last weights"
-        return f"the results are from epoch {self.best_epoch}, the best by {self.monitor}"
+        replaced = self._began_with_first and self.best_model_score is not None
+        compared = self._counts(float(self.best_model_score)) if replaced else ""  # type: ignore[arg-type]
+        return f"the results are from epoch {self.best_epoch}, the best by {self.monitor}{compared}"
+
+    def _counts(self, value: float) -> str:
+        """How many val images are right at this accuracy and with the weights of `begin_with`, and whether more may be right by chance.
+
+        Which images they are is not known: the interval of the difference is the narrowest that these counts allow.
+        """
+        if self._first is None or not self._images or isnan(value):
+            return ""
+        now, before = (round(share * self._images) for share in (value, self._first[1]))
+        chance = ": the difference may be chance" if now > before and paired_interval(now - before, 0, self._images)[0] <= 0 else ""
+        return f", {now:,} of {self._images:,} val images right, the linear probe {before:,}{chance}"
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""

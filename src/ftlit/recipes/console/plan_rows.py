@@ -184,7 +184,11 @@ def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
         unused = f", so {' and '.join(begin)} {_is(begin)} ignored" if begin else ""
         if facts.has_baseline:
             part = "it" if not facts.fitted_cuts or facts.head_cuts else START[cfg.head.combine]
-            competes = ", and it is the result of the run unless an epoch is clearly better on val" if facts.baseline_competes else ""
+            competes = (
+                ", and it is the result of the run unless an epoch is better on val by more than a standard error"
+                if facts.baseline_competes
+                else ""
+            )
             text += f" It is evaluated before training{competes}. Training starts from {facts.start_head or part}."
         return f"{text} Stages that train only the head are skipped{unused}; to keep these stages, give head=linear."
     if facts.refits_on_val:
