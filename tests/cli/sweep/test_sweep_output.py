@@ -89,7 +89,10 @@ def test_a_job_has_one_line_with_settings_result_and_seconds(score, result, show
         print_job(tmp_path)
         begin_sweep(tmp_path, 4)
         print_job(tmp_path)
-    one, begun, other = capsys.readouterr().out.splitlines()
+        Job(1, ("seed=3",), status=0, reason="", score=score, seconds=12.3, rung=3, epochs=9).write(tmp_path)
+        print_job(tmp_path)
+    one, begun, other, last = capsys.readouterr().out.splitlines()
+    assert last == f"job 1 (seed=3), rung 3, trained to the end: {shown}, 12 s"
     assert one == f"job 1 (seed=3): {shown}, 12 s" and other == f"job 1 (seed=3), 2 of 4: {shown}, 12 s"
     assert begun == f"sweep of 4 jobs: each prints to train.log in its folder, {tmp_path}/NUMBER"
 

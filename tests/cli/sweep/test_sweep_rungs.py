@@ -16,7 +16,8 @@ from paths import ROOT
 
 from ftlit import UserError
 from ftlit.cli.sweep.sweep_rungs import check_sweeper, launch_in_rungs, plan_rungs
-from ftlit.recipes.config.hydra_internals import initialize_hydra
+from ftlit.recipes.checks.check_jobs import check_jobs
+from ftlit.recipes.config.hydra_internals import compose_job, initialize_hydra, use_hydra_config
 from ftlit.sweeps import running
 from ftlit.sweeps.jobs import STOPPED, Job, jobs_of, read_job
 from ftlit.sweeps.running import RunningSweep
@@ -47,6 +48,16 @@ def test_the_plan_names_jobs_rungs_epochs_and_the_share_of_the_full_grid(halving
     plan = plan_rungs(halving("sweep.halving.first=2", "sweep.halving.reduction=2"), swept)
     assert [(rung.epochs, rung.settings) for rung in plan.rungs] == [(2, 4), (9, 2)]
     assert "% of the epochs of the full grid; the lowest val/loss goes on" in plan.describe()
+
+
+def test_a_config_that_is_composed_already_is_not_composed_again(halving, monkeypatch):
+    config, jobs, composed = halving(), grid(rates=RATES), {}
+    with use_hydra_config(config):
+        check_jobs(config, dict(enumerate(jobs[:2])), composed)
+    asked = []
+    monkeypatch.setattr("ftlit.cli.sweep.sweep_rungs.compose_job", lambda *words: asked.append(words) or compose_job(*words))
+    assert plan_rungs(config, jobs, composed) == plan_rungs(config, jobs)
+    assert sorted(composed) == [0, 1] and len(asked) == 1 + len(jobs)
 
 
 def test_a_sweep_without_the_option_has_no_plan_and_is_launched_as_it_is(halving, tmp_path):

@@ -80,8 +80,9 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
     folder = Path(config.hydra.sweep.dir)
     try:
         words_of_jobs = sweep_resume.in_order(config, jobs)
-        check_jobs(config, sweep_resume.to_run(folder, words_of_jobs))
-        running.SWEEPS[folder] = RunningSweep(words_of_jobs, halving=sweep_rungs.plan_rungs(config, words_of_jobs))
+        composed: dict[int, DictConfig] = {}
+        check_jobs(config, sweep_resume.to_run(folder, words_of_jobs), composed if sweep_rungs.has_rungs(config) else None)
+        running.SWEEPS[folder] = RunningSweep(words_of_jobs, halving=sweep_rungs.plan_rungs(config, words_of_jobs, composed))
     except UserError:
         running.SWEEPS.pop(folder, None)
         raise

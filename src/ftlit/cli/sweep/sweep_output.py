@@ -78,7 +78,9 @@ def _notes(text: str) -> Iterator[str]:
 
 
 def print_job(folder: Path) -> None:
-    """Print the settings of a job that has ended well, its place among all, its result and duration."""
+    """Print the settings of a job that has ended well, its place among all, its result and duration. The jobs that end in a sweep by
+    successive halving are few of all, so that their rung stands in place of their place.
+    """
     job = read_job(folder)
     if job is None:
         return
@@ -89,7 +91,7 @@ def print_job(folder: Path) -> None:
         found.insert(0, f"score {job.score:.4g}")
     chosen: Mapping[str, str] = {"scenario": job.advised, "backbone": job.backbone, "cut": job.cut}
     found += [f"{name} {value}" for name, value in chosen.items() if value]
-    place = f", {job.number + 1} of {total}" if total else ""
+    place = f", rung {job.rung}, trained to the end" if job.rung else f", {job.number + 1} of {total}" if total else ""
     left = _time_left(job.number + 1, int(total)) if total else ""
     print_line(f"{_name_of(job)}{place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
     ignored = [name for name in os.environ.get(VARYING, "").split() if name in job.ignored]

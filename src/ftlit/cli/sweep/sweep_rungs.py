@@ -28,19 +28,25 @@ NUMBERS = ("first", "eta", "reduction")  # options
 STEP_OPTIONS = ("data.batch_size", "data.per_class", "data._target_", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
 
 
-def plan_rungs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Halving | None:
+def has_rungs(config: DictConfig) -> bool:
+    """Whether a sweep is one by successive halving."""
+    return OmegaConf.select(config, HALVING) is not None
+
+
+def plan_rungs(config: DictConfig, jobs: Sequence[Sequence[str]], composed: Mapping[int, DictConfig] | None = None) -> Halving | None:
     """The plan for the jobs of a sweep; `None` for a sweep without halving.
 
     Args:
         config: of the sweep.
         jobs: the overrides of each, by number.
+        composed: configs of jobs by number; those of others are composed.
 
     Raises:
         UserError: an option out of its range, one setting only, or a job that cannot stop and go on at an epoch that all share.
     """
-    options = OmegaConf.select(config, HALVING)
-    if options is None:
+    if not has_rungs(config):
         return None
+    options, known = OmegaConf.select(config, HALVING), composed or {}
     planned = [Job(number, tuple(words)) for number, words in enumerate(jobs)]
     settings = settings_of(planned)
     if len(settings) < 2:
@@ -49,20 +55,20 @@ def plan_rungs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Halving | N
             "optimizer.lr=1e-3,1e-2"
         )
     firsts = [setting.jobs[0] for setting in settings]  # the others differ in their seed alone
-    composed = {job.number: compose_job(config, job.overrides) for job in firsts}
+    of_jobs = {job.number: known.get(job.number) or compose_job(config, job.overrides) for job in firsts}
     for job in firsts:
-        if problem := _problem(composed[job.number]):
+        if problem := _problem(of_jobs[job.number]):
             names = [*varying(planned), SEED]
             words = " ".join(f"{name}={job.values[name]}" for name in names if name in job.values)
             raise UserError(f"hparams_search=halving, job {job.number} ({words}): {problem}")
-    epochs = _the_same("trainer.max_epochs", {number: cfg.trainer.max_epochs for number, cfg in composed.items()})
-    monitor = _the_same("callbacks.best", {number: monitor_of(cfg) for number, cfg in composed.items()})
-    every = max(int(cfg.trainer.get("check_val_every_n_epoch") or 1) for cfg in composed.values())
+    epochs = _the_same("trainer.max_epochs", {number: cfg.trainer.max_epochs for number, cfg in of_jobs.items()})
+    monitor = _the_same("callbacks.best", {number: monitor_of(cfg) for number, cfg in of_jobs.items()})
+    every = max(int(cfg.trainer.get("check_val_every_n_epoch") or 1) for cfg in of_jobs.values())
     first, eta, reduction = (_number(options, name) for name in NUMBERS)
     if not every <= first < epochs:
         least = f"{every} (trainer.check_val_every_n_epoch)" if every > 1 else "1"
         raise UserError(f"{HALVING}.first={first:g}: give epochs from {least} to {epochs - 1}, below trainer.max_epochs={epochs}")
-    steps = {tuple(str(OmegaConf.select(cfg, name)) for name in STEP_OPTIONS) for cfg in composed.values()}
+    steps = {tuple(str(OmegaConf.select(cfg, name)) for name in STEP_OPTIONS) for cfg in of_jobs.values()}
     rungs = rungs_of(len(settings), epochs, first=int(first), eta=eta, reduction=reduction)
     return Halving(settings, rungs, monitor, "steps" if len(steps) == 1 else "epochs")
 
@@ -133,7 +139,7 @@ def monitor_of(cfg: DictConfig) -> Monitor:
 def check_sweeper(config: DictConfig) -> None:
     """Raise `UserError` where a sweep by successive halving has a sweeper that chooses each job by the results of others."""
     sweeper = config.hydra.runtime.choices.get("hydra/sweeper", GRID)
-    if OmegaConf.select(config, HALVING) is not None and sweeper != GRID:
+    if has_rungs(config) and sweeper != GRID:
         raise UserError(
             f"{HALVING} compares all jobs of a grid, but hydra/sweeper={sweeper} chooses jobs by the results of others: give "
             "hparams_search=halving and values, as in optimizer.lr=1e-3,1e-2"

@@ -28,12 +28,13 @@ def check_launcher(launcher: str | None) -> None:
         )
 
 
-def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]]) -> None:
+def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]], composed: dict[int, DictConfig] | None = None) -> None:
     """Compose and bind jobs of a sweep; of those that differ in their seed alone, one.
 
     Args:
         config: of the sweep.
         planned: the overrides of the jobs that are to run, by number.
+        composed: gets the config of each job that was composed, by number; `None`: they are not kept, because a sweep may have thousands.
 
     Raises:
         UserError: the first job that could not begin, and how many others.
@@ -43,7 +44,7 @@ def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]]) -> None
     jobs = [Job(number, tuple(words)) for number, words in planned.items()]
     names = varying(jobs)
     kinds = {tuple(job.values.get(name) for name in names): job for job in reversed(jobs)}  # the first of each
-    errors = {job.number: error for job in reversed(kinds.values()) if (error := _error_of(config, job))}
+    errors = {job.number: error for job in reversed(kinds.values()) if (error := _error_of(config, job, composed))}
     if not errors:
         return
     number, error = next(iter(errors.items()))
@@ -54,11 +55,13 @@ def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]]) -> None
     raise UserError(f"no job has run, because job {number} ({words}) could not begin: {error}{others}") from error
 
 
-def _error_of(config: DictConfig, job: Job) -> UserError | None:
+def _error_of(config: DictConfig, job: Job, composed: dict[int, DictConfig] | None) -> UserError | None:
     try:
         cfg = compose_job(config, job.overrides, job.number)
         with use_hydra_config(cfg):
             _check(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
+        if composed is not None:
+            composed[job.number] = cfg
     except Exception as error:
         with kept_hydra():
             found = as_user_error(error)
