@@ -83,11 +83,12 @@ def test_predict_prints_the_set_of_each_row_and_how_many_have_one_class(run, ima
     arguments = ("predict", run, "set/own", "set/none.png", "--top", "7", "--coverage", "0.9")
     code, out, err = command(monkeypatch, capsys, *arguments)
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert code == 1 and list(rows[0])[-2:] == ["set", "error"] and rows[2]["set"] == "" and rows[2]["error"]
+    assert code == 1 and list(rows[0])[-3:] == ["set", "sure", "error"] and rows[2]["set"] == rows[2]["sure"] == "" and rows[2]["error"]
     network = load(run)
     for row in rows[:2]:
         prediction = network(images / row["path"])
         expected = [label for label, value in prediction.probabilities.items() if value >= 0.1 - 1e-6]
+        assert row["sure"] == ("yes" if len(expected) == 1 else "no")
         assert row["set"].split(" | ") == expected == network.prediction_set(prediction, 0.9)
     several = sum(" | " in row["set"] for row in rows[:2])
     assert err.startswith(f"ftlit: sets of 0.9 coverage: {2 - several} of one class, {several} of several, 0 empty, ")

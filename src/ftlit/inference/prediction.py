@@ -133,7 +133,7 @@ class RowWriter:
             found: dict[str, Any] = {"error": result}
         else:
             found = {"predictions": [{"label": label, "probability": round(value, 6)} for label, value in result.top(self.top)]}
-            found |= {} if within is None else {"set": within}
+            found |= {} if within is None else {"set": within, "sure": len(within) == 1}
             found |= {} if result.distance is None else {"unlike": result.unlike, "distance": round(result.distance, 4)}
         found |= {} if label is None else {"true_label": label}
         self.to.write(json.dumps({"path": name, **found}, ensure_ascii=False) + "\n")
@@ -141,14 +141,14 @@ class RowWriter:
     def _csv_writer(self) -> Any:
         writer, quoting = (csv.writer(self.to, lineterminator="\n", quoting=rule) for rule in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
         more = [f"{name}_{i}" for i in range(2, self.top + 1) for name in ("label", "probability")]
-        others = [*([] if self.threshold is None else ["set"]), *(["unlike", "distance"] if self.with_distance else [])]
+        others = [*([] if self.threshold is None else ["set", "sure"]), *(["unlike", "distance"] if self.with_distance else [])]
         others += [] if self.true_labels is None else ["true_label"]
         writer.writerow(["path", "label", "probability", *more, *others, "error"])
 
         def write(name: str, result: Prediction | str, within: list[str] | None, label: str | None) -> None:
             top = [] if isinstance(result, str) else result.top(self.top)
             cells = [cell for label, value in top for cell in (harmless(label), f"{value:.4f}")]
-            sets = [] if self.threshold is None else [harmless(SEPARATOR.join(within or []))]
+            sets = [] if self.threshold is None else [harmless(SEPARATOR.join(within or [])), _sure_cell(within)]
             distances = _distance_cells(result) if self.with_distance else []
             known = [] if label is None else [harmless(label)]
             error = result if isinstance(result, str) else ""
@@ -156,6 +156,11 @@ class RowWriter:
             (quoting if "\r" in "".join(row) else writer).writerow(row)
 
         return write
+
+
+def _sure_cell(within: list[str] | None) -> str:
+    """Whether the set has one class; empty for an input without a prediction."""
+    return "" if within is None else "yes" if len(within) == 1 else "no"
 
 
 def _distance_cells(result: Prediction | str) -> list[str]:
