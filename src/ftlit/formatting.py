@@ -77,6 +77,12 @@ def shown(path: str | Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def shown_folder(folder: str | Path) -> str:
+    """Return the absolute path of a folder as printable text, with `~` for the home folder."""
+    path, home = Path(folder).expanduser().absolute(), Path.home()
+    return shown(Path("~", path.relative_to(home)) if path.is_relative_to(home) else path)
+
+
 def without_control(text: str) -> str:
     r"""A text for a terminal: control characters, except line breaks and tabs, and those that turn its direction are escaped.
 

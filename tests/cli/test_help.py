@@ -71,6 +71,12 @@ def test_the_help_names_the_command_that_was_typed_and_the_others():
     assert all(f"  ftlit {command} " in train for command in COMMANDS)
 
 
+def test_the_help_of_probes_lists_their_options():
+    assert {"probe.kinds", "probe.rows", "probe.repeats", "probe.cuts", "probe.poolings"} <= set(
+        values_in(help_of("train", "recipe=probe"))
+    )
+
+
 def test_the_help_says_how_the_file_of_an_experiment_begins():
     assert "FOLDER/experiment/mine.yaml begins with the line `# @package _global_`" in " ".join(help_of("train").split())
 

@@ -23,6 +23,7 @@ SETTINGS = (  # what people set most
     *("loss.class_weights", "trainer.max_epochs", "trainer.precision", "trainer.accumulate_grad_batches"),
     *("trainer.accelerator", "trainer.devices"),
 )
+OF_PROBES = ("probe.kinds", "probe.cuts", "probe.poolings", "probe.rows", "probe.repeats")  # of recipe=probe
 BROUGHT_BY = {"data.root": "folder", "data.csv": "csv", "backbone.among": "auto"}  # setting -> the option of its group that has it
 FLAGS = (
     ("-m, --multirun", "run a sweep: one run for each combination of comma-separated values"),
@@ -71,7 +72,7 @@ def _examples(command: str, *, advises: bool) -> list[HelpRow]:
 
 
 def _settings(config: DictConfig) -> Iterator[HelpRow]:
-    for name in SETTINGS:
+    for name in (*SETTINGS, *OF_PROBES) if config.recipe == "probe" else SETTINGS:
         group, key, *_ = name.split(".")
         option, brought = choices().get(group), BROUGHT_BY.get(name)
         if brought and brought != option:

@@ -72,6 +72,17 @@ def test_a_shared_value_of_a_custom_part_in_a_config_of_the_users_own_says_how_t
         bind(cfg)
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [(("head._target_=torch.nn.Linear", "+head.biass=false"), "+head.bias"), (("head=mlp", "+head.hiden=[5]"), "head.hidden")],
+)
+def test_an_argument_that_the_config_does_not_hold_is_proposed_with_the_plus_that_it_needs(monkeypatch, words, meant):
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    cfg = compose("train", overrides=["paths.run=somewhere", *words], return_hydra_config=True)
+    with use_hydra_config(cfg), pytest.raises(UserError, match=re.escape(f"did you mean '{meant}'?")):
+        bind(cfg)
+
+
 @pytest.mark.parametrize("values", ["backbone: resnet18", "defaults: [{override /backbone: mlp}]", "seed: 3"])
 def test_an_experiment_whose_values_nothing_would_read_names_the_missing_line(tmp_path, monkeypatch, values):
     (tmp_path / "experiment").mkdir()

@@ -81,7 +81,7 @@ def bind(cfg: DictConfig) -> None:
                 if key not in shared:
                     known = renamed_option(full_name) or synonym(full_name, written[key])
                     passed = own_parts.PASSED.get(name, ())
-                    raise known or _refused(name, node["_target_"], key, written[key], [p for p in signature.parameters if p not in passed])
+                    raise known or _refused(name, node, key, written[key], [p for p in signature.parameters if p not in passed])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
             hint = _hints(target).get(key, shared.get(key))
@@ -98,11 +98,14 @@ def _is_left_over(name: str, key: str) -> bool:
     return hydra_config() is not None and bool(given(f"{name}._target_")) and not given(f"{name}.{key}")
 
 
-def _refused(name: str, target: str, key: str, value: object, takes: Sequence[str]) -> UserError:
+def _refused(name: str, node: DictConfig, key: str, value: object, takes: Sequence[str]) -> UserError:
     """The error for a value that the target of a node does not take, with the overlay that sets it."""
     option = choices().get(name)
     chosen = chosen_part(name, option) if option else f"the chosen {name}"
-    error = lacks_argument(name, chosen, target, key, takes) or unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in takes])
+    words = given(f"{name}.{key}") if hydra_config() is not None else []
+    plus = "+" if any(word.startswith("+") for word in words) else ""  # for arguments that the config does not hold yet
+    names = [f"{'' if p in node else plus}{name}.{p}" for p in takes]
+    error = lacks_argument(name, chosen, node["_target_"], key, takes) or unknown("option", f"{name}.{key}", names)
     overlay = overlay_of(f"{name}.{key}")
     return UserError(f"{overlay} sets {name}.{key}={value}, but {error}") if overlay else error
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import Plan
-from ftlit.formatting import count, duration_in_words, size_in_words, three_digits
+from ftlit.formatting import count, duration_in_words, shown_folder, size_in_words, three_digits
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.features.feature_data import FeatureData
 from ftlit.models.backbone import Backbone
@@ -219,7 +219,7 @@ def _cache_text(data: Any, stage_inputs: Sequence[StageInput], head_bytes: int) 
     if not size:
         return "no stage trains on features"
     kinds = {"pixels" if source.pixels else "features" for source in stage_inputs if source.bytes} | ({"features"} if head_bytes else set())
-    return f"{' and '.join(sorted(kinds))} take up to {size_in_words(size)} in {data.store.folder}"
+    return f"{' and '.join(sorted(kinds))} take up to {size_in_words(size)} in {shown_folder(data.store.folder)}"
 
 
 def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resuming: str, *, trains: bool = True) -> None:

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ftlit.features.spec import FeatureSpec
-from ftlit.formatting import count, duration_in_words, size_in_words
+from ftlit.formatting import count, duration_in_words, shown_folder, size_in_words
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import pooled_size
@@ -78,7 +78,7 @@ def probe_rows(
     rows.append(("probe", _probe_text(cfg, data, probes, specs, fitted_on)))
     if cfg.cache.get("folder"):
         size = sum(lengths(backbone, specs).values()) * images_read(data, probes.repeats) * bytes_per_value
-        rows.append(("cache", f"features take up to {size_in_words(size)} in {cfg.cache.folder}"))
+        rows.append(("cache", f"features take up to {size_in_words(size)} in {shown_folder(cfg.cache.folder)}"))
     rows += [("device", devices), ("run", f"no training epochs, seed {cfg.seed}, folder {cfg.paths.run}")]
     if seconds is not None:
         time = duration_in_words(seconds)
