@@ -1,5 +1,7 @@
 """Packages are imported as far as a run needs them."""
 
+import atexit
+import gc
 import subprocess
 import sys
 
@@ -56,3 +58,20 @@ def test_a_run_with_a_fitted_head_and_its_report_import_no_package_that_they_do_
     words = [sys.executable, "-c", program, "data.per_class=5", "trainer=cpu", "hydra.run.dir=run"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_modules_are_imported_without_collections_and_left_out_of_later_ones_only_once(monkeypatch):
+    imported, registered = [], []
+    monkeypatch.setattr(deferred_imports, "import_module", lambda name: imported.append((name, gc.isenabled())))
+    monkeypatch.setattr(atexit, "register", registered.append)
+    monkeypatch.delitem(sys.modules, "lightning.pytorch", raising=False)
+    gc.unfreeze()
+    try:
+        deferred_imports.import_at_once("a.recipe")
+        assert imported == [("lightning.pytorch", False), ("a.recipe", False)] and gc.isenabled()
+        assert gc.get_freeze_count() and registered == [gc.unfreeze]
+    finally:
+        gc.unfreeze()
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", sys)
+    deferred_imports.import_at_once("a.recipe")  # the next job of a sweep
+    assert len(imported) == 2 and not gc.get_freeze_count()

@@ -1,5 +1,6 @@
 """Imports of a command line: parts of libraries that it does not need only when something asks for them, and the others at once."""
 
+import atexit
 import gc
 import logging
 import sys
@@ -24,12 +25,19 @@ def defer_torchmetrics() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
-def import_lightning() -> None:
-    """Import torch and Lightning without garbage collection, which takes long and finds nothing during imports."""
+def import_at_once(*modules: str) -> None:
+    """Import torch, Lightning and these modules without garbage collection, which takes long and finds nothing during imports. Collections
+    of a run leave out what was made by then. It has no effect where Lightning is imported already.
+    """
+    if "lightning.pytorch" in sys.modules:
+        return
     collects = gc.isenabled()
     gc.disable()
     try:
-        import_module("lightning.pytorch")
+        for module in ("lightning.pytorch", *modules):
+            import_module(module)
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # else triton prints on stderr that its objects were not freed
     finally:
         if collects:
             gc.enable()

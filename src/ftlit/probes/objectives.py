@@ -47,12 +47,12 @@ class Softmax:
 
     def curvature(self, outputs: Tensor) -> Tensor:
         """Mean second derivative with respect to each output, (K,)."""
-        likely = outputs.softmax(dim=1)
+        likely = torch.exp(outputs - outputs.logsumexp(dim=1, keepdim=True))
         return weighted(likely * (1 - likely), self.weights).mean(dim=0)
 
     def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
         """Newton step (K,) of the bias, to be subtracted, from its gradient `slope` (K,); both float64."""
-        likely = outputs.softmax(dim=1)
+        likely = torch.exp(outputs - outputs.logsumexp(dim=1, keepdim=True))
         counted = weighted(likely, self.weights)
         hessian = (counted.mean(dim=0).diag() - counted.T @ likely / len(likely)).double()
         # the same bias for all outputs changes nothing: any curvature will do in that direction

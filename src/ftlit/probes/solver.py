@@ -135,14 +135,14 @@ def _descending(l2_penalties: Sequence[float]) -> Iterator[tuple[float, int | No
 def _ridge(basis: PrincipalAxes, signs: Tensor, weights: Tensor | None, l2_penalties: Sequence[float], like: Tensor) -> RegularizationPath:
     """One eigendecomposition for all L2 penalties."""
     n, counted = len(signs), weighted(signs, weights)
-    mean, along = counted.mean(dim=0), basis.features.T @ counted / n
+    mean, along = counted.mean(dim=0), basis.gradient(counted) / n
     points, values, lefts = [], [], []
     for l2 in l2_penalties:
         weight = along / (basis.spread + l2)[:, None]
         points.append(torch.cat([weight, mean[None]]))
         residual = basis.outputs(points[-1]) - signs
         values.append(0.5 * (weighted(residual.square(), weights).sum() / n + l2 * weight.square().sum()))
-        gradient = basis.features.T @ weighted(residual, weights) / n + l2 * weight
+        gradient = basis.gradient(weighted(residual, weights)) / n + l2 * weight
         lefts.append(gradient.square().sum() / (2 * l2) / values[-1].clamp(min=torch.finfo(values[-1].dtype).tiny))
     weights, bias = basis.back(torch.stack(points))
     left = torch.stack(lefts)

@@ -102,7 +102,7 @@ def _with_best_bias(loss: LinearLoss, basis: PrincipalAxes, point: Tensor, l2: f
         if float(new_value.sum()) >= float(value.sum()):
             break
         bias, value, slope = bias - step.to(bias.dtype), new_value, new_slope
-    gradient = basis.features.T @ slope + l2 * point[:-1]
+    gradient = basis.gradient(slope) + l2 * point[:-1]
     total = value.sum() + penalty
     left = gain + gradient.square().sum(dtype=torch.float64) / (2 * l2)
     point = torch.cat([point[:-1], (point[-1] + bias)[None]])
@@ -119,7 +119,7 @@ def _lbfgs_once(loss: LinearLoss, basis: PrincipalAxes, point: Tensor, l2: float
         now = own * scaled
         mean, slope = loss(basis.outputs(now), columns)
         value = mean + 0.5 * l2 * sum_by_problem(now[:-1].square(), len(mean))
-        gradient = torch.cat([basis.features.T @ slope + l2 * now[:-1], slope.sum(dim=0, keepdim=True)])
+        gradient = torch.cat([basis.gradient(slope) + l2 * now[:-1], slope.sum(dim=0, keepdim=True)])
         left = 0.5 * sum_by_problem(torch.cat([gradient[:-1].square() / l2, (gradient[-1:] * own[-1:]).square()]), len(mean))
         return value, gradient.mul_(own), left
 

@@ -46,8 +46,14 @@ class PrincipalAxes:
         return finer
 
     def outputs(self, point: Tensor) -> Tensor:
-        """Point (rank + 1, K) -> (N, K)."""
-        return torch.addmm(point[-1], self.features, point[:-1])
+        """Point (rank + 1, K) -> (N, K), whose columns are contiguous: products with few columns take half the time."""
+        outputs_KN = torch.addmm(point[-1][:, None], point[:-1].T, self.features.T)
+        return outputs_KN.T
+
+    def gradient(self, slope: Tensor) -> Tensor:
+        """Slope of a loss by each output (N, K) -> by the weights along the axes (rank, K)."""
+        gradient_KR: Tensor = slope.T @ self.features
+        return gradient_KR.T
 
     def back(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points (S, rank + 1, K) -> weights (S, K, C) and biases (S, K) for the original features."""

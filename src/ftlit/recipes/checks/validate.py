@@ -68,6 +68,7 @@ def bind(cfg: DictConfig) -> None:
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
         shared = SHARED if own and name == "data" else {}  # ftlit reads them where the data are torch Datasets
         written: Any = OmegaConf.to_container(node)
+        hints = _hints(target)
         for key in [key for key in map(str, node) if not key.startswith("_")]:
             full_name = f"{name}.{key}"
             left_over = _is_left_over(name, key)
@@ -84,7 +85,7 @@ def bind(cfg: DictConfig) -> None:
                     raise known or _refused(name, node, key, written[key], [p for p in signature.parameters if p not in passed])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
-            hint = _hints(target).get(key, shared.get(key))
+            hint = hints.get(key, shared.get(key))
             if f"{name}.{key}" in (*HARDWARE_SETTINGS, "head.cuts") and hint is not None:
                 hint = Literal["auto"] | hint
             check_type(_interpolated_name(written[key]) or f"{name}.{key}", node[key], hint)
