@@ -137,6 +137,7 @@ def test_features_are_stored_in_the_requested_dtype(tmp_path, dtype):
 MISTAKES = {
     "no layer 'tpo': did you mean 'top'": {"cuts": ["tpo"]},
     "dtype=int8 is not valid": {"dtype": "int8"},
+    "extract_features reads a loader or a data set, not object: give a DataLoader": {"loader": object()},
     "the loader is empty": {"loader": []},
     "cuts is empty: give the name of at least one layer": {"cuts": []},
 }

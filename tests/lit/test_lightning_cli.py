@@ -30,7 +30,7 @@ def test_schedule_and_rates_of_layers_come_from_yaml(tmp_path, monkeypatch, caps
     pytest.importorskip("jsonargparse")
     (tmp_path / "my_data.py").write_text(DATA)
     (tmp_path / "project.py").write_text(block_with("LightningCLI(Classifier)", "text"))
-    config = yaml.safe_load(block_with("callbacks:", "yaml"))
+    config = yaml.safe_load(block_with("schedules.top_down", "yaml"))
     config["model"]["optimizer"]["init_args"]["lr"] = 1e-3  # YAML 1.1 reads 1e-3 as a text, jsonargparse as a number
     if stages == "list":
         config["trainer"]["callbacks"][0]["init_args"]["schedule"] = yaml.safe_load(block_with("stages:", "yaml"))["schedule"]
@@ -65,13 +65,25 @@ class Owner(LightningModule):
 """
 
 
+THEIR_DATA = DATA.replace("MyData", "Theirs").replace(
+    "    def train_dataloader",
+    """    def __init__(self, images: int = 4, path: str = ""):
+        super().__init__()
+        self.save_hyperparameters()
+    def setup(self, stage):
+        assert set(self.hparams) == {"images", "path"} and self.hparams.images == 4
+    def train_dataloader""",
+)
+
+
 def test_stored_features_of_own_data_come_from_yaml(tmp_path, monkeypatch, capsys):
+    """Also of data with `save_hyperparameters`, to which LightningCLI gives the arguments of FeatureData."""
     pytest.importorskip("jsonargparse")
-    (tmp_path / "their_data.py").write_text(DATA)
+    (tmp_path / "their_data.py").write_text(THEIR_DATA)
     (tmp_path / "their_owner.py").write_text(OWNER)
     data = {
         "class_path": "ftlit.FeatureData",
-        "init_args": {"cut": "encoder", "folder": "store", "data": {"class_path": "their_data.MyData"}},
+        "init_args": {"cut": "encoder", "folder": "store", "data": {"class_path": "their_data.Theirs", "init_args": {"path": "x"}}},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data, "trainer": {"max_epochs": 1, **QUIET}}))
     monkeypatch.chdir(tmp_path)
@@ -79,5 +91,34 @@ def test_stored_features_of_own_data_come_from_yaml(tmp_path, monkeypatch, capsy
     from lightning.pytorch.cli import LightningCLI
     from their_owner import Owner
 
-    LightningCLI(Owner, args=["fit", "--config", "config.yaml"], save_config_callback=None)
-    assert "4 computed" in capsys.readouterr().out
+    cli = LightningCLI(Owner, args=["fit", "--config", "config.yaml"], save_config_callback=None)
+    assert "4 computed" in capsys.readouterr().out and cli.datamodule.hparams_initial == {"images": 4, "path": "x"}
+
+
+SETS = """
+import torch
+from torch.utils.data import TensorDataset
+
+class Photos(TensorDataset):
+    def __init__(self, n: int = 4):
+        super().__init__(torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(n) % 3)
+"""
+
+
+def test_a_run_from_yaml_resumes(tmp_path, monkeypatch, capsys):
+    """The data of the page."""
+    pytest.importorskip("jsonargparse")
+    (tmp_path / "my_sets.py").write_text(SETS)
+    (tmp_path / "resuming_owner.py").write_text(OWNER.replace("Owner", "Resuming"))
+    config = yaml.safe_load(block_with("ftlit.ResumableData", "yaml"))
+    config["trainer"] |= QUIET
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    from lightning.pytorch.cli import LightningCLI
+    from resuming_owner import Resuming
+
+    for epochs, ckpt_path in ((1, []), (2, ["--ckpt_path", "last.ckpt"])):
+        args = ["fit", "--config", "config.yaml", f"--trainer.max_epochs={epochs}", *ckpt_path]
+        cli = LightningCLI(Resuming, args=args, save_config_callback=None)
+    assert cli.trainer.global_step == 2 * 5

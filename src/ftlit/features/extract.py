@@ -94,12 +94,14 @@ def extract_features(
         The features, with rows and targets in the order of this pass.
 
     Raises:
-        UserError: no such cut or dtype, a cut whose output cannot be stored (several calls, tensors, results), no image, or not enough
-            space on the disk.
+        UserError: not a loader, no such cut or dtype, a cut whose output cannot be stored (several calls, tensors, results), no image, or
+            not enough space on the disk.
     """
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
     if not names:
         raise UserError("cuts is empty: give the name of at least one layer")
+    if not isinstance(loader, Iterable | Dataset):
+        raise UserError(f"extract_features reads a loader or a data set, not {type(loader).__name__}: give a DataLoader")
     store = cache if isinstance(cache, Store) else Store(cache)
     batches = iter(DataLoader(loader, batch_size=DATASET_BATCH) if isinstance(loader, Dataset) else loader)
     first = next(batches, None)

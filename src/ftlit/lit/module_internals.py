@@ -8,6 +8,7 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 | `LightningModule._trainer` | `trainer_of` | `LightningModule.trainer` raises without one |
 | `is_overridden` | `builds_layers_late` | layers that `setup` or `configure_model` adds are not there yet |
 | `HyperparametersMixin._hparams` and others | `share_hyperparameters` | the mixin takes none of another object |
+| `_given_hyperparameters` | `share_hyperparameters` | with LightningCLI a data module in another saves the arguments of that one |
 | `is_overridden` | `overrides` | a hook that a user has changed may read the batches before they are normalised |
 | `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
 | `ModelParallelStrategy._data_parallel_size` | `shard_over_all_processes` | the number of processes is known only when it sets up |
@@ -22,11 +23,13 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
@@ -56,7 +59,14 @@ def builds_layers_late(module: LightningModule) -> bool:
 
 
 def share_hyperparameters(wrapper: LightningDataModule, data: LightningDataModule) -> None:
-    """Let a data module have the hyperparameters of the one in it, in loggers and checkpoints too."""
+    """Let a data module have the hyperparameters of the one in it, its argument `data`, in loggers and checkpoints too."""
+    given = _given_hyperparameters.get() or {}
+    inner = given.get("data")
+    if isinstance(inner, Mapping) and data.hparams and data.hparams.keys() == given.keys():
+        own = dict(inner.get("init_args", {}))
+        data.hparams.clear()
+        data.hparams.update(own)
+        data._hparams_initial = deepcopy(data.hparams)  # type: ignore[attr-defined]
     for name in ("_hparams", "_hparams_initial", "_hparams_name", "_log_hyperparams"):
         if hasattr(data, name):
             setattr(wrapper, name, getattr(data, name))

@@ -130,3 +130,10 @@ def test_another_seed_of_the_order_is_an_error_on_resuming(tmp_path, seed):
         return
     with pytest.raises(UserError, match=r"^the checkpoint was written with DistributedSampler\(seed=0\) .* this run has seed=1, .*seed=0"):
         train(2, seed, tmp_path / "last.ckpt")
+
+
+def test_the_weights_have_their_usual_names_in_a_file_that_torch_and_lightning_read_without_more(tmp_path):
+    _, trained = fit(LastCheckpoint(tmp_path / "last.ckpt"))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert state.keys() == trained.state_dict().keys() and torch.equal(state["weight"], trained.weight)
+    assert torch.equal(Net.load_from_checkpoint(tmp_path / "last.ckpt").weight, trained.weight)
