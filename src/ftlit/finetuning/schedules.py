@@ -13,7 +13,6 @@ from ftlit.finetuning import presets
 from ftlit.finetuning.freeze import BatchNorm
 from ftlit.finetuning.presets import lr_factors
 from ftlit.finetuning.schedule import Schedule
-from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import pattern_of, with_pattern
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
@@ -99,21 +98,28 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
             raise unknown("argument", wrong, ["backbone", "head", "layers", "batchnorm", *accepted], owner=preset.__name__)
         if module is None:
             return partial(schedule, backbone=backbone, head=head, layers=layers, batchnorm=batchnorm, **options)  # type: ignore[return-value]
-        found = preset(_checked(module, backbone, head, layers), **options)
+        return _in_names_of(preset(_checked(module, backbone, head, layers), **options), backbone, head, batchnorm)
 
-        def renamed(stage: Stage) -> Stage:
-            entries = [with_pattern(entry, _renamed(pattern_of(entry), backbone, head)) for entry in stage.entries]
-            return replace(stage, train=entries, batchnorm=batchnorm)
+    _describe(schedule, preset)
+    return schedule
 
-        factors = [(_renamed(pattern, backbone, head), factor) for pattern, factor in found.lr_scale]
-        frozen = [_renamed(name, backbone, head) for name in found.frozen]
-        return replace(found, stages=[renamed(stage) for stage in found.stages], lr_scale=factors, frozen=frozen)
 
+def _in_names_of(found: Schedule, backbone: str, head: str, batchnorm: BatchNorm) -> Schedule:
+    """The schedule with the names of the parts of another module."""
+    stages = []
+    for stage in found.stages:
+        entries = [with_pattern(entry, _renamed(pattern_of(entry), backbone, head)) for entry in stage.entries]
+        stages.append(replace(stage, train=entries, batchnorm=batchnorm))
+    factors = [(_renamed(pattern, backbone, head), factor) for pattern, factor in found.lr_scale]
+    return replace(found, stages=stages, lr_scale=factors, frozen=[_renamed(name, backbone, head) for name in found.frozen])
+
+
+def _describe(schedule: Any, preset: Callable[..., Schedule]) -> None:
+    """Give a function that takes the options of `preset` its name, its signature and a docstring, in place."""
     first, *rest = signature(schedule).parameters.values()
     own_options = [option for name, option in signature(preset).parameters.items() if name != "layers"]
-    schedule.__signature__ = signature(schedule).replace(  # type: ignore[attr-defined]
-        parameters=[first, *(one for one in rest if one.kind is Parameter.KEYWORD_ONLY), *own_options]
-    )
+    parameters = [first, *(one for one in rest if one.kind is Parameter.KEYWORD_ONLY), *own_options]
+    schedule.__signature__ = signature(schedule).replace(parameters=parameters)
     schedule.__name__ = schedule.__qualname__ = preset.__name__
     summary = (preset.__doc__ or "").partition("\n")[0]
     schedule.__doc__ = f"""{summary}
@@ -130,7 +136,6 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
     Raises:
         UserError: no such part, parameters outside of backbone and head, or an unknown option.
     """
-    return schedule
 
 
 head_only = _for_any_module(presets.head_only)

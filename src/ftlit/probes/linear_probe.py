@@ -13,9 +13,9 @@ from ftlit.finetuning.losses import ClassWeights, describe_weights, weights_of_c
 from ftlit.models.heads import LinearHead, PooledHead
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.models.weights_origin import WeightsOrigin
-from ftlit.probes.cross_validation import HeldOut, LabelledVectors, folded, scales
+from ftlit.probes.cross_validation import HeldOut, folded, scales
 from ftlit.probes.l2_search import held_out_results
-from ftlit.probes.probe_inputs import check_classes, cuts_of, valid_examples, vectors_and_labels, widths_of
+from ftlit.probes.probe_inputs import cuts_of, read_examples, valid_examples, vectors_and_labels
 from ftlit.probes.probe_kinds import PROBE_KINDS
 
 L2_PENALTIES = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
@@ -182,23 +182,11 @@ def fit_probe(
     if pooling not in POOLINGS:
         raise invalid("pooling", pooling, POOLINGS)
     cuts = cuts_of(features, cut)
-    l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(set(map(float, l2)), reverse=True)
-    if not l2_penalties or not all(0 < value < float("inf") for value in l2_penalties):
-        raise UserError(f"l2={l2} is not valid: give L2 penalties above 0")
+    l2_penalties = _descending(l2)
     if len(cuts) > 1 and pooling != "average":
         raise UserError(f"pooling={pooling!r} does not support several cuts: give pooling='average', or one cut")
-    vectors, labels = vectors_and_labels(features, targets, cuts, views=len(views))
-    augmented = [vectors_and_labels(view, labels, cuts)[0].to(vectors) for view in views]
-    widths = widths_of(features, cuts, vectors.shape[1]) if widths is None else widths
-    examples = LabelledVectors(vectors, labels, augmented, widths, features.groups if isinstance(features, Features) else None)
-    if any(view.shape != vectors.shape for view in examples.views):
-        other = next(tuple(view.shape) for view in examples.views if view.shape != vectors.shape)
-        lacking = f"{len(vectors)} rows, one for each image" if other[0] != len(vectors) else f"rows of length {vectors.shape[1]}"
-        raise UserError(f"views has a tensor of shape {other}, but features has {tuple(vectors.shape)}: give views with {lacking}")
-    classes = check_classes(vectors, labels, num_classes)
-    for view in examples.views:
-        check_classes(view, labels, classes)
-    if len(vectors) > 1 and bool((vectors == vectors[0]).all()):
+    examples, classes = read_examples(features, targets, cuts, views, widths, num_classes)
+    if len(examples.vectors) > 1 and bool((examples.vectors == examples.vectors[0]).all()):
         where = f" at {', '.join(cuts)}" if cuts else ""
         warnings.warn(
             f"all feature vectors{where} are equal, so a probe cannot tell the classes apart: check that the images differ (a transparent "
@@ -206,7 +194,7 @@ def fit_probe(
             stacklevel=2,
         )
     others = None if valid is None else valid_examples(valid, cuts, examples, classes)
-    method = plain.with_weights(weights := _class_weights(labels, classes, class_weights))
+    method = plain.with_weights(weights := _class_weights(examples.labels, classes, class_weights))
     held_out, scores, losses = None, dict[float, float](), dict[float, float]()
     if others is not None or len(l2_penalties) > 1:
         tried, held_out = held_out_results(examples, others, classes, l2_penalties, method, seed)
@@ -217,7 +205,7 @@ def fit_probe(
     if others is not None and refit:
         vectors, labels = torch.cat([vectors, others.vectors]), torch.cat([labels, others.labels])
         method = plain.with_weights(weights := _class_weights(labels, classes, class_weights))
-    mean, inverse = scales(vectors, widths)
+    mean, inverse = scales(vectors, examples.widths)
     path = method.fit((vectors - mean) * inverse, labels, classes, [best])
     weight, bias = folded(path, mean, inverse)
     left, converged = path.left[0].item(), bool(path.converged[0])
@@ -235,13 +223,21 @@ def fit_probe(
         left,
         converged,
         cuts,
-        widths,
+        examples.widths,
         pooling,
         scores,
         losses,
         held_out and held_out.at(list(losses).index(best)),
         weights,
     )
+
+
+def _descending(l2: float | Sequence[float]) -> list[float]:
+    """The L2 penalties to try, the strongest first. Raises `UserError` for one that is not above 0."""
+    penalties = [float(l2)] if isinstance(l2, int | float) else sorted(set(map(float, l2)), reverse=True)
+    if not penalties or not all(0 < value < float("inf") for value in penalties):
+        raise UserError(f"l2={l2} is not valid: give L2 penalties above 0")
+    return penalties
 
 
 def _class_weights(labels: Tensor, classes: int, given: ClassWeights | Tensor | None) -> list[float] | None:

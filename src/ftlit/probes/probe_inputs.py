@@ -66,6 +66,31 @@ def vectors_and_labels(
     return features if features.dtype == torch.float64 else features.float(), targets.to(features.device, torch.int64)
 
 
+def read_examples(
+    features: Features | Tensor,
+    targets: Tensor | None,
+    cuts: Sequence[str],
+    views: Sequence[Features | Tensor],
+    widths: Sequence[int] | None,
+    num_classes: int | None,
+) -> tuple[LabelledVectors, int]:
+    """The examples that a probe is fitted on, and the number of classes; see `fit_probe` for the arguments.
+
+    Raises:
+        UserError: views of another shape than the vectors; see also `vectors_and_labels` and `check_classes`.
+    """
+    vectors, labels = vectors_and_labels(features, targets, cuts, views=len(views))
+    augmented = [vectors_and_labels(view, labels, cuts)[0].to(vectors) for view in views]
+    if other := next((tuple(view.shape) for view in augmented if view.shape != vectors.shape), None):
+        lacking = f"{len(vectors)} rows, one for each image" if other[0] != len(vectors) else f"rows of length {vectors.shape[1]}"
+        raise UserError(f"views has a tensor of shape {other}, but features has {tuple(vectors.shape)}: give views with {lacking}")
+    classes = check_classes(vectors, labels, num_classes)
+    for view in augmented:
+        check_classes(view, labels, classes)
+    widths = _widths_of(features, cuts, vectors.shape[1]) if widths is None else widths
+    return LabelledVectors(vectors, labels, augmented, widths, features.groups if isinstance(features, Features) else None), classes
+
+
 def check_classes(vectors: Tensor, labels: Tensor, num_classes: int | None, *, every_class: bool = True) -> int:
     """The number of classes. Raises `UserError` where a probe cannot be fitted."""
     if not len(labels):
@@ -106,7 +131,7 @@ def _check_memory(rows: int, row_bytes: int) -> None:
         )
 
 
-def widths_of(features: Features | Tensor, cuts: Sequence[str], width: int) -> list[int]:
+def _widths_of(features: Features | Tensor, cuts: Sequence[str], width: int) -> list[int]:
     """Length of the features at each cut."""
     return [math.prod(features[cut].shape) for cut in cuts] if isinstance(features, Features) else [width]
 

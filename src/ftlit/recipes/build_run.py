@@ -105,34 +105,54 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     model = build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base, lora)
     if resolve_compile(cfg, backbone, data, frozen=frozen) and not only_fits:
         compile_layers(backbone, head)
-    recorder = Recorder(cfg.paths.run) if cfg.report or start else None  # the runs are compared by the predictions
+    callbacks = build_callbacks(cfg, schedule, probe_head, compares_start=start is not None)
+    keeps_best = any(isinstance(callback, Checkpoint) for callback in callbacks)  # else Lightning would add a checkpoint of its own
+    none_held_out = {"limit_val_batches": 0, "limit_test_batches": 0, "num_sanity_val_steps": 0} if cfg.final else {}
+    settings = {"enable_checkpointing": keeps_best, **none_held_out, **(unsharded(cfg) if only_fits else {})}
+    trainer = build_trainer(cfg, callbacks=callbacks, logger=build_loggers(cfg.logger), **settings)
+    use_checked_checkpoints(trainer)
+    check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
+    check_trainer(cfg, trainer, data, schedule, probe_head)
+    if only_fits:
+        resume_from = None  # the head is fitted again, and its rows of metrics are written again
+    elif probe_head:
+        probe_head.resumes = resume_from is not None
+    baseline = build_baseline(cfg, plain, images, base) if compares and may_compare(trainer, probe_head) else None
+    return Run(model, data, schedule, trainer, resume_from, probe_head, find_callback(trainer, Recorder), baseline, start)
+
+
+def build_callbacks(cfg: DictConfig, schedule: Schedule, probe_head: FitProbeHead | None, *, compares_start: bool) -> list[Callback]:
+    """The callbacks of a run: its own, those of the config, and that of `average`.
+
+    Args:
+        cfg: the composed config.
+        schedule: of the run.
+        probe_head: fits the head; `None`: no head is fitted.
+        compares_start: whether the predictions are needed, to compare them with those of the run of `init_from`.
+
+    Raises:
+        UserError: see `build_average`.
+    """
+    only_fits = probe_head is not None and not probe_head.trains
+    recorder = Recorder(cfg.paths.run) if cfg.report or compares_start else None
     suspects = SuspectsFile(cfg.paths.run, probe_head) if probe_head and only_fits else None
     scores = None if only_fits or cfg.final else ValScores()
     live = LiveReport(cfg.paths.run) if cfg.report and not only_fits else None
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, live, scores) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    keeps_best = any(isinstance(callback, Checkpoint) for callback in configured)  # else Lightning would add a checkpoint of its own
-    average = build_average(cfg, trains=not only_fits)
-    none_held_out = {"limit_val_batches": 0, "limit_test_batches": 0, "num_sanity_val_steps": 0} if cfg.final else {}
-    callbacks = [*own, *configured, *average]
-    settings = {"enable_checkpointing": keeps_best, **none_held_out, **(unsharded(cfg) if only_fits else {})}
-    trainer = build_trainer(cfg, callbacks=callbacks, logger=build_loggers(cfg.logger), **settings)
-    use_checked_checkpoints(trainer)
-    check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
+    return [*own, *configured, *build_average(cfg, trains=not only_fits)]
+
+
+def check_trainer(cfg: DictConfig, trainer: pl.Trainer, data: Any, schedule: Schedule, probe_head: FitProbeHead | None) -> None:
+    """Check what is known once there is a trainer. Raises `UserError`: see the checks of each part."""
     check_wise(trainer, fits_head=probe_head is not None)
     if ema := find_callback(trainer, EmaWeights):
         ema.check(trainer)
     if probe_head:
         check_probe_head(trainer, data, ON_COMMAND_LINE)
     check_reached(cfg, schedule, trainer, data)
-    if only_fits:
-        resume_from = None  # the head is fitted again, and its rows of metrics are written again
-    else:
+    if probe_head is None or probe_head.trains:
         check_batches(trainer, data)
-        if probe_head:
-            probe_head.resumes = resume_from is not None
-    baseline = build_baseline(cfg, plain, images, base) if compares and may_compare(trainer, probe_head) else None
-    return Run(model, data, schedule, trainer, resume_from, probe_head, recorder, baseline, start)
 
 
 def plan_of(run: Run) -> Plan:
