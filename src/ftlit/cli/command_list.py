@@ -14,7 +14,7 @@ COMMAND_ROWS = (
     ("ftlit report FOLDER", "write the report of a run again, or the table of a sweep"),
     ("ftlit export RUN --to FORMAT", "export the network of a run for use without ftlit"),
     ("ftlit consolidate RUN", "make a plain checkpoint of the folder of shards that trainer=fsdp2 writes"),
-    ("ftlit demo RUN", "show a page on which pictures are dropped and predicted"),
+    ("ftlit demo RUN", "show a page that predicts the pictures dropped on it"),
     ("ftlit cache list | verify | prune", "list, check or remove stored features"),
     ("ftlit --version", "versions of ftlit, Python, torch, torchvision, Lightning and Hydra"),
 )

@@ -146,7 +146,7 @@ def consolidate(arguments: list[str]) -> None:
 
 
 def demo(arguments: list[str]) -> None:
-    """Serve a page on which pictures are dropped and predicted, until Ctrl-C."""
+    """Serve a page that predicts the pictures dropped on it, until Ctrl-C."""
     given = demo_parser().parse_intermixed_args(arguments)
     if not 0 <= given.port <= 65535:
         raise UserError(f"--port {given.port}: give a whole number from 0 (any that is free) to 65535")

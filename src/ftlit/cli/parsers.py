@@ -148,8 +148,8 @@ def consolidate_parser() -> _Parser:
     """The arguments of `ftlit consolidate`."""
     parser = _Parser(
         "ftlit consolidate",
-        description="Write the weights in a folder of shards, a checkpoint of a run with trainer=fsdp2, as a plain checkpoint, for "
-        "ftlit predict, export and others. It needs no GPU, and memory for the weights.",
+        description="Turn a checkpoint of trainer=fsdp2, a folder of shards, into a plain checkpoint for ftlit predict, export and "
+        "others. It needs memory for the weights, but no GPU.",
         epilog="example: ftlit consolidate runs/mine",
     )
     parser.add_argument(
@@ -167,8 +167,8 @@ def demo_parser() -> _Parser:
     """The arguments of `ftlit demo`."""
     parser = _Parser(
         "ftlit demo",
-        description="Serve a page on this machine (127.0.0.1): a picture is dropped, and its classes, its class map and the nearest "
-        "training images are shown.",
+        description="Serve a page on this machine (127.0.0.1). Drop a picture on it to see its classes, its class map and the nearest "
+        "training images.",
         epilog="example: ftlit demo runs/mine",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint")
