@@ -44,12 +44,13 @@ def test_data_that_were_moved_are_named_and_found_at_their_new_place(run, tmp_pa
     old.rename(run.parent / "away")
     try:
         found, why = train_examples(run, network)
-        assert found is None and why == f"there is no {old}; if the data were moved, add data.root=... to the command"
+        assert found is None and why == f"there is no data.root={old}; if the data were moved, add data.root=... to the command"
         found, why = train_examples(run, network, places_of([f"data.root={tmp_path / 'new'}"]))
         assert why == "" and [path.relative_to(tmp_path / "new") for path in found.sources] == [
             path.relative_to(old) for path in expected.sources
         ]
         assert train_examples(run, network, {"csv": "x.csv"}) == (None, f"the data of {run} have no option data.csv")
+        assert train_examples(run, network, {"root": "/no"}) == (None, "there is no data.root=/no")
         for path in (tmp_path / "new").rglob("*.png"):
             Image.new("RGB", (32, 32), (len(path.name), *path.name.encode()[:2])).save(path)
         assert train_examples(run, network, {"root": str(tmp_path / "new")})[1].startswith("none of the images of the run is among")

@@ -60,7 +60,7 @@ def train_examples(run: Path, network: Network, places: Mapping[str, str] | None
         if other := [f"data.{name}" for name in places if name not in options]:
             return None, f"the data of {run} have no option {other[0]}"
         options |= places
-        if gone := _gone(options):
+        if gone := _gone(options, places):
             return None, gone
         final, split = bool(stored.settings.get("final")), read_split(run, only_if_missing=True) if (run / FILE).is_file() else None
         if split and "split_from" in options:
@@ -76,11 +76,12 @@ def train_examples(run: Path, network: Network, places: Mapping[str, str] | None
     return (train, "") if len(train) else (None, "none of the images of the run is among these data, by their content")
 
 
-def _gone(options: Mapping[str, Any]) -> str:
-    """Which place of the data does not exist, and what to give instead; empty where all exist."""
+def _gone(options: Mapping[str, Any], given: Mapping[str, str]) -> str:
+    """Which place of the data does not exist, and what to give instead where it was not given; empty where all exist."""
     for place in PLACES:
         value = options.get(place.removeprefix("data."))
         if isinstance(value, str) and not Path(value).expanduser().exists():
             here = "" if Path(value).is_absolute() else f" in {shown(Path.cwd())}"
-            return f"there is no {shown(value)}{here}; if the data were moved, add {place}=... to the command"
+            remedy = "" if place.removeprefix("data.") in given else f"; if the data were moved, add {place}=... to the command"
+            return f"there is no {place}={shown(value)}{here}{remedy}"
     return ""
