@@ -26,6 +26,7 @@ from ftlit.recipes.config.hydra_errors import (
     failed_call,
     group_of_replacement,
     is_bad_group_value,
+    is_wrong_index,
     missing_option,
     option_of,
     rejected_name,
@@ -232,6 +233,17 @@ def test_the_message_for_a_replacement_under_another_group_names_that_group():
 def test_a_group_accepts_names_only():
     assert all(is_bad_group_value(error_of(word)) for word in ("scenario=null", "head=3", "data=[1,2]"))
     assert not is_bad_group_value(ValueError("other"))
+
+
+def causes_of(error):
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def test_a_name_below_a_list_is_taken_for_its_index():
+    assert any(map(is_wrong_index, causes_of(error_of("backbone.reinit.layer4=1"))))
+    assert not any(map(is_wrong_index, causes_of(error_of("head=3")))) and not is_wrong_index(ValueError("other"))
 
 
 def raised_by(config):
