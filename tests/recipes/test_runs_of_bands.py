@@ -88,6 +88,7 @@ def test_files_and_tensors_are_predicted_and_exported(folder, tmp_path):
     assert prediction.label == "water" and network(bands) == prediction
     exported, usage = export_run(folder / "run", "torch", tmp_path / "net.pt2")
     assert "float32 bands (N, 4, 32, 32), 8-bit values divided by 255 and others as in the files" in usage
+    assert "predict.py scene.npy" in usage and "python predict.py scene.npy\n" in (tmp_path / "README.md").read_text()
     mean, std = (torch.tensor(values)[:, None, None] for values in (network.input_spec.mean, network.input_spec.std))
     logits = torch.export.load(exported).module()((network.as_input(path) * std + mean)[None])
     assert torch.allclose(logits, network.logits(network.as_input(path)[None]), atol=1e-3)

@@ -17,7 +17,7 @@ from ftlit.export.agreement import Agreement, compare, test_images
 from ftlit.export.export_formats import ExportFormat
 from ftlit.export.export_network import export, format_of, metadata_of
 from ftlit.export.images_to_logits import Variant
-from ftlit.export.model_card import CardFacts, accuracy_of, facts_of, model_card
+from ftlit.export.model_card import CardFacts, accuracy_of, example_name, facts_of, model_card
 from ftlit.export.predict_script import predict_script
 from ftlit.export.program_files import ImagesToLogitsFunction
 from ftlit.formatting import printable, shell_word, size_in_words
@@ -111,11 +111,12 @@ def packages_of(export_format: ExportFormat) -> str:
 def _usage(network: Network, export_format: ExportFormat, path: Path, variant: Variant) -> list[str]:
     load_it = export_format.loading(network, path, repr(str(path)))
     classes = f"classes: {shorten(map(printable, network.class_names))}, in the order of the logits; {export_format.class_names(path)}"
+    example = example_name(network.input_spec)
     return [
         f"{load_it}; logits = {export_format.run}",
         classes,
         f"images: {metadata_of(network, export_format, variant)['images']}",
-        f"without ftlit: pip install {packages_of(export_format)}; python {shell_word(str(path.parent / SCRIPT))} photo.jpg",
+        f"without ftlit: pip install {packages_of(export_format)}; python {shell_word(str(path.parent / SCRIPT))} {example}",
         f"beside it: {LABELS}, {SAMPLE} (the answer for {_sample_name(network.input_spec)}), {CARD} (model card)",
     ]
 

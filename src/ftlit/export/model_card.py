@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, shorten
 from ftlit.formats import JsonObject, read_json
 from ftlit.formatting import printable
@@ -30,7 +31,7 @@ tags: [image-classification]
 
 ```
 pip install {packages}
-python predict.py photo.jpg
+python predict.py {example}
 ```
 
 `labels.txt` has the classes in the order of the logits. To check an installation, or a program of your own, compare its answer for the
@@ -124,7 +125,13 @@ def model_card(network: Network, facts: CardFacts, *, file: str, images: str, sa
     ]
     table = "\n".join(f"| {name} | {_cell(text)} |" for name, text in rows)
     title = f"{(network.backbone.record or {}).get('name', 'network')}: {_cell(shorten(names, most=5))}"
-    return CARD.format(licence=licence, title=title, table=table, packages=packages, sample=sample)
+    example = example_name(network.input_spec)
+    return CARD.format(licence=licence, title=title, table=table, packages=packages, example=example, sample=sample)
+
+
+def example_name(spec: InputSpec) -> str:
+    """The name of a file as `predict.py` reads it."""
+    return "scene.npy" if spec.takes_bands else "photo.jpg"
 
 
 def licence_of(network: Network, weights: str) -> tuple[str, str]:
