@@ -6,7 +6,8 @@ import re
 import pytest
 from report_data import HOSTILE
 
-from ftlit.report.sweep_page import ESTABLISHED, sweep_page, write_sweep_page
+from ftlit.report.sweep_page import sweep_page, write_sweep_page
+from ftlit.sweeps.caption import ESTABLISHED_NOTE
 from ftlit.sweeps.jobs import Job, jobs_of
 
 
@@ -30,9 +31,9 @@ def bold(text):
 def test_a_difference_is_bold_where_its_interval_leaves_out_zero(tmp_path):
     made(tmp_path, {"1": [0.90, 0.92, 0.91], "2": [0.80, 0.82, 0.815], "3": [0.95, 0.80, 0.93]})
     text = sweep_page("mine", jobs_of(tmp_path), None)
-    assert len(bold(text)) == 1 and bold(text)[0].startswith("-0.09") and ESTABLISHED in text
+    assert len(bold(text)) == 1 and bold(text)[0].startswith("-0.09") and ESTABLISHED_NOTE in text
     equal = made(tmp_path / "equal", {"1": [0.90, 0.92], "2": [0.89, 0.93]})
-    assert bold(sweep_page("mine", jobs_of(equal), None)) == [] and ESTABLISHED not in sweep_page("mine", jobs_of(equal), None)
+    assert bold(sweep_page("mine", jobs_of(equal), None)) == [] and ESTABLISHED_NOTE not in sweep_page("mine", jobs_of(equal), None)
 
 
 def test_each_job_is_listed_with_its_state_in_words_and_a_link_to_its_report(tmp_path):

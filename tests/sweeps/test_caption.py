@@ -1,6 +1,7 @@
 """The lines below the table of a sweep explain equal rows, and say when jobs are missing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from ftlit.cli.sweep import sweep_jobs
 from ftlit.report.sweep_page import sweep_page
 from ftlit.sweeps import running
 from ftlit.sweeps.caption import SAME_NOTE, caption_of, finished
-from ftlit.sweeps.jobs import Job, jobs_of, varying
+from ftlit.sweeps.jobs import STOPPED, Job, jobs_of, varying
 from ftlit.sweeps.plan_file import FILE, SweepPlan, read_plan
 from ftlit.sweeps.running import RunningSweep
 from ftlit.sweeps.settings_table import markdown_of, table_of
@@ -58,6 +59,30 @@ def test_an_interrupted_sweep_keeps_its_columns_and_names_the_command_that_resum
     assert capsys.readouterr().out.splitlines()[-1].endswith(RESUME)
 
 
+def test_the_jobs_that_never_began_are_named_with_their_values(tmp_path, capsys):
+    planned = [[f"lr={lr}", f"seed={seed}"] for lr in (1, 2) for seed in (0, 1)]
+    SweepPlan(4, ("lr",), RESUME, planned).write(made(tmp_path, 0.5, 0.6))
+    assert caption_of(jobs_in(tmp_path)).startswith(
+        "Incomplete: 2 of 4 jobs have finished. 2 jobs never began: 2 (lr=2 seed=0), 3 (lr=2 seed=1). "
+    )
+    main.report([str(tmp_path)])
+    assert "2 (lr=2 seed=0), 3 (lr=2 seed=1)" in " ".join(capsys.readouterr().out.split())
+    many = [[f"seed={seed}"] for seed in range(20)]
+    SweepPlan(20, (), RESUME, many).write(tmp_path)
+    assert "18 jobs never began: 2 (seed=2), 3 (seed=3), " in caption_of(jobs_in(tmp_path))
+    assert "7 (seed=7), ... (18 in all)." in caption_of(jobs_in(tmp_path))
+
+
+def test_a_halved_sweep_says_how_many_epochs_it_saved(tmp_path):
+    plan = SweepPlan(3, ("lr",), RESUME, epochs=9)
+    ends = [(STOPPED, 1, 1), (STOPPED, 2, 3), (0, 3, 9)]
+    jobs = [Job(i, (f"lr={i}",), status=status, rung=rung, epochs=epochs, sweep=plan) for i, (status, rung, epochs) in enumerate(ends)]
+    assert "The jobs trained 13 of the 27 epochs of the full grid (48%), 14 fewer." in caption_of(jobs)
+    assert "full grid" not in caption_of([replace(job, sweep=replace(plan, epochs=0)) for job in jobs])
+    alone = replace(jobs[0], status=0, rung=0, epochs=0)  # trained to its end by itself
+    assert "trained 21 of the 27 epochs" in caption_of([alone, *jobs[1:]])
+
+
 def test_a_sweep_whose_jobs_have_all_finished_is_not_incomplete(tmp_path, capsys):
     SweepPlan(2, ("lr",), RESUME).write(made(tmp_path, 0.5, 0.6))
     assert "Incomplete" not in markdown_of(jobs_in(tmp_path)) and RESUME not in sweep_page("mine", jobs_of(tmp_path), None)
@@ -71,9 +96,9 @@ def test_a_sweep_none_of_whose_jobs_finished_is_incomplete_too(tmp_path):
 
 
 def test_the_plan_is_read_as_it_was_written_and_a_damaged_one_is_named(tmp_path):
-    plan = SweepPlan(4, ["lr"], RESUME)
+    plan = SweepPlan(4, ["lr"], RESUME, [["lr=1"]], 9)
     plan.write(tmp_path / "new")
-    assert read_plan(tmp_path / "new") == plan and read_plan(tmp_path) is None
+    assert read_plan(tmp_path / "new") == plan and read_plan(tmp_path / "new").jobs == plan.jobs and read_plan(tmp_path) is None
     (tmp_path / FILE).write_text("{")
     with pytest.raises(UserError, match=FILE):
         read_plan(tmp_path)

@@ -46,6 +46,20 @@ def test_each_setting_but_the_best_by_val_has_its_paired_difference():
     assert all(cell.startswith("-0.") for cell in cells[1:])
 
 
+def test_a_difference_is_marked_where_its_interval_leaves_out_zero():
+    tests = {"a": (0.90, 0.92, 0.91), "b": (0.80, 0.82, 0.815), "c": (0.95, 0.80, 0.93)}
+    jobs = [
+        Job(3 * place + seed, (f"head={head}", f"seed={seed}"), status=0, metrics={VAL: 0.9 - place / 10, TEST: value})
+        for place, (head, values) in enumerate(tests.items())
+        for seed, value in enumerate(values)
+    ]
+    cells = column(jobs, DIFFERENCE)
+    assert [cell.endswith(" †") for cell in cells] == [False, True, False]
+    note = "† marks an established difference"
+    assert note in markdown_of(jobs) and cells[1] in markdown_of(jobs) and note in " ".join(printed(jobs, 160).split())
+    assert note not in caption_of([job for job in jobs if "head=b" not in job.overrides])
+
+
 @pytest.mark.parametrize("jobs", [jobs_of_sweep(seeds=1), jobs_of_sweep(heads=("linear",))[:3]], ids=["one seed", "one setting"])
 def test_there_is_no_column_of_differences_without_two_common_seeds_or_two_settings(jobs):
     assert DIFFERENCE not in table_of(jobs)[0] and "Difference to the best" not in caption_of(jobs)

@@ -38,7 +38,7 @@ def test_each_row_summarizes_a_setting_over_its_seeds_and_the_best_by_val_is_mar
     header, rows = table_of(jobs_in(made(tmp_path, *jobs)))
     assert header == ["head", "seeds", "test accuracy", "std", "95 % interval", DIFFERENCE, "val accuracy", "job seconds"]
     assert rows == [
-        ["a", "3", "0.8000", "0.1000", "0.5516 to 1.0000", "+0.7000 ± 0.2484", "0.5000", "2.0"],
+        ["a", "3", "0.8000", "0.1000", "0.5516 to 1.0000", "+0.7000 ± 0.2484 †", "0.5000", "2.0"],
         ["b", "3", "0.1000", "0.0000", "-", "-", "0.6000 *", "2.0"],
     ]
 
@@ -116,7 +116,7 @@ def test_the_table_gives_the_reason_of_a_failed_job(tmp_path):
         made(tmp_path, ("x=1 seed=1", accuracies(0.5, 0.4), ""), ("x=1 seed=2", {}, "out of | memory"), ("x=2 seed=1", {}, "no"))
     )
     header, rows = table_of(jobs)
-    assert header[-1] == "failed" and [row[-1] for row in rows] == ["job 1 (seed=2): out of | memory", "job 2 (seed=1): no"]
+    assert header[-1] == "failed or interrupted" and [row[-1] for row in rows] == ["job 1 (seed=2): out of | memory", "job 2 (seed=1): no"]
     assert rows[0][:3] == ["1", "1", "0.4000"] and rows[1][:3] == ["2", "0", "-"]
     assert "out of \\| memory" in markdown_of(jobs) and "Choosing settings by test accuracy would be biased" in markdown_of(jobs)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from statistics import stdev
 
 import pytest
@@ -86,6 +87,18 @@ def test_settings_layers_csv_has_mean_deviation_and_interval_of_each_layer_over_
 
 def test_the_columns_are_those_that_a_run_writes():
     assert COLUMNS == LAYER_COLUMNS
+
+
+def test_the_layers_of_one_setting_are_a_table_on_the_console_and_in_sweep_md(tmp_path, capsys):
+    for number, accuracy in enumerate((0.5, 0.75)):
+        layers_csv(write(tmp_path, number, f"seed={number}"), [(0, "layer4", accuracy, 0.5), (0, "stem", 0.25, 0.125)])
+    report(tmp_path)
+    text, page = capsys.readouterr().out, (tmp_path / "sweep.md").read_text()
+    assert "| layer4 | softmax | average | 2 | 0.6250 | " in page and re.search("stem .* 0.1250", text) and "By layer" not in page + text
+    layers_csv(write(tmp_path, 2, "x=1 seed=0"), [(0, "layer4", 0.5, 0.5)])
+    report(tmp_path)
+    for shown in (capsys.readouterr().out, (tmp_path / "sweep.md").read_text()):
+        assert "By layer: settings_layers.csv, and the section Accuracy by layer of sweep.html." in shown and "stem" not in shown
 
 
 def test_a_damaged_file_of_layers_is_one_line_and_the_other_files_are_written(tmp_path, capsys):

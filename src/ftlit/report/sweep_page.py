@@ -13,7 +13,7 @@ from ftlit.report.document import Markup, document, table
 from ftlit.report.html import PAGE
 from ftlit.sweeps.caption import RESUME, caption_of, finished
 from ftlit.sweeps.jobs import CROSS_VALIDATED, SEED, TEST, VAL, Job, jobs_of, varying
-from ftlit.sweeps.probe_layers import LAYER, SettingLayer, settings_layers
+from ftlit.sweeps.probe_layers import SettingLayer, layers_table, settings_layers
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 from ftlit.sweeps.settings_table import DIFFERENCE, RUNG, table_of
 
@@ -21,10 +21,6 @@ SWEEP_PAGE, FIGURE = "sweep.html", "sweep.png"
 LAYERS_NOTE = (
     "Means over samples (seeds, and random samples of probe.repeats); of two or more that differ, a 95 % interval (Student's t). Choose a "
     "layer by its held-out accuracy: a layer that is chosen by its test accuracy is chosen on test. All digits are in settings_layers.csv."
-)
-ESTABLISHED = (
-    "Bold: an established difference, whose 95 % interval does not contain 0. With many settings some are by chance: about one of 20 "
-    "settings that are equal to the best."
 )
 
 
@@ -70,27 +66,16 @@ def _settings(jobs: Sequence[Job]) -> str:
     header, rows = table_of(jobs)
     results, place = SettingResults(jobs), header.index(DIFFERENCE) if DIFFERENCE in header else None
     shown: list[list[str]] = [list(row) for row in rows]
-    established = False
     for row, found in zip(shown, results.differences, strict=True):
-        if place is not None and found and found.limits and (found.limits[0] > 0 or found.limits[1] < 0):
-            row[place], established = Markup(f"<b>{escape(row[place])}</b>"), True
-    notes = [caption_of(jobs), *([ESTABLISHED] if established else [])]
-    return table(header, shown, sortable=True) + f"<p>{escape(' '.join(notes))}</p>"
+        if place is not None and found and found.is_established:
+            row[place] = Markup(f"<b>{escape(row[place])}</b>")
+    return table(header, shown, sortable=True) + f"<p>{escape(caption_of(jobs))}</p>"
 
 
 def _layers(jobs: Sequence[Job], layers: Sequence[SettingLayer]) -> str:
     """A row for each setting, cut, kind and pooling of the probes, and how to read it."""
-    header = [*varying(jobs), *LAYER, "samples", "held-out accuracy", "95 % interval", "test accuracy", "95 % interval of test"]
-    rows = [
-        [*row.values, *row.layer, str(row.samples), *_mean_and_interval(row.accuracy), *_mean_and_interval(row.test_accuracy)]
-        for row in layers
-    ]
+    header, rows = layers_table(jobs, layers)
     return f"<p>{escape(LAYERS_NOTE)}</p>" + table(header, rows, sortable=True)
-
-
-def _mean_and_interval(statistics: tuple[float | None, ...]) -> tuple[str, str]:
-    middle, _, low, high = statistics
-    return "-" if middle is None else f"{middle:.4f}", "-" if low is None or high is None else f"{low:.4f} to {high:.4f}"
 
 
 def _jobs(found: Sequence[tuple[Path, Job]]) -> str:

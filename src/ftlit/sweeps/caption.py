@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+from ftlit.errors import shorten
+from ftlit.formatting import count
 from ftlit.run_folder import TRAINED, keeps_baseline
-from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, STOPPED, VAL, Job
+from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, SEED, STOPPED, VAL, Job, varying
+from ftlit.sweeps.seed_statistics import ESTABLISHED
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 
+MOST_NAMED = 6  # jobs that never began
 RESUME = "If this sweep is not running any more, this command runs the other jobs:"
 NOTHING_NOTE = "No job of this sweep has finished: there are no results to compare."
 MARKED_NOTE = "* marks the best {by}."
@@ -42,13 +46,29 @@ RUNG_NOTE = (
     "Rung: where successive halving stopped a job ({stopped} of {all} jobs), which was not tested; the best setting is "
     "one of those that reached the last rung."
 )
+STEPS_NOTE = "The jobs trained {trained:,} of the {all:,} epochs of the full grid ({share:.0%}), {saved:,} fewer."
+ESTABLISHED_NOTE = (
+    f"{ESTABLISHED} marks an established difference: its 95 % interval does not contain 0. With many settings some are by chance: about "
+    "one of 20 settings that are equal to the best."
+)
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
 
 def caption_of(jobs: Sequence[Job]) -> str:
-    """The caption of the table: whether jobs are missing, what is marked, statistics, units."""
-    count = finished(jobs)
-    return " ".join([*([f"Incomplete: {count}."] if count else []), *_notes(jobs)])
+    """The caption of the table: whether jobs are missing, and which never began; what is marked, statistics, units."""
+    missing, waiting = finished(jobs), never_begun(jobs)
+    incomplete = [f"Incomplete: {missing}."] if missing else []
+    incomplete += [f"{count(len(waiting), 'job')} never began: {shorten(waiting, MOST_NAMED)}."] if waiting else []
+    return " ".join([*incomplete, *_notes(jobs)])
+
+
+def never_begun(jobs: Sequence[Job]) -> list[str]:
+    """The planned jobs that have not begun, `3 (head=mlp seed=1)`: number and swept values; none where the plan does not name the jobs."""
+    plan, begun = jobs[0].sweep if jobs else None, {job.number for job in jobs}
+    planned = [Job(number, tuple(words)) for number, words in enumerate(plan.jobs if plan else ())]
+    names = [*varying(planned), SEED]
+    values = {job.number: [f"{name}={job.values[name]}" for name in names if name in job.values] for job in planned}
+    return [f"{job.number} ({' '.join(values[job.number])})" for job in planned if job.number not in begun]
 
 
 def finished(jobs: Sequence[Job]) -> str:
@@ -89,10 +109,14 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
     notes += [SAMPLES_NOTE] if any(setting.spread(results.metric) != setting.of(results.metric) for setting in results.settings) else []
     if any(results.differences):
         notes.append(DIFFERENCE_NOTE.format(first="first " if len(results.best) > 1 else ""))
+    notes += [ESTABLISHED_NOTE] if any(found and found.is_established for found in results.differences) else []
     values = [setting.of(results.metric) for setting in results.settings]
     notes += [EQUAL_NOTE] if any(len(own) > 1 and len(set(own)) == 1 for own in values) else []
     if stopped := sum(job.status == STOPPED for job in jobs):
         notes.append(RUNG_NOTE.format(stopped=stopped, all=len(jobs)))
+    if stopped and (plan := jobs[0].sweep) and plan.epochs:
+        trained, every = sum(job.epochs if job.rung else plan.epochs * (job.status == 0) for job in jobs), plan.total * plan.epochs
+        notes.append(STEPS_NOTE.format(trained=trained, all=every, share=trained / every, saved=every - trained))
     return [*notes, SECONDS_NOTE]
 
 

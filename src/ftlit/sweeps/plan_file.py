@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ftlit.formats import read_json, reading, write_json
@@ -18,11 +18,15 @@ class SweepPlan:
         total: number of its jobs.
         swept: names of the options, other than the seed, that differ between them.
         resume: the command that runs the jobs that have not finished.
+        jobs: the overrides of each job, by number; none where a search chooses them, and in files of earlier versions.
+        epochs: of a whole job, in a sweep by successive halving; 0 in others.
     """
 
     total: int
     swept: Sequence[str]
     resume: str
+    jobs: Sequence[Sequence[str]] = field(default=(), compare=False)
+    epochs: int = 0
 
     def write(self, folder: Path) -> None:
         """Write `sweep.json` atomically; the folder is made."""

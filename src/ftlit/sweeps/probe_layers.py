@@ -75,6 +75,21 @@ def settings_layers(jobs: Sequence[tuple[Path, Job]]) -> list[SettingLayer]:
     return found
 
 
+def layers_table(jobs: Sequence[Job], layers: Sequence[SettingLayer]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells: a row for each of the `settings_layers`, the options that differ between the jobs first."""
+    header = [*varying(jobs), *LAYER, "samples", "held-out accuracy", "95 % interval", "test accuracy", "95 % interval of test"]
+    rows = [
+        [*row.values, *row.layer, str(row.samples), *_mean_and_interval(row.accuracy), *_mean_and_interval(row.test_accuracy)]
+        for row in layers
+    ]
+    return header, rows
+
+
+def _mean_and_interval(statistics: tuple[float | None, ...]) -> tuple[str, str]:
+    middle, _, low, high = statistics
+    return "-" if middle is None else f"{middle:.4f}", "-" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+
+
 def write_settings_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     """Write a row for each of the `settings_layers`."""
     names = [f"{name}_{statistic}" for name in ("accuracy", "test_accuracy") for statistic in STATISTICS]

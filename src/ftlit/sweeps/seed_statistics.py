@@ -7,6 +7,7 @@ from statistics import mean, stdev
 
 from ftlit.sweeps.setting_jobs import Setting
 
+ESTABLISHED = "†"  # behind a difference
 DIGITS = 6  # of a difference: accuracies are float32, and equal differences should be equal
 
 
@@ -58,8 +59,14 @@ class PairedDifference:
         """Both ends of the interval."""
         return None if self.half is None else (self.mean - self.half, self.mean + self.half)
 
+    @property
+    def is_established(self) -> bool:
+        """Whether the interval does not contain 0."""
+        return self.half is not None and abs(self.mean) > self.half
+
     def __str__(self) -> str:
-        return f"{self.mean:+.4f}" + ("" if self.half is None else f" ± {self.half:.4f}")
+        interval = "" if self.half is None else f" ± {self.half:.4f}"
+        return f"{self.mean:+.4f}{interval}{f' {ESTABLISHED}' if self.is_established else ''}"
 
 
 def difference(setting: Setting, other: Setting, metric: str) -> PairedDifference | None:

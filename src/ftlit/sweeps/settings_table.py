@@ -16,15 +16,18 @@ from ftlit.sweeps.jobs import (
     TEST,
     TEST_F1,
     Job,
+    varying,
 )
+from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, SettingLayer, layers_table
 from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, rung_of, seconds_of
 
-STD, INTERVAL, F1, SECONDS, FAILED = "std", "95 % interval", "macro F1", "job seconds", "failed"
+STD, INTERVAL, F1, SECONDS, FAILED = "std", "95 % interval", "macro F1", "job seconds", "failed or interrupted"
 RUNG = "rung"
 DIFFERENCE = "difference to the best (paired)"
 LEFT_OUT_FIRST = (STD, F1, SECONDS, INTERVAL)  # where the table is wider than the terminal, in this order
-WORD = re.compile(r"\S+(?: (?:\*|to|±)(?!\S))?")  # the sign after a number stays beside it
+WORD = re.compile(r"\S+(?: (?:\*|to|±|†)(?!\S))?")  # the sign after a number stays beside it
 MAX_WORD = 24  # longer words of a cell are folded
+BY_LAYER = f"By layer: {SETTINGS_LAYERS}, and the section Accuracy by layer of sweep.html."
 MARK = " *"  # beside the number that is best
 WIDTH_NOTE = "Left out at this width: {names} (sweep.md has all columns)."
 
@@ -77,14 +80,36 @@ def _job_numbers(jobs: Sequence[Job]) -> str:
     return f"job {jobs[0].number}{f' (seed={seed})' if seed else ''}"
 
 
-def markdown_of(jobs: Sequence[Job]) -> str:
-    """The table as markdown."""
-    header, rows = table_of(jobs)
-    lines = [header, ["---"] * len(header), *rows]
-    cells = (" | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) for line in lines)
-    parts = ["\n".join(f"| {line} |" for line in cells), caption_of(jobs)]
+def markdown_of(jobs: Sequence[Job], layers: Sequence[SettingLayer] = ()) -> str:
+    """The table as markdown; below it that of the layers, where there is one setting, or the files that hold it."""
+    parts = [_markdown(*table_of(jobs)), caption_of(jobs)]
+    if layers:
+        parts.append(BY_LAYER if has_several(jobs) else _markdown(*layers_table(jobs, layers)))
     parts += [f"{RESUME}\n\n    {jobs[0].sweep.resume}"] if finished(jobs) and jobs[0].sweep else []
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = (" | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) for line in (header, ["---"] * len(header), *rows))
+    return "\n".join(f"| {line} |" for line in cells)
+
+
+def has_several(jobs: Sequence[Job]) -> bool:
+    """Whether the jobs have several settings, whose layers would fill more than a screen."""
+    return bool(varying(jobs))
+
+
+def printed_layers(jobs: Sequence[Job], layers: Sequence[SettingLayer]) -> Table | str:
+    """The layers of the probes for a terminal: their table where there is one setting, else where it is."""
+    if has_several(jobs):
+        return BY_LAYER
+    header, rows = layers_table(jobs, layers)
+    table = Table()
+    for name in header:
+        table.add_column(escape(name), overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def printed_table(jobs: Sequence[Job], width: int) -> Table:

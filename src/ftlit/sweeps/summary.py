@@ -7,16 +7,16 @@ from statistics import mean, stdev
 
 from rich.markup import escape
 
-from ftlit.errors import one_line
+from ftlit.errors import UserError, one_line
 from ftlit.files import write_atomically, write_figure, write_rows
 from ftlit.formatting import harmless
 from ftlit.printing import console, show
 from ftlit.run_folder import PROBE_LAYERS
 from ftlit.sweeps.jobs import SCORE, TEST_F1, Job, jobs_of
-from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, write_layers, write_settings_layers
+from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, SettingLayer, settings_layers, write_layers, write_settings_layers
 from ftlit.sweeps.setting_jobs import best_first
 from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, seconds_of
-from ftlit.sweeps.settings_table import RUNG, SECONDS, markdown_of, printed_table
+from ftlit.sweeps.settings_table import RUNG, SECONDS, markdown_of, printed_layers, printed_table
 
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
 
@@ -99,14 +99,16 @@ def report(folder: str | Path) -> None:
     folder = Path(folder)
     found = jobs_of(folder)
     jobs = [job for _, job in found]
-    table = printed_table(jobs, console().width)
+    table, layers = printed_table(jobs, console().width), _readable_layers(found)
     try:
         show(table)
+        if layers:
+            show(printed_layers(jobs, layers))
     finally:  # also if nobody reads stdout any more
         writers: dict[str, Callable[[Path], object]] = {
             "sweep.csv": lambda path: write_csv(path, found),
             "settings.csv": lambda path: write_settings(path, jobs),
-            "sweep.md": lambda path: write_atomically(path, markdown_of(jobs)),
+            "sweep.md": lambda path: write_atomically(path, markdown_of(jobs, layers)),
             "sweep.png": lambda path: draw(path, jobs),
         }
         if any((path / PROBE_LAYERS).is_file() for path, _ in found):
@@ -115,6 +117,14 @@ def report(folder: str | Path) -> None:
         written = [name for name, write in writers.items() if _write(folder / name, write)]
     if written:
         show(f"{', '.join(written)}: {escape(str(folder))}")
+
+
+def _readable_layers(found: Sequence[tuple[Path, Job]]) -> list[SettingLayer]:
+    """The layers of the probes; none where a file is damaged, which is the error of writing `SETTINGS_LAYERS`."""
+    try:
+        return settings_layers(found)
+    except UserError:
+        return []
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> bool:

@@ -75,6 +75,11 @@ def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
         ),
         (0.00125, None, "score 0.00125"),
         (0.75, {"val/accuracy": 0.5, "test/accuracy": 0.25}, "score 0.75, val accuracy 0.5000, test accuracy 0.2500"),
+        (
+            0.75,
+            {"val/accuracy": 0.5, "test/accuracy": 0.25, "trained/val/accuracy": 0.75, "linear_probe/val/accuracy": 0.5},
+            "best epoch 0.7500 on val, not clearly better; result: linear probe, val accuracy 0.5000, test accuracy 0.2500",
+        ),
     ],
 )
 def test_a_job_has_one_line_with_settings_result_and_seconds(score, result, shown, tmp_path, capsys):

@@ -25,6 +25,7 @@ from ftlit.recipes.processes.job_process import REASON, USER_ERROR_STATUS, JobEx
 from ftlit.recipes.resuming.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, running, summary
+from ftlit.sweeps.caption import never_begun
 from ftlit.sweeps.jobs import SEED, Job, varying
 from ftlit.sweeps.plan_file import SweepPlan, remove_plan
 from ftlit.sweeps.running import RunningSweep, wait_for_running
@@ -89,7 +90,9 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
     planned, done = [Job(number, tuple(words)) for number, words in enumerate(words_of_jobs)], sweep_resume.count_done(config)
     if done == len(planned):
         return []
-    SweepPlan(len(planned), varying(planned), sweep_resume.resume_command(folder)).write(folder)
+    halving = running.SWEEPS[folder].halving
+    epochs = halving.rungs[-1].epochs if halving else 0
+    SweepPlan(len(planned), varying(planned), sweep_resume.resume_command(folder), words_of_jobs, epochs).write(folder)
     sweep_output.begin_sweep(folder, len(planned), done, [*varying(planned), SEED])
     return words_of_jobs
 
@@ -196,7 +199,7 @@ def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:
         how = {None: jobs.RUNNING, INTERRUPTED_STATUS: "was interrupted"}.get(job.status, f"failed with status {job.status}")
         print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
         statuses.add(job.status)
-    if waiting := _not_begun(folder, sweep):
+    if waiting := never_begun([job for _, job in jobs.jobs_of(folder)]):
         print(f"ftlit: {count(len(waiting), 'job')} never began: {shorten(waiting)}", file=sys.stderr)
         statuses.add(None)
     elif sweep.has_rungs_left:
@@ -205,15 +208,6 @@ def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:
     if statuses:
         print(f"ftlit: to run the jobs that have not finished: {sweep_resume.resume_command(folder)}", file=sys.stderr)
     return statuses
-
-
-def _not_begun(folder: Path, sweep: RunningSweep) -> list[str]:
-    """The planned jobs that have no state in the sweep's folder: number and swept values."""
-    begun = {job.number for _, job in jobs.jobs_of(folder)}
-    planned = [Job(number, tuple(words)) for number, words in enumerate(sweep.jobs)]
-    names = [*jobs.varying(planned), jobs.SEED]
-    values = {job.number: [f"{name}={job.values[name]}" for name in names if name in job.values] for job in planned}
-    return [f"{job.number} ({' '.join(values[job.number])})" for job in planned if job.number not in begun]
 
 
 def _status_of(end: BaseException) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ftlit.errors import one_line
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
-from ftlit.run_folder import BASELINE, TIE_BREAK, keeps_baseline
+from ftlit.run_folder import BASELINE, TIE_BREAK, TRAINED, keeps_baseline
 from ftlit.sweeps.caption import ignored_note
 from ftlit.sweeps.halving import Monitor, score_at
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, Job, jobs_of, read_job, varying
@@ -87,7 +87,9 @@ def print_job(folder: Path) -> None:
     total = os.environ.get(TOTAL)
     names = {**RANKINGS, TEST: "test accuracy"}
     found = [f"{names[name]} {job.metrics[name]:.4f}" for name in (VAL, CROSS_VALIDATED, TEST) if name in job.metrics]
-    if job.score is not None and (not found or job.score != job.value(HELD_OUT)):  # what a search maximizes, and ranks jobs by
+    if keeps_baseline(job.metrics) and TRAINED in job.metrics:
+        found[0] = f"best epoch {job.metrics[TRAINED]:.4f} on val, not clearly better; result: linear probe, {found[0]}"
+    elif job.score is not None and (not found or job.score != job.value(HELD_OUT)):  # what a search maximizes, and ranks jobs by
         found.insert(0, f"score {job.score:.4g}")
     chosen: Mapping[str, str] = {"scenario": job.advised, "backbone": job.backbone, "cut": job.cut}
     found += [f"{name} {value}" for name, value in chosen.items() if value]
