@@ -1,10 +1,13 @@
 """The table of settings: the comparison with the best by val, and what a narrow terminal shows."""
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
+from ftlit import UserError
+from ftlit.cli import main
 from ftlit.sweeps.caption import caption_of
 from ftlit.sweeps.jobs import CROSS_VALIDATED, SCORE, TEST, TEST_F1, VAL, Job
 from ftlit.sweeps.settings_table import DIFFERENCE, INTERVAL, LEFT_OUT_FIRST, markdown_of, printed_table, table_of
@@ -58,6 +61,22 @@ def test_a_difference_is_marked_where_its_interval_leaves_out_zero():
     note = "† marks an established difference"
     assert note in markdown_of(jobs) and cells[1] in markdown_of(jobs) and note in " ".join(printed(jobs, 160).split())
     assert note not in caption_of([job for job in jobs if "head=b" not in job.overrides])
+
+
+def test_any_setting_can_be_compared_with(tmp_path, capsys):
+    for job in jobs_of_sweep():
+        job.write(tmp_path / str(job.number))
+        (tmp_path / str(job.number) / "result.json").write_text(json.dumps(job.metrics))
+    folder, before = str(tmp_path), sorted(tmp_path.iterdir())
+    main.report([folder, "--against", "head=linear scenario=large_different"])  # the last one, the worst
+    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert table[-1] == ["linear", "large_different", "3", table[-1][3], "-"]
+    assert table[0][-1] == "+0.1400 ± 0.1739" and sorted(tmp_path.iterdir()) == before  # of 0.07, 0.14, 0.21
+    for words, number in (("head=linear", 4), ("head=mlp", 0)):
+        with pytest.raises(UserError, match=f"--against '{words}' stands for {number} settings: give values that one has, of head=l"):
+            main.report([folder, "--against", words])
+    with pytest.raises(UserError, match="is not the folder of one: leave it out"):
+        main.report([str(tmp_path / "0"), "--against", "head=linear"])
 
 
 @pytest.mark.parametrize("jobs", [jobs_of_sweep(seeds=1), jobs_of_sweep(heads=("linear",))[:3]], ids=["one seed", "one setting"])

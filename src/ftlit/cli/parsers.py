@@ -215,6 +215,11 @@ def report_parser() -> _Parser:
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a run, or of a sweep")
     plots = "of a run: write its plots in this format too, to FOLDER/report"
+    parser.add_argument(
+        "--against",
+        metavar="VALUES",
+        help="of a sweep: only print the paired differences of all settings to the one with these values, as 'head=mlp data.per_class=5'",
+    )
     parser.add_argument("--plots", choices=["pdf", "svg"], action="append", default=[], help=plots)
     return parser
 

@@ -1,0 +1,47 @@
+"""Compare the settings of a sweep with any one of them: paired differences in test accuracy over equal seeds."""
+
+from collections.abc import Sequence
+from statistics import mean
+
+from rich.markup import escape
+from rich.table import Table
+
+from ftlit.errors import UserError, shorten
+from ftlit.printing import show
+from ftlit.sweeps.caption import ESTABLISHED_NOTE
+from ftlit.sweeps.jobs import TEST, Job
+from ftlit.sweeps.seed_statistics import difference
+from ftlit.sweeps.setting_results import SettingResults
+
+PAIRED_NOTE = (
+    "Difference: test accuracy minus that of {setting}, with the same seed; its mean over the seeds ± half of the 95 % interval (Student's "
+    "t); - with fewer than two seeds in common."
+)
+
+
+def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
+    """Print the difference of each setting to one of them.
+
+    Args:
+        jobs: of the sweep.
+        words: `name=value` of swept options that only this setting has.
+
+    Raises:
+        UserError: they stand for no setting, or for several.
+    """
+    results = SettingResults(jobs)
+    pairs = [[f"{name}={value}" for name, value in zip(results.names, setting.values, strict=True)] for setting in results.settings]
+    found = [place for place, own in enumerate(pairs) if set(words) <= set(own)]
+    if len(found) != 1:
+        settings = shorten(" ".join(own) for own in pairs)
+        raise UserError(f"--against '{' '.join(words)}' stands for {len(found)} settings: give values that one has, of {settings}")
+    (place,) = found
+    table = Table(caption=escape(f"{PAIRED_NOTE.format(setting=' '.join(pairs[place]))} {ESTABLISHED_NOTE}"), caption_justify="left")
+    for name in (*results.names, "seeds", "test accuracy", "difference"):
+        table.add_column(escape(name), overflow="fold")
+    for setting in results.settings:
+        values = setting.of(TEST)
+        compared = None if setting is results.settings[place] else difference(setting, results.settings[place], TEST)
+        numbers = str(len(values)), f"{mean(values):.4f}" if values else "-", str(compared or "-")
+        table.add_row(*map(escape, (*setting.values, *numbers)))
+    show(table)
