@@ -62,10 +62,16 @@ def caption_of(jobs: Sequence[Job]) -> str:
     return " ".join([*incomplete, *_notes(jobs)])
 
 
-def never_begun(jobs: Sequence[Job]) -> list[str]:
-    """The planned jobs that have not begun, `3 (head=mlp seed=1)`: number and swept values; none where the plan does not name the jobs."""
+def never_begun(jobs: Sequence[Job], planned_words: Sequence[Sequence[str]] | None = None) -> list[str]:
+    """The planned jobs that have not begun, `3 (head=mlp seed=1)`: number and swept values.
+
+    Args:
+        jobs: that have begun.
+        planned_words: the overrides of all jobs; `None`: those of the plan in the folder, which may name none.
+    """
     plan, begun = jobs[0].sweep if jobs else None, {job.number for job in jobs}
-    planned = [Job(number, tuple(words)) for number, words in enumerate(plan.jobs if plan else ())]
+    known = plan.jobs if plan and planned_words is None else planned_words or ()
+    planned = [Job(number, tuple(words)) for number, words in enumerate(known)]
     names = [*varying(planned), SEED]
     values = {job.number: [f"{name}={job.values[name]}" for name in names if name in job.values] for job in planned}
     return [f"{job.number} ({' '.join(values[job.number])})" for job in planned if job.number not in begun]

@@ -17,7 +17,8 @@ from paths import ROOT
 from ftlit import UserError
 from ftlit.cli.sweep.sweep_rungs import check_sweeper, launch_in_rungs, plan_rungs
 from ftlit.recipes.checks.check_jobs import check_jobs
-from ftlit.recipes.config.hydra_internals import compose_job, initialize_hydra, use_hydra_config
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.recipes.config.hydra_sweeps import compose_job
 from ftlit.sweeps import running
 from ftlit.sweeps.jobs import STOPPED, Job, jobs_of, read_job
 from ftlit.sweeps.running import RunningSweep

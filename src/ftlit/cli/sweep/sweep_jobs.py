@@ -199,7 +199,7 @@ def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:
         how = {None: jobs.RUNNING, INTERRUPTED_STATUS: "was interrupted"}.get(job.status, f"failed with status {job.status}")
         print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
         statuses.add(job.status)
-    if waiting := never_begun([job for _, job in jobs.jobs_of(folder)]):
+    if waiting := never_begun([job for _, job in jobs.jobs_of(folder)], sweep.jobs):
         print(f"ftlit: {count(len(waiting), 'job')} never began: {shorten(waiting)}", file=sys.stderr)
         statuses.add(None)
     elif sweep.has_rungs_left:
