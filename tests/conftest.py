@@ -11,6 +11,8 @@ import tempfile
 import pytest
 from hypothesis import settings
 
+from ftlit.errors import named_options
+
 # One thread per process: more threads slow down such small networks, in particular if several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -38,6 +40,13 @@ PROCESS_GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RAN
 def pytest_collection_finish():
     """Exclude all that is imported and collected by now from garbage collections: they take seconds in total."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def options_in_errors():
+    """Errors name options as on the command line, also where a test calls the function itself; in Python: `tests/test_errors.py`."""
+    with named_options():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,54 @@
 """Errors of the user, one line each: what was given, what is accepted, the closest match."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from math import isfinite
 
 SYNONYMS = {"mean": "average", "avg": "average"}  # of which another name is nearer by its letters
 
 
+# The groups of options whose names are arguments of functions in Python
+GROUPS = "|".join(("average", "backbone", "cache", "data", "head", "loss", "lr_scheduler", "optimizer", "pretrain", "probe", "schedule"))
+OPTION = re.compile(rf"(?<![\w./=-])(?:{GROUPS})\.(?=\w+=)")
+TRAINER = re.compile(r"(?<![\w./=-])trainer\.(\w+=[^\s,;:)]+)")
+CONSTANT = re.compile(r"(?<=\w=)(null|true|false)\b")
+CONSTANTS = {"null": "None", "true": "True", "false": "False"}
+
+_options_named = False  # in this process, see `named_options`
+
+
 class UserError(ValueError):
-    """Input that cannot be used. Its text is one line; the command line prints it and exits with status 2."""
+    """Input that cannot be used. Its text is one line; the command line prints it and exits with status 2.
+
+    Texts name options as on the command line (`data.root=...`). Outside of `named_options` the error names the argument in Python.
+    """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(in_python(part) if isinstance(part, str) and not _options_named else part for part in parts))
+
+
+@contextmanager
+def named_options() -> Iterator[None]:
+    """Let errors name options as on the command line: for runs of a config, until the end of the block."""
+    global _options_named
+    before, _options_named = _options_named, True
+    try:
+        yield
+    finally:
+        _options_named = before
+
+
+def in_python(text: str) -> str:
+    """A text about options of the command line, as one about the arguments of functions.
+
+    >>> in_python("give backbone.weights=/path/to/file.pth, or backbone.weights=null")
+    'give weights=/path/to/file.pth, or weights=None'
+    >>> in_python("give trainer.devices=1, or cache.pixels=false")
+    'give Trainer(devices=1), or pixels=False'
+    """
+    return CONSTANT.sub(lambda found: CONSTANTS[found[1]], OPTION.sub("", TRAINER.sub(r"Trainer(\1)", text)))
 
 
 def unknown(what: str, given: object, options: Iterable[object], *, owner: str = "") -> UserError:

@@ -21,7 +21,7 @@ from ftlit.cli.parsers import (
     predict_parser,
     report_parser,
 )
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, named_options, one_line, unknown
 from ftlit.files import disk_error
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.processes.process_state import process_state
@@ -47,7 +47,8 @@ def _run(command: str, arguments: list[str]) -> None:
     try:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS, owner="ftlit")
-        COMMANDS[command](arguments)
+        with named_options():
+            COMMANDS[command](arguments)
     except KeyboardInterrupt:
         print("ftlit: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED_STATUS)

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from ftlit.errors import named_options
+
 INITIAL_ENVIRONMENT = dict(os.environ)  # before this program adds to it
 
 HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors instead of printing them
@@ -32,7 +34,7 @@ HIDDEN_WARNINGS = (  # of Lightning: hints on hardware and loaders, and warnings
 
 @contextmanager
 def process_state(*, argv: Sequence[str] | None = None, environment: Mapping[str, str | None] | None = None) -> Iterator[None]:
-    """Change the command line and the environment; restore both afterwards, and what `hide_warnings` changes.
+    """Change the command line and the environment; restore both afterwards, and what `hide_warnings` changes. Errors name options.
 
     Args:
         argv: the new `sys.argv`; `None` leaves it.
@@ -40,7 +42,7 @@ def process_state(*, argv: Sequence[str] | None = None, environment: Mapping[str
     """
     old_argv, old_format = sys.argv[:], warnings.formatwarning
     levels = {name: logging.getLogger(name).level for name in LIBRARY_LOGGERS}
-    with warnings.catch_warnings(), _environment(environment or {}):
+    with named_options(), warnings.catch_warnings(), _environment(environment or {}):
         try:
             sys.argv[:] = old_argv if argv is None else argv
             yield
@@ -63,7 +65,7 @@ def job_state() -> Iterator[None]:
 
     hide_warnings()
     benchmark, mode = torch.backends.cudnn.benchmark, torch.get_deterministic_debug_mode()
-    with kept_matmul_precision(), _environment({} if wants_traceback() else {HYDRA_FULL_ERROR: None}):
+    with named_options(), kept_matmul_precision(), _environment({} if wants_traceback() else {HYDRA_FULL_ERROR: None}):
         try:
             yield
         finally:

@@ -1,0 +1,62 @@
+"""Errors name options on the command line, and arguments in Python."""
+
+import pickle
+import sys
+
+import pytest
+import warm
+
+from ftlit import FeatureData, InputSpec, UserError, load_backbone
+from ftlit.errors import in_python, named_options
+from ftlit.formats import DamagedFile
+from ftlit.lit.datamodules.image_sources import digits_data, folder_data
+
+
+@pytest.fixture
+def in_a_script(monkeypatch):
+    monkeypatch.setattr("ftlit.errors._options_named", False)
+
+
+MISTAKES = [
+    (lambda: load_backbone("resnet18", weights="none.pth"), "set weights=/path/to/file.pth, or weights=None for random weights"),
+    (lambda: load_backbone("resnet18", weights=None, in_chans=0), "in_chans=0: give a whole number of channels"),
+    (lambda: FeatureData(digits_data(InputSpec(size=8)), dtype="float8"), "dtype=float8 is not valid"),
+    (lambda: folder_data(InputSpec(size=8), root="nowhere"), ""),
+]
+
+
+@pytest.mark.parametrize(("wrong", "part"), MISTAKES)
+def test_in_a_script_errors_name_arguments(in_a_script, wrong, part):
+    with pytest.raises(UserError) as caught:
+        wrong()
+    text = str(caught.value)
+    assert part in text and not any(group in text for group in ("backbone.", "cache.", "data.", "=null", "=true", "=false"))
+    assert str(pickle.loads(pickle.dumps(caught.value))) == text
+    with named_options(), pytest.raises(UserError) as caught:
+        wrong()
+    assert in_python(str(caught.value)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pattern 'backbone.layer4' matches no parameter",
+        "runs/data.root=photos,trainer.max_epochs=3/best.ckpt is damaged",
+        "head.weight is in no group; cache=none",
+    ],
+)
+def test_names_of_parameters_and_paths_stay(text):
+    assert in_python(text).startswith(text.split(",")[0])
+
+
+def test_a_script_is_told_arguments_and_a_command_options(tmp_path):
+    (tmp_path / "script.py").write_text("import ftlit\nftlit.load_backbone('resnet18', weights='none.pth')")
+    python = warm.run([sys.executable, "script.py"], cwd=tmp_path)
+    assert python.stderr.endswith("set weights=/path/to/file.pth, or weights=None for random weights\n")
+    command = warm.run([sys.executable, "-m", "ftlit.cli.main", "train", "backbone=resnet18", "backbone.weights=none.pth"], cwd=tmp_path)
+    assert "set backbone.weights=/path/to/file.pth, or backbone.weights=null" in command.stderr and command.returncode == 2
+
+
+def test_errors_with_fields_keep_them(in_a_script, tmp_path):
+    error = DamagedFile(tmp_path, "cut off", "give backbone.weights=...")
+    assert error.path == tmp_path and "cut off" in str(pickle.loads(pickle.dumps(error)))
