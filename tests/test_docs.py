@@ -204,3 +204,11 @@ def test_the_site_builds(tmp_path):
     assert len(pages) >= len(PAGES) - 1
     loaded = re.compile(r"""<(?:script|link|img)[^>]+(?:src|href)=["']?https?://(?!\S+rel=)""")
     assert not [page for page in pages if loaded.search(page.read_text())], "the site loads something from another host"
+
+
+def test_a_row_of_the_plan_that_wraps_otherwise_today_is_written_whole(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```text\nhead      a probe of all cuts, so give\nrun       seed 0\n```\n")
+    (block,) = blocks(page)
+    printed = ["backbone  glyph", "head      a probe of all cuts, so give", "          scenario=large_similar", "run       seed 0"]
+    assert doc_pages.updated(doc_pages.Sample("", block), printed).splitlines() == printed[1:]

@@ -24,6 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STARTS = {"python": [sys.executable], "ftlit": [sys.executable, "-m", "ftlit.cli.main"]}
 LEFT_OUT = "..."
+INDENT = " " * 10  # of the further lines of a row of the plan
 WRITES_DIGIT = "python -c"  # the beginning of the command that does
 FIGURES = "runs/figures"  # the run whose figures docs/images holds
 
@@ -93,6 +94,17 @@ def run(command: str, folder: Path, store: Path) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
+def rows(lines: list[str]) -> list[str]:
+    """Lines with the indented lines that continue them: a row of the plan is one text, however a terminal wraps it."""
+    found: list[str] = []
+    for line in lines:
+        if line.startswith(INDENT) and found and found[-1] != LEFT_OUT:
+            found[-1] += f"\n{line}"
+        else:
+            found.append(line)
+    return found
+
+
 def shape(line: str) -> str:
     """A line without what differs between machines and days: numbers, keys, the width of columns."""
     line = re.sub(r"^device .*", "device", line)
@@ -117,8 +129,8 @@ def missing(sample: Sample, printed: list[str]) -> list[str]:
 
 def updated(sample: Sample, printed: list[str]) -> str:
     """The text of a sample with each line replaced by the printed line that is most like it; all printed lines where it is empty."""
-    lines, start = [], 0
-    for line in sample.block.text.splitlines() or ["", *printed]:
+    lines, start, printed = [], 0, rows(printed)
+    for line in rows(sample.block.text.splitlines()) or ["", *printed]:
         if line in (LEFT_OUT, ""):
             lines += [line] * bool(line)
             continue
