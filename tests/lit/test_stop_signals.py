@@ -71,6 +71,23 @@ def test_ctrl_c_in_training_is_answered_at_once_by_one_process(tmp_path, monkeyp
     assert ("stopping after this step" in (tmp_path / "err").read_text()) == answers
 
 
+def test_the_handler_of_submitit_that_only_logs_gives_way_for_a_block_and_the_one_that_requeues_does_not():
+    environment = pytest.importorskip("submitit.core.job_environment")
+    handler = environment.SignalHandler(None, None, None)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        signal.signal(signal.SIGTERM, handler.bypass)
+        signal.signal(signal.SIGUSR1, handler.checkpoint_and_try_requeue)
+        with owned_signals():
+            assert signal.getsignal(signal.SIGUSR1) == handler.checkpoint_and_try_requeue
+            with pytest.raises(KeyboardInterrupt):
+                send(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == handler.bypass
+    finally:
+        for number, own in before.items():
+            signal.signal(number, own)
+
+
 def test_ctrl_c_stops_training_where_nobody_reads_the_answer(monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)

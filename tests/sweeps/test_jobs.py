@@ -2,10 +2,14 @@
 
 import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import warm
@@ -16,6 +20,7 @@ from paths import ROOT
 from ftlit import UserError
 from ftlit.cli.command_words import complete
 from ftlit.cli.sweep import sweep_jobs
+from ftlit.data.loading import usable_cores
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import command_environment
 from ftlit.recipes.processes.process_state import process_state
@@ -205,20 +210,100 @@ def test_an_optuna_search_gives_the_table_and_a_failed_trial_does_not_end_it(tmp
     assert f"best_value: {best.score}\n" in found and f"optimizer.lr: {rate}\n" in found and float(rate) == float(f"{float(rate):.3g}")
 
 
+LAUNCHERS = [  # with two jobs at a time
+    pytest.param(("joblib", "hydra.launcher.n_jobs=2"), marks=needs("hydra_joblib_launcher"), id="joblib"),
+    pytest.param(("submitit_local", "hydra.launcher.timeout_min=10"), marks=needs("hydra_submitit_launcher"), id="submitit_local"),
+    pytest.param(
+        ("ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"),
+        marks=needs("hydra_ray_launcher"),
+        id="ray",
+    ),
+]
+SHOW = """
+import os
+from pathlib import Path
+import torch
+from lightning.pytorch import Callback
+
+class Show(Callback):
+    def on_fit_start(self, trainer, pl_module):
+        Path(trainer.default_root_dir, "shown").write_text(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {torch.get_num_threads()}")
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("package", "arguments"),
-    [
-        ("hydra_submitit_launcher", ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")),
-        ("hydra_ray_launcher", ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")),
-    ],
-)
-def test_cluster_jobs_give_the_same_table(tmp_path, package, arguments):
-    if find_spec(f"hydra_plugins.{package}") is None:
-        pytest.skip(f"{package} is not installed")
-    done = sweep(tmp_path, "-m", *arguments, "seed=1,2", *TINY)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_jobs_side_by_side_give_the_table_each_with_its_gpu_and_its_share_of_the_cores(tmp_path, monkeypatch, launcher):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default Ray's processes wait for all others of a busy machine
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "show.py").write_text(SHOW)
+    words = [*(word for word in TINY if not word.startswith("trainer=")), "+callbacks.show._target_=show.Show", "report=false"]
+    done = sweep(tmp_path, "-m", f"hydra/launcher={launcher[0]}", *launcher[1:], "seed=1,2", *words)
     assert done.returncode == 0 and "test accuracy" in done.stdout, done.stderr
     assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
+    gpus, threads = zip(*((tmp_path / f"sweep/{number}/shown").read_text().split() for number in (0, 1)), strict=True)
+    assert gpus == ("0", "1") and sum(map(int, threads)) <= usable_cores()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_halving_runs_with_each_launcher(tmp_path, monkeypatch, launcher):
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    words = [*(word for word in TINY if "max_epochs" not in word), "trainer.max_epochs=3", "optimizer.lr=1e-3,1e-2", "report=false"]
+    done = sweep(tmp_path, "-m", "hparams_search=halving", f"hydra/launcher={launcher[0]}", *launcher[1:], *words)
+    assert done.returncode == 0 and "rung 1 of 2 (epoch 1) has ended: 1 of 2 settings goes on" in done.stdout, done.stderr
+    assert sorted(job.epochs for job in jobs_in(tmp_path / "sweep")) == [1, 3]
+
+
+@pytest.mark.slow
+@needs("hydra_submitit_launcher")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_job_of_submitit_that_is_preempted_goes_on_by_itself_or_by_the_same_command(tmp_path, number):
+    words = [
+        *(word for word in TINY if "epoch" not in word and "scenario" not in word),
+        "scenario=large_similar",
+        "data.per_class=40",
+        "seed=1",
+    ]
+    words = [
+        "-m",
+        "hydra/launcher=submitit_local",
+        "hydra.launcher.timeout_min=10",
+        "seed=1",
+        *words,
+        "trainer.max_epochs=6",
+        "report=false",
+    ]
+    command = [sys.executable, ROOT / "train.py", *words, "hydra.sweep.dir=sweep"]
+    started = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "sweep/0/metrics.csv"
+    deadline = time.monotonic() + 200
+    while not metrics.is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (controller,) = [int(path.name) for path in (tmp_path / "sweep/.submitit").iterdir() if path.name.isdigit()]
+    (task,) = map(int, Path(f"/proc/{controller}/task/{controller}/children").read_text().split())
+    os.kill(task, number)
+    out, err = started.communicate(timeout=300)
+    if number == signal.SIGTERM:
+        assert started.returncode != 0 and jobs_in(tmp_path / "sweep")[0].status_in_words == "interrupted", out + err
+        assert "was interrupted, its folder:" in err and "sweep.resume=true" in err
+        assert sweep(tmp_path, *words, "sweep.resume=true").returncode == 0
+        assert "resuming from" in (tmp_path / "sweep/0/train.log").read_text()
+    else:
+        assert started.returncode == 0, err
+        assert "Requeued job" in (tmp_path / f"sweep/.submitit/{controller}/{controller}_0_log.out").read_text()
+    assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0]
+
+
+@pytest.mark.slow
+@needs("hydra_optuna_sweeper")
+def test_settings_that_optuna_draws_at_once_are_halved(tmp_path):
+    words = [*(word for word in TINY if not word.startswith(("scenario", "trainer.max", "head"))), "trainer.max_epochs=3", "report=false"]
+    done = sweep(tmp_path, "hparams_search=optuna_halving", "hydra.sweeper.n_trials=3", "backbone.cut=layer4", *words)
+    assert done.returncode == 0 and "Failed" not in done.stderr, done.stderr
+    assert "rung 1 of 2 (epoch 1) has ended: 1 of 3 settings goes on" in done.stdout and "best of 1 finished job: " in done.stdout
+    assert sorted(job.epochs for job in jobs_in(tmp_path / "sweep")) == [1, 1, 3]
 
 
 @pytest.mark.parametrize("file", ["job.json", "result.json", "advice.json"])

@@ -99,15 +99,22 @@ if hasattr(os, "register_at_fork") and hasattr(signal, "sigwaitinfo"):
     os.register_at_fork(after_in_child=_shield_worker)
 
 
+def _is_free(number: int) -> bool:
+    """Whether a signal has its default handler, or that of submitit which only logs SIGTERM: a cluster kills the job soon after."""
+    handler: Any = signal.getsignal(number)
+    of_submitit = str(getattr(handler, "__module__", "")).startswith("submitit.")
+    return handler is DEFAULTS[number] or (of_submitit and handler.__name__ == "bypass")
+
+
 @contextmanager
 def owned_signals(*, answers: bool = True) -> Iterator[None]:
-    """Receive signals within a block, except those that have a handler already, such as that of a launcher (submitit).
+    """Receive signals within a block, except those that have a handler already, such as the one by which submitit requeues a job.
 
     Args:
         answers: whether this process answers Ctrl-C, for all that get it.
     """
     main = threading.current_thread() is threading.main_thread()
-    free = [number for number in SIGNALS if main and signal.getsignal(number) is DEFAULTS[number]]
+    free = {number: signal.getsignal(number) for number in SIGNALS if main and _is_free(number)}
     for number in free:
         signal.signal(number, STOP_SIGNALS.receive)
     STOP_SIGNALS.owned = STOP_SIGNALS.owned or bool(free)
@@ -119,5 +126,5 @@ def owned_signals(*, answers: bool = True) -> Iterator[None]:
         if free:
             STOP_SIGNALS.forget()
             STOP_SIGNALS.owned = False
-        for number in free:
-            signal.signal(number, DEFAULTS[number])
+        for number, handler in free.items():
+            signal.signal(number, handler)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from paths import ROOT
 
 from ftlit import UserError
+from ftlit.cli.sweep import sweep_rungs
 from ftlit.cli.sweep.sweep_rungs import check_sweeper, launch_in_rungs, plan_rungs
 from ftlit.recipes.checks.check_jobs import check_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
@@ -205,11 +206,28 @@ def test_a_setting_without_a_score_does_not_go_on_and_a_rung_without_any_ends_th
     ]
 
 
-def test_a_search_that_chooses_jobs_one_after_another_is_refused(halving):
+def test_a_search_that_chooses_jobs_by_the_results_of_others_is_refused(halving):
     check_sweeper(halving())
-    with pytest.raises(UserError, match=r"hydra/sweeper=optuna chooses jobs .*: give hparams_search=halving and values") as error:
-        check_sweeper(halving("hydra/sweeper=optuna"))
-    assert "\n" not in str(error.value)
+    choices = {"hydra": {"runtime": {"choices": {"hydra/sweeper": "optuna"}}}, "sweep": {"halving": {}}}
+    for sweeper, message in (
+        ({"n_trials": 9, "n_jobs": 2}, r"with hydra.sweeper.n_jobs=2 Optuna draws 2 at a time, .*: give hparams_search=optuna_halving, or"),
+        ({}, r"hydra/sweeper=optuna is neither: give hparams_search=halving and values"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            check_sweeper(OmegaConf.merge(choices, {"hydra": {"sweeper": sweeper}}))
+        assert "\n" not in str(error.value)
+    check_sweeper(OmegaConf.merge(choices, {"hydra": {"sweeper": {"n_trials": 9, "n_jobs": 9}}}))
+
+
+def test_jobs_that_a_search_draws_at_once_are_halved_and_only_those_that_finish_have_a_score_for_it(halving, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_rungs, "check_jobs", lambda *given: None)
+    monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep(minimizes=False)})
+    config, jobs, launcher = halving(), grid(rates=RATES), Launcher(tmp_path, failing=(1,))
+    returned = launch_in_rungs(config, launcher, jobs, 0)
+    assert launcher.ran == [(0, 1), (1, 1), (2, 1), (2, 2)] and running.SWEEPS[tmp_path].jobs == jobs
+    assert [job.return_value for job in returned] == [None, None, 0.5]
+    again = launch_in_rungs(config, launcher := Launcher(tmp_path, failing=(1,)), jobs, 0)
+    assert launcher.ran == [(1, 1)] and [job.return_value for job in again] == [None, None, 0.5]
 
 
 def train(folder, *words):

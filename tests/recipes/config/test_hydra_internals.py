@@ -11,6 +11,7 @@ from hydra import compose
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
 from hydra.types import HydraContext
 from omegaconf import OmegaConf, open_dict
@@ -57,7 +58,7 @@ from ftlit.recipes.config.hydra_internals import (
     task_overrides,
     use_hydra_config,
 )
-from ftlit.recipes.config.hydra_sweeps import compose_job, jobs_of_sweeps, launched_by
+from ftlit.recipes.config.hydra_sweeps import compose_job, jobs_of_sweeps, launched_by, result_of_job
 from ftlit.recipes.config.overrides import job_number
 
 LINEAR = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
@@ -361,6 +362,12 @@ def test_a_function_launches_the_jobs_and_a_word_gives_a_job_its_folder(tmp_path
             (returned,) = launcher.launch([["seed=1"], ["seed=2"]], initial_job_idx=3)
     assert returned.return_value == (2, 7, tmp_path / "7")
     assert Plugins.instantiate_launcher.__module__ == "hydra.core.plugins"  # as before
+
+
+@pytest.mark.parametrize("score", [0.5, None])
+def test_a_search_reads_the_result_of_a_job_that_no_launcher_ran(score):
+    result = result_of_job(score)
+    assert (result.return_value, result.status) == (score, JobStatus.COMPLETED)
 
 
 def test_submitit_names_an_option_that_a_launcher_does_not_have_and_those_that_it_has(tmp_path):

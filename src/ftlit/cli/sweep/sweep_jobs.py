@@ -1,5 +1,6 @@
 """The jobs of a sweep: each writes its state to its folder, whatever launches it, and a sweep that is started again runs the rest."""
 
+import logging
 import sys
 import time
 import traceback
@@ -21,7 +22,7 @@ from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIG
 from ftlit.recipes.checks.check_jobs import check_jobs, check_launcher
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
 from ftlit.recipes.config.overrides import job_label
-from ftlit.recipes.processes.job_process import REASON, USER_ERROR_STATUS, JobExit
+from ftlit.recipes.processes.job_process import REASON, USER_ERROR_STATUS, JobExit, is_requeue
 from ftlit.recipes.resuming.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, running, summary
@@ -30,6 +31,7 @@ from ftlit.sweeps.jobs import SEED, Job, varying
 from ftlit.sweeps.plan_file import SweepPlan, remove_plan
 from ftlit.sweeps.running import RunningSweep, wait_for_running
 
+OPTUNA_SWEEPER = "hydra_plugins.hydra_optuna_sweeper"
 SECONDS_TO_WRITE = 5.0  # for the last checkpoint of an interrupted job
 # of recipes that have not written config.yaml, or do not write it
 EARLY_FILES = (ADVICE, BACKBONE, "lr_find.csv", "lr_find.png", REASON, sweep_output.LOG)
@@ -58,6 +60,7 @@ class SweepCallback(Callback):
         if config.hydra.runtime.choices.get("hydra/launcher") == "joblib":  # which kills its processes at Ctrl-C
             STOP_SIGNALS.wait_for_jobs = partial(wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
         if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
+            logging.getLogger(OPTUNA_SWEEPER).setLevel(logging.ERROR)  # it warns of each job without a score
             sweep.minimizes = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
             names = [*(OmegaConf.select(config, "hydra.sweeper.params") or {})]
             SweepPlan(trials, names, sweep_resume.resume_command(folder)).write(folder)
@@ -211,8 +214,8 @@ def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:
 
 
 def _status_of(end: BaseException) -> int:
-    """The status that Python's process would have: 0 without a code, 1 for a text."""
-    code = getattr(end, "code", INTERRUPTED_STATUS)
+    """The status that Python's process would have: 0 without a code, 1 for a text. A job that is started again was interrupted."""
+    code = INTERRUPTED_STATUS if is_requeue(end) else getattr(end, "code", INTERRUPTED_STATUS)
     return code if isinstance(code, int) else int(code is not None)
 
 

@@ -80,10 +80,12 @@ def in_order(config: DictConfig, planned: Sequence[list[str]]) -> list[list[str]
     return [kept[number] if number in kept else next(others) for number in range(len(planned))]
 
 
-def to_run(folder: Path, planned: Sequence[list[str]]) -> dict[int, list[str]]:
-    """The jobs, by number, that are not done in the folder of a sweep."""
+def to_run(folder: Path, planned: Sequence[list[str]], first: int = 0) -> dict[int, list[str]]:
+    """The jobs, by number, that are not done in the folder of a sweep; `first` is the number of the first one."""
     return {
-        number: words for number, words in enumerate(planned) if (job := jobs.read_job(folder / str(number))) is None or job.status != 0
+        number: words
+        for number, words in enumerate(planned, first)
+        if (job := jobs.read_job(folder / str(number))) is None or job.status != 0
     }
 
 

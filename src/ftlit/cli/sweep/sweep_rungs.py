@@ -5,21 +5,25 @@ Each rung is decided by the files of the jobs alone, so that a sweep that is res
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ftlit.cli.sweep.sweep_devices import launch_beside
 from ftlit.cli.sweep.sweep_output import BEGAN
+from ftlit.cli.sweep.sweep_resume import to_run
 from ftlit.errors import UserError, shorten
 from ftlit.printing import print_line
+from ftlit.recipes.checks.check_jobs import check_jobs
 from ftlit.recipes.checks.ranges import RANGES
-from ftlit.recipes.config.hydra_sweeps import Launch, compose_job
+from ftlit.recipes.config.hydra_sweeps import Launch, compose_job, result_of_job
 from ftlit.recipes.processes.job_process import several_processes
 from ftlit.sweeps import running
 from ftlit.sweeps.halving import METRICS, Halving, Monitor, Rung, rungs_of, score_at, survivors
 from ftlit.sweeps.jobs import SEED, VAL, Job, read_job, varying
+from ftlit.sweeps.running import RunningSweep
 from ftlit.sweeps.setting_jobs import Setting, settings_of
 
 HALVING = "sweep.halving"
@@ -137,12 +141,20 @@ def monitor_of(cfg: DictConfig) -> Monitor:
 
 
 def check_sweeper(config: DictConfig) -> None:
-    """Raise `UserError` where a sweep by successive halving has a sweeper that chooses each job by the results of others."""
+    """Raise `UserError` where a sweep by successive halving has a sweeper that chooses jobs by the results of others."""
     sweeper = config.hydra.runtime.choices.get("hydra/sweeper", GRID)
-    if has_rungs(config) and sweeper != GRID:
+    if not has_rungs(config) or sweeper == GRID:
+        return
+    trials, beside = (OmegaConf.select(config, f"hydra.sweeper.{name}") for name in ("n_trials", "n_jobs"))
+    if trials is None:
         raise UserError(
-            f"{HALVING} compares all jobs of a grid, but hydra/sweeper={sweeper} chooses jobs by the results of others: give "
-            "hparams_search=halving and values, as in optimizer.lr=1e-3,1e-2"
+            f"{HALVING} compares all jobs of a grid, or of one draw of Optuna, but hydra/sweeper={sweeper} is neither: give "
+            "hparams_search=halving and values, as in optimizer.lr=1e-3,1e-2, or hparams_search=optuna_halving"
+        )
+    if beside < trials:
+        raise UserError(
+            f"{HALVING} compares all jobs of a search, but with hydra.sweeper.n_jobs={beside} Optuna draws {beside} at a time, by the "
+            f"results of those before: give hparams_search=optuna_halving, or hydra.sweeper.n_jobs={trials}"
         )
 
 
@@ -157,24 +169,43 @@ def launch_in_rungs(config: DictConfig, launch: Launch, jobs: list[list[str]], f
     """
     folder = Path(config.hydra.sweep.dir)
     sweep = running.SWEEPS.get(folder)
+    if sweep is not None and sweep.minimizes is not None and has_rungs(config):
+        return _launch_drawn(config, launch, jobs, sweep)
     if sweep is None or sweep.halving is None:
-        return launch(jobs, initial_job_idx=first)
+        return launch_beside(config, launch, jobs, first, [*to_run(folder, jobs, first)])
     halving = sweep.halving
     if len(jobs) < len(halving.jobs):
         raise UserError(
             "hparams_search=halving compares all jobs of the sweep, so that they are launched together: give "
             "hydra.sweeper.max_batch_size=null"
         )
+    return list(_run_sweep(config, launch, sweep, halving).values())
+
+
+def _launch_drawn(config: DictConfig, launch: Launch, jobs: list[list[str]], sweep: RunningSweep) -> list[Any]:
+    """Run the jobs that a search has drawn at once. Returns the result of each, in their order: its score, or `None` where it stopped."""
+    folder = Path(config.hydra.sweep.dir)
+    composed: dict[int, DictConfig] = {}
+    check_jobs(config, to_run(folder, jobs), composed)
+    sweep.jobs, sweep.halving = jobs, plan_rungs(config, jobs, composed)
+    if sweep.halving:
+        _run_sweep(config, launch, sweep, sweep.halving)
+    ended = [read_job(folder / str(number)) for number in range(len(jobs))]
+    return [result_of_job(job.score if job and job.status == 0 else None) for job in ended]
+
+
+def _run_sweep(config: DictConfig, launch: Launch, sweep: RunningSweep, halving: Halving) -> dict[int, Any]:
+    """Print the plan and run its rungs. Returns what each job that ran returned last, by number."""
     print_line(halving.describe())
     sys.stdout.flush()
     os.environ[BEGAN] = ""  # jobs have different lengths: no time left is known
     sweep.has_rungs_left = True
-    returned = _run_rungs(halving, folder, launch)
+    returned = _run_rungs(halving, Path(config.hydra.sweep.dir), lambda words: launch_beside(config, launch, words, 0, range(len(words))))
     sweep.has_rungs_left = False
-    return list(returned.values())
+    return returned
 
 
-def _run_rungs(halving: Halving, folder: Path, launch: Launch) -> dict[int, Any]:
+def _run_rungs(halving: Halving, folder: Path, launch: Callable[[list[list[str]]], Sequence[Any]]) -> dict[int, Any]:
     """Launch the jobs of each rung that have not reached it. Returns what each job that ran returned last, by number."""
     returned: dict[int, Any] = {}
     going = halving.settings
@@ -182,7 +213,7 @@ def _run_rungs(halving: Halving, folder: Path, launch: Launch) -> dict[int, Any]
         left = [job for setting in going for job in setting.jobs if not _has_reached(folder, job, rung)]
         words = [[*job.overrides, *_words_at(place, rung), f"hydra.sweep.subdir={job.number}"] for job in left]
         if words:
-            returned |= zip((job.number for job in left), launch(words, initial_job_idx=0), strict=True)
+            returned |= zip((job.number for job in left), launch(words), strict=True)
         if place == len(halving.rungs):
             return returned
         reached = [job for setting in going for job in setting.jobs if _has_reached(folder, job, rung)]

@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
 from ftlit.recipes.config.hydra_internals import use_hydra_config
@@ -71,6 +72,11 @@ def launched_by(run: Callable[[DictConfig, Launch, list[list[str]], int], Sequen
         yield
     finally:
         Plugins.instantiate_launcher = original  # type: ignore[method-assign]
+
+
+def result_of_job(score: float | None) -> JobReturn:
+    """What a launcher returns for a job that ended well with this score."""
+    return JobReturn(_return_value=score, status=JobStatus.COMPLETED)
 
 
 def compose_job(config: DictConfig, overrides: Sequence[str], number: int | None = None) -> DictConfig:

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from traceback import walk_tb
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,6 +37,12 @@ def is_sweep() -> bool:
 def is_interruption(end: BaseException) -> bool:
     """Whether Ctrl-C, or a signal that ends the run, ended the program: itself, or by Lightning's `sys.exit` for it."""
     return isinstance(end, KeyboardInterrupt) or (isinstance(end, SystemExit) and isinstance(end.__context__, KeyboardInterrupt))
+
+
+def is_requeue(end: BaseException) -> bool:
+    """Whether a handler of submitit ended the program, to start the job again: its exit status is meant for submitit."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(end.__traceback__)]
+    return isinstance(end, SystemExit) and bool(modules) and modules[-1].startswith("submitit.")
 
 
 class JobExit(SystemExit):
