@@ -187,9 +187,8 @@ def report(arguments: list[str]) -> None:
     folder = Path(given.folder).expanduser()
     from ftlit.report import html  # here, so that --help stays fast
     from ftlit.report.sweep_page import write_sweep_page
-    from ftlit.sweeps import jobs, summary
+    from ftlit.sweeps import comparison, jobs, summary
     from ftlit.sweeps.caption import RESUME, finished
-    from ftlit.sweeps.comparison import print_comparison
 
     if not (jobs.is_sweep(folder) or (folder / "multirun.yaml").is_file()):
         if given.against:
@@ -198,7 +197,7 @@ def report(arguments: list[str]) -> None:
     elif given.plots:
         raise UserError(f"--plots is for the report of a run, and {folder} is a sweep: give the folder of one of its jobs")
     elif given.against:
-        print_comparison([job for _, job in jobs.jobs_of(folder)], given.against.split())
+        comparison.print_comparison([job for _, job in jobs.jobs_of(folder)], given.against.split())
     else:
         summary.report(folder)
         print(write_sweep_page(folder))
