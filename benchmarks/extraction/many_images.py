@@ -1,6 +1,6 @@
 """Time and memory of each part of a run on many images: python benchmarks/extraction/many_images.py
 
-python benchmarks/extraction/many_images.py [--images 10000,100000,1000000] [--out benchmarks/results/many_images.json]
+python benchmarks/extraction/many_images.py [--images 10000,100000,1000000] [--rows 100000] [--out benchmarks/results/many_images.json]
 
 Writes small JPEG files (16 pixels; 4 GB on a disk with blocks of 4 KiB for a million) of 1,000 classes to `--work`, and starts
 `train.py` on them twice with `backbone=glyph`: `head=linear` for one epoch on cached features, after a pass over all images; then
@@ -108,11 +108,11 @@ def _children(process: int) -> list[int]:
     return own + [other for child in own for other in _children(child)]
 
 
-def parts_of(command: str, images: Path, work: Path) -> Iterator[dict[str, Any]]:
+def parts_of(command: str, images: Path, work: Path, rows: int) -> Iterator[dict[str, Any]]:
     """Run a command; seconds and bytes of each of its parts."""
     words, parts = COMMANDS[command]
     folder = work / command.replace(" ", "_")
-    options = ["backbone=glyph", "data=folder", f"data.root={images}", "trainer=cpu", f"hydra.run.dir={folder}"]
+    options = ["backbone=glyph", "data=folder", f"data.root={images}", "trainer=cpu", f"probe.rows={rows}", f"hydra.run.dir={folder}"]
     environment = {**os.environ, "FTLIT_CACHE": str(work / "cache"), "PYTHONUNBUFFERED": "1"}
     begun, before = time.perf_counter(), 0.0
     with subprocess.Popen([sys.executable, str(TRAIN), *options, *words], stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -131,19 +131,17 @@ def parts_of(command: str, images: Path, work: Path) -> Iterator[dict[str, Any]]
         sys.exit(f"{command}: exit status {process.returncode}, not seen: {', '.join(left)}")
 
 
-def measured(numbers: Sequence[int], work: Path) -> list[dict[str, Any]]:
+def measured(numbers: Sequence[int], work: Path, probe_rows: int) -> Iterator[dict[str, Any]]:
     """A row for each number of images and part."""
-    rows = []
     for number in sorted(numbers):
         own = work / str(number)
         images = own / "images"
         if not images.is_dir():
             write_images(images, number)
         for command in COMMANDS:
-            for row in parts_of(command, images, own):
-                rows.append({"images": number, "command": command, **row})
+            for row in parts_of(command, images, own, probe_rows):
+                yield {"images": number, "command": command, **row}
                 print(f"{number:,}, {row['part']}: {_cell(row)}", file=sys.stderr, flush=True)
-    return rows
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -172,15 +170,18 @@ def main(arguments: Any = None) -> None:
     """Measure, print the table, and write it if `--out` is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", default="10000,100000,1000000")
+    parser.add_argument("--rows", type=count, default=100_000, help="images that the probe is fitted on (probe.rows)")
     parser.add_argument("--work", type=Path, help="folder of images and features, which stay; default: a temporary one")
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args(arguments)
     numbers = [count(text) for text in given.images.split(",")]
     with tempfile.TemporaryDirectory() as own:
-        rows = measured(numbers, given.work or Path(own))
+        rows = []
+        for row in measured(numbers, given.work or Path(own), given.rows):
+            rows.append(row)
+            if given.out:  # now: a part may take hours
+                written(given.out, machine(), {"images": given.images, "classes": CLASSES, "rows": given.rows}, rows)
     print(table(rows))
-    if given.out:
-        written(given.out, machine(), {"images": given.images, "classes": CLASSES}, rows)
 
 
 if __name__ == "__main__":
