@@ -80,12 +80,14 @@ def test_the_linear_probe_is_fitted_again_where_it_was_the_result_and_options_of
     assert json.loads((folder / "refitted/result.json").read_text())["init_from/run"] == "measured"  # for the model card
     kept, again = (torch.load(folder / f"{name}/checkpoints/best.ckpt", weights_only=True) for name in ("measured", "refitted"))
     assert kept["ftlit"]["head"] == again["ftlit"]["head"]  # the same network: it reads the same layers
+    refused = run(folder, "init_from=measured", "scenario=auto", "hydra.run.dir=chosen", code=2)
+    assert "would choose one: leave scenario=auto out" in refused
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "final=true trains by a recipe that was chosen before, but scenario=auto would choose one"),
+        ([], "final=true trains by a recipe that was chosen before, but scenario=auto would choose one: give init_from=RUN"),
         (
             [*LARGE, "callbacks.best.monitor=val/f1"],
             "so there is no val to choose the best epoch on: leave callbacks.best.monitor=val/f1 out",

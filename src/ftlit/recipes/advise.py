@@ -78,10 +78,10 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
     if choices().get("scenario") != AUTO:
         return cfg
     if cfg.get("final"):
-        raise UserError(
-            "final=true trains by a recipe that was chosen before, but scenario=auto would choose one: give init_from=RUN, or scenario=... "
-            "and trainer.max_epochs=... of the run whose recipe it is"
-        )
+        remedy = "give init_from=RUN to take the recipe of a run, or scenario=... and trainer.max_epochs=..."
+        if cfg.get("init_from"):
+            remedy = "leave scenario=auto out, so that the recipe of the run in init_from is taken"
+        raise UserError(f"final=true trains by a recipe that was chosen before, but scenario=auto would choose one: {remedy}")
     if cfg.resume:
         read_config(cfg.paths.run)  # refuses a run that this program cannot resume, before its advice is read
         if read_advice(cfg.paths.run) is None:
