@@ -153,8 +153,10 @@ def test_an_interrupted_run_can_be_resumed(tmp_path, monkeypatch, capsys):
 
 
 SCRIPT = """
+import gc
 import ftlit
 result = ftlit.finetune({photos!r}, scenario="small_similar", options={options!r})
+assert not gc.get_freeze_count()  # objects of the script are collected
 print("RESULT", result.metrics["test/accuracy"])
 """
 

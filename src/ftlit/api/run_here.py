@@ -1,5 +1,6 @@
 """Run a command line of training in this process: the same config, recipe and run folder."""
 
+import gc
 import json
 import sys
 import tempfile
@@ -70,6 +71,8 @@ def run_here(words: Sequence[str]) -> Path:
             if (user_error := as_user_error(error)) and not wants_traceback():
                 raise user_error from None
             raise
+        finally:
+            gc.unfreeze()  # of `import_at_once`: objects of the caller too, which would never be collected
     return folders[0]
 
 
