@@ -79,11 +79,12 @@ def _threshold(distances: Tensor) -> float:
 
     The empirical quantile of fewer than 100 is their largest value, which 1 of N + 1 new images exceeds. So the largest quarter is taken as
     an exponential tail (peaks over threshold, Davison and Smith 1990), and its mean as uncertain: with the density 1/mean as prior, the
-    probability that a new excess is above x is (1 + x / (k mean)) ** -k.
+    probability that a new excess is above x is (1 + x / (k mean)) ** -k. A new distance exceeds the (k + 1)-th largest of N, where the tail
+    begins, with probability (k + 1) / (N + 1).
     """
     largest = distances.double().sort(descending=True).values
     k = max(3, round(TAIL * len(largest)))
-    excess = (largest[:k] - largest[k]).mean() * k * ((k / ((len(largest) + 1) * FLAGGED)) ** (1 / k) - 1)
+    excess = (largest[:k] - largest[k]).mean() * k * (((k + 1) / ((len(largest) + 1) * FLAGGED)) ** (1 / k) - 1)
     return float(largest[k] + excess)
 
 
