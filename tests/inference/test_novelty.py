@@ -64,8 +64,14 @@ def test_the_distance_is_the_squared_sine_of_the_angle_and_does_not_depend_on_le
 def test_few_images_or_infinite_features_have_no_subspace():
     assert feature_subspace(known(9, 0)) is None and feature_subspace(known(10, 0)) is not None
     assert feature_subspace(torch.full((20, 4), torch.inf)) is None
-    places = some_places(10_000)
-    assert len(set(places)) == MAX_IMAGES and places[0] == 0 and places[-1] == 9999 and some_places(3) == [0, 1, 2]
+    (places,) = some_places(10_000)
+    assert len(set(places)) == MAX_IMAGES and places[0] == 0 and places[-1] == 9999 and some_places(3) == [[0, 1, 2]]
+
+
+def test_the_images_whose_features_are_kept_are_shared_by_the_sizes_of_the_sets():
+    large, small = some_places(9_000, 1_000)
+    assert (len(set(large)), len(set(small))) == (450, 50) and large[0] == 0 and small[-1] == 999
+    assert some_places(3, 2) == [[0, 1, 2], [0, 1]] and some_places(10_000, 1)[1] == [0]
 
 
 @pytest.fixture(scope="module")

@@ -58,9 +58,19 @@ def feature_subspace(features: Tensor) -> FeatureSubspace | None:
     return FeatureSubspace(_basis(known), _threshold(torch.cat(parts)))
 
 
-def some_places(number: int) -> list[int]:
-    """Places of at most `MAX_IMAGES` images, evenly spaced: their classes may come one after the other."""
-    return torch.linspace(0, number - 1, min(number, MAX_IMAGES)).long().tolist()
+def some_places(*numbers: int) -> list[list[int]]:
+    """Places of at most `MAX_IMAGES` images of several data sets together, evenly spaced: their classes may come one after the other.
+
+    Args:
+        numbers: of images of each set.
+
+    Returns:
+        The places in each set, from 0.
+    """
+    total = sum(numbers)
+    chosen = torch.linspace(0, total - 1, min(total, MAX_IMAGES)).long()
+    begins = [sum(numbers[:i]) for i in range(len(numbers))]
+    return [(chosen[(chosen >= begin) & (chosen < begin + number)] - begin).tolist() for begin, number in zip(begins, numbers, strict=True)]
 
 
 def read_subspace(checkpoint: Mapping[str, Any], file: object) -> FeatureSubspace | None:

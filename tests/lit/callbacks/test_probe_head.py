@@ -207,6 +207,16 @@ def test_a_checkpoint_holds_the_out_of_fold_scores_of_a_head_that_is_only_fitted
             torch.testing.assert_close(held["scores"], expected.sort().values)
 
 
+def test_the_subspace_is_that_of_a_limited_number_of_images_of_train_and_val_together(monkeypatch):
+    monkeypatch.setattr("ftlit.inference.novelty.MAX_IMAGES", 18)
+    given = []
+    monkeypatch.setattr("ftlit.lit.callbacks.probe_head.feature_subspace", given.append)
+    module, callback = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
+    fit(data(), module, callback=callback)
+    (known,) = given
+    assert known.shape == (18, 5)  # 15 of 30, 3 of 6
+
+
 @pytest.mark.parametrize(
     ("limits", "few", "trains"),
     [

@@ -118,7 +118,8 @@ class FitProbeHead(Callback):
                 self.refitted = self.probe.refitted(*both) if "val" in fitted_on else None
                 self.train_vectors = None if self.trains else TrainVectors.of(features, cuts[-1])
                 if not self.trains:
-                    known = [own[0][cuts[-1]].read(some_places(len(own[0]))) for own in splits]
+                    places = some_places(*(len(own[0]) for own in splits))
+                    known = [own[0][cuts[-1]].read(some) for own, some in zip(splits, places, strict=True)]
                     self.subspace = feature_subspace(torch.cat(known))
         self.probe, self.refitted = trainer.strategy.broadcast((self.probe, self.refitted))
         assert self.probe is not None
