@@ -59,17 +59,17 @@ def test_an_interrupted_sweep_keeps_its_columns_and_names_the_command_that_resum
     assert capsys.readouterr().out.splitlines()[-1].endswith(RESUME)
 
 
-def test_the_jobs_that_never_began_are_named_with_their_values(tmp_path, capsys):
+def test_the_jobs_that_have_not_begun_are_named_with_their_values(tmp_path, capsys):
     planned = [[f"lr={lr}", f"seed={seed}"] for lr in (1, 2) for seed in (0, 1)]
     SweepPlan(4, ("lr",), RESUME, planned).write(made(tmp_path, 0.5, 0.6))
     assert caption_of(jobs_in(tmp_path)).startswith(
-        "Incomplete: 2 of 4 jobs have finished. 2 jobs never began: 2 (lr=2 seed=0), 3 (lr=2 seed=1). "
+        "Incomplete: 2 of 4 jobs have finished. 2 jobs have not begun: 2 (lr=2 seed=0), 3 (lr=2 seed=1). "
     )
     main.report([str(tmp_path)])
     assert "2 (lr=2 seed=0), 3 (lr=2 seed=1)" in " ".join(capsys.readouterr().out.split())
     many = [[f"seed={seed}"] for seed in range(20)]
     SweepPlan(20, (), RESUME, many).write(tmp_path)
-    assert "18 jobs never began: 2 (seed=2), 3 (seed=3), " in caption_of(jobs_in(tmp_path))
+    assert "18 jobs have not begun: 2 (seed=2), 3 (seed=3), " in caption_of(jobs_in(tmp_path))
     assert "7 (seed=7), ... (18 in all)." in caption_of(jobs_in(tmp_path))
 
 
@@ -81,6 +81,8 @@ def test_a_halved_sweep_says_how_many_epochs_it_saved(tmp_path):
     assert "full grid" not in caption_of([replace(job, sweep=replace(plan, epochs=0)) for job in jobs])
     alone = replace(jobs[0], status=0, rung=0, epochs=0)  # trained to its end by itself
     assert "trained 21 of the 27 epochs" in caption_of([alone, *jobs[1:]])
+    for unfinished in ([replace(jobs[0], status=None), *jobs[1:]], jobs[1:]):  # one runs; one has not begun
+        assert "full grid" not in caption_of(unfinished)
 
 
 def test_a_sweep_whose_jobs_have_all_finished_is_not_incomplete(tmp_path, capsys):

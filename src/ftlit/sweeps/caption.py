@@ -9,7 +9,7 @@ from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, SEED, STOPPED, V
 from ftlit.sweeps.seed_statistics import ESTABLISHED
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 
-MOST_NAMED = 6  # jobs that never began
+MOST_NAMED = 6  # jobs that have not begun
 RESUME = "If this sweep is not running any more, this command runs the other jobs:"
 NOTHING_NOTE = "No job of this sweep has finished: there are no results to compare."
 MARKED_NOTE = "* marks the best {by}."
@@ -49,17 +49,22 @@ RUNG_NOTE = (
 STEPS_NOTE = "The jobs trained {trained:,} of the {all:,} epochs of the full grid ({share:.0%}), {saved:,} fewer."
 ESTABLISHED_NOTE = (
     f"{ESTABLISHED} marks an established difference: its 95 % interval does not contain 0. With many settings some are by chance: about "
-    "one of 20 settings that are equal to the best."
+    "one of 20 settings that are no better and no worse."
 )
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
 
 def caption_of(jobs: Sequence[Job]) -> str:
-    """The caption of the table: whether jobs are missing, and which never began; what is marked, statistics, units."""
+    """The caption of the table: whether jobs are missing, and which have not begun; what is marked, statistics, units."""
+    return " ".join([*missing_notes(jobs), *_notes(jobs)])
+
+
+def missing_notes(jobs: Sequence[Job]) -> list[str]:
+    """That jobs have not finished, and which have not begun: the sweep may still run. None where all have finished."""
     missing, waiting = finished(jobs), never_begun(jobs)
-    incomplete = [f"Incomplete: {missing}."] if missing else []
-    incomplete += [f"{count(len(waiting), 'job')} never began: {shorten(waiting, MOST_NAMED)}."] if waiting else []
-    return " ".join([*incomplete, *_notes(jobs)])
+    notes = [f"Incomplete: {missing}."] if missing else []
+    has = "has" if len(waiting) == 1 else "have"
+    return [*notes, *([f"{count(len(waiting), 'job')} {has} not begun: {shorten(waiting, MOST_NAMED)}."] if waiting else [])]
 
 
 def never_begun(jobs: Sequence[Job], planned_words: Sequence[Sequence[str]] | None = None) -> list[str]:
@@ -120,7 +125,7 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
     notes += [EQUAL_NOTE] if any(len(own) > 1 and len(set(own)) == 1 for own in values) else []
     if stopped := sum(job.status == STOPPED for job in jobs):
         notes.append(RUNG_NOTE.format(stopped=stopped, all=len(jobs)))
-    if stopped and (plan := jobs[0].sweep) and plan.epochs:
+    if stopped and (plan := jobs[0].sweep) and plan.epochs and not finished(jobs):  # others may train more epochs
         trained, every = sum(job.epochs if job.rung else plan.epochs * (job.status == 0) for job in jobs), plan.total * plan.epochs
         notes.append(STEPS_NOTE.format(trained=trained, all=every, share=trained / every, saved=every - trained))
     return [*notes, SECONDS_NOTE]

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ftlit.errors import UserError, shorten
 from ftlit.printing import show
-from ftlit.sweeps.caption import ESTABLISHED_NOTE
+from ftlit.sweeps.caption import ESTABLISHED_NOTE, missing_notes
 from ftlit.sweeps.jobs import TEST, Job
 from ftlit.sweeps.seed_statistics import difference
 from ftlit.sweeps.setting_results import SettingResults
@@ -36,12 +36,15 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
         settings = shorten(" ".join(own) for own in pairs)
         raise UserError(f"--against '{' '.join(words)}' stands for {len(found)} settings: give values that one has, of {settings}")
     (place,) = found
-    table = Table(caption=escape(f"{PAIRED_NOTE.format(setting=' '.join(pairs[place]))} {ESTABLISHED_NOTE}"), caption_justify="left")
+    other = results.settings[place]
+    differences = [None if setting is other else difference(setting, other, TEST) for setting in results.settings]
+    notes = [*missing_notes(jobs), PAIRED_NOTE.format(setting=" ".join(pairs[place]))]
+    notes += [ESTABLISHED_NOTE] if any(found and found.is_established for found in differences) else []
+    table = Table(caption=escape(" ".join(notes)), caption_justify="left")
     for name in (*results.names, "seeds", "test accuracy", "difference"):
         table.add_column(escape(name), overflow="fold")
-    for setting in results.settings:
+    for setting, compared in zip(results.settings, differences, strict=True):
         values = setting.of(TEST)
-        compared = None if setting is results.settings[place] else difference(setting, results.settings[place], TEST)
         numbers = str(len(values)), f"{mean(values):.4f}" if values else "-", str(compared or "-")
         table.add_row(*map(escape, (*setting.values, *numbers)))
     show(table)
