@@ -5,11 +5,14 @@ import sys
 
 import pytest
 import warm
+from composed_configs import composed
 
 from ftlit import FeatureData, InputSpec, UserError, load_backbone
+from ftlit.cli import train
 from ftlit.errors import in_python, named_options
 from ftlit.formats import DamagedFile
 from ftlit.lit.datamodules.image_sources import digits_data, folder_data
+from ftlit.recipes.config.hydra_internals import fresh_hydra
 
 
 @pytest.fixture
@@ -60,3 +63,11 @@ def test_a_script_is_told_arguments_and_a_command_options(tmp_path):
 def test_errors_with_fields_keep_them(in_a_script, tmp_path):
     error = DamagedFile(tmp_path, "cut off", "give backbone.weights=...")
     assert error.path == tmp_path and "cut off" in str(pickle.loads(pickle.dumps(error)))
+
+
+def test_a_job_in_a_process_of_a_launcher_names_options(in_a_script, tmp_path, monkeypatch, capsys):
+    """Such a process calls the function that Hydra's `main` decorates, and nothing of `main` itself."""
+    monkeypatch.chdir(tmp_path)
+    with fresh_hydra(), pytest.raises(SystemExit):
+        train._train.__wrapped__(composed("data=digits", "data.batch_size=0"))
+    assert capsys.readouterr().err.startswith("ftlit: data.batch_size=0: give ")

@@ -124,3 +124,9 @@ def test_an_optimizer_in_place_of_its_factory_is_one_line():
         build_optimizer(module, torch.optim.SGD(module.parameters(), lr=0.1))
     with pytest.raises(UserError, match=r"^learning-rate factors are a list of pairs \(pattern, factor\), not \{"):
         build_optimizer(module, torch.optim.SGD, {"*": 1.0})
+
+
+def test_factors_may_come_from_an_iterator_which_can_be_read_once():
+    pairs = [("layer0", 1.0), ("*", 0.1)]
+    sizes = [[(group["name"], len(group["params"])) for group in param_groups(net(), given)] for given in (iter(pairs), pairs)]
+    assert sizes[0] == sizes[1] == [("layer0", 4), ("*", 12)]

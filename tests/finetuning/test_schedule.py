@@ -312,3 +312,8 @@ def test_a_patience_that_ends_after_the_latest_epoch_is_noted(epochs, until, lin
     stages = [Stage(["head"]), *(Stage(["*"], epoch=epoch, until=until, name=name) for name, epoch in zip("ab", epochs, strict=True))]
     lines = list(Schedule(stages).unreachable_patience())
     assert [text.partition(":")[0] for text in lines] == ([line] if line else [])
+
+
+def test_stages_and_factors_may_come_from_iterators_which_can_be_read_once():
+    schedule = Schedule((Stage([pattern], epoch=epoch) for epoch, pattern in enumerate("h*")), zip("h*", (1, 0.1), strict=True))
+    assert schedule == Schedule([Stage(["h"]), Stage(["*"], epoch=1)], [("h", 1.0), ("*", 0.1)])

@@ -75,6 +75,9 @@ def test_any_setting_can_be_compared_with(tmp_path, capsys):
     for words, number in (("head=linear", 4), ("head=mlp", 0)):
         with pytest.raises(UserError, match=f"--against '{words}' stands for {number} settings: give values that one has, of head=l"):
             main.report([folder, "--against", words])
+    with pytest.raises(UserError, match="--against has no value: give the values of one setting"):
+        main.report([folder, "--against", ""])
+    assert sorted(tmp_path.iterdir()) == before  # no report
     with pytest.raises(UserError, match="is not the folder of one: leave it out"):
         main.report([str(tmp_path / "0"), "--against", "head=linear"])
 

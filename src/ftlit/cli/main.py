@@ -191,12 +191,12 @@ def report(arguments: list[str]) -> None:
     from ftlit.sweeps.caption import RESUME, finished
 
     if not (jobs.is_sweep(folder) or (folder / "multirun.yaml").is_file()):
-        if given.against:
+        if given.against is not None:
             raise UserError(f"--against compares the settings of a sweep, and {folder} is not the folder of one: leave it out")
         print(html.write_report(folder, plots=given.plots))
     elif given.plots:
         raise UserError(f"--plots is for the report of a run, and {folder} is a sweep: give the folder of one of its jobs")
-    elif given.against:
+    elif given.against is not None:
         comparison.print_comparison([job for _, job in jobs.jobs_of(folder)], given.against.split())
     else:
         summary.report(folder)

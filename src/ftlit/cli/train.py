@@ -17,7 +17,7 @@ from ftlit.cli.output import robust_output
 from ftlit.cli.run_again import with_run
 from ftlit.cli.sweep import sweep_jobs, sweep_rungs
 from ftlit.cli.sweep.sweep_devices import take_gpu
-from ftlit.errors import invalid, one_line
+from ftlit.errors import invalid, named_options, one_line
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.checks.early_checks import check_early
@@ -84,7 +84,8 @@ def _help_text(cfg: DictConfig) -> str:
 
 @hydra_main(config_name="train")
 def _train(cfg: DictConfig) -> float | None:
-    return sweep_jobs.run_job(cfg, partial(_run, cfg)) if job_process.is_sweep() else sweep_jobs.finish_alone(_run(cfg))
+    with named_options():  # also in a process of Hydra's launchers
+        return sweep_jobs.run_job(cfg, partial(_run, cfg)) if job_process.is_sweep() else sweep_jobs.finish_alone(_run(cfg))
 
 
 def _run(cfg: DictConfig) -> float:

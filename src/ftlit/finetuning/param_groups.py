@@ -31,7 +31,7 @@ def param_groups(module: nn.Module, lr_scale: Sequence[tuple[str, float]] = EVER
     Raises:
         UserError: a parameter that no pattern covers, or a pattern without parameters.
     """
-    check_factors(lr_scale)
+    lr_scale = check_factors(lr_scale)
     parameters = dict(module.named_parameters())
     rules = first_match(lr_scale, parameters)
     groups: dict[str, Group] = {}
@@ -73,12 +73,13 @@ def build_optimizer(
     return optimizer
 
 
-def check_factors(lr_scale: object) -> None:
-    """Raise `UserError` for learning-rate factors that are no pairs (pattern, factor)."""
-    pairs = list(lr_scale) if isinstance(lr_scale, Iterable) and not isinstance(lr_scale, str | Mapping) else [lr_scale]
+def check_factors(lr_scale: object) -> list[tuple[str, float]]:
+    """Return the pairs (pattern, factor), of an iterator too, which can be read only once. Raise `UserError` for anything else."""
+    pairs: list[Any] = list(lr_scale) if isinstance(lr_scale, Iterable) and not isinstance(lr_scale, str | Mapping) else [lr_scale]
     for pair in pairs:
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[0], str):
             raise UserError(f'learning-rate factors are a list of pairs (pattern, factor), not {pair!r}: give [("head", 1.0), ("*", 0.1)]')
+    return pairs
 
 
 def lost_ratios(optimizer: Optimizer, tolerance: float = REL_TOLERANCE) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
 from types import MappingProxyType
+from typing import Any
 
 from ftlit.errors import UserError, in_quotes
 from ftlit.finetuning.freeze import BatchNorm
@@ -39,10 +40,8 @@ class Schedule:
     lora: Lora | None = None
 
     def __post_init__(self) -> None:
-        check_stages(self.stages)
-        check_factors(self.lr_scale)
-        object.__setattr__(self, "stages", tuple(self.stages))
-        object.__setattr__(self, "lr_scale", tuple((pattern, _factor(pattern, factor)) for pattern, factor in self.lr_scale))
+        object.__setattr__(self, "stages", tuple(check_stages(self.stages)))
+        object.__setattr__(self, "lr_scale", tuple((pattern, _factor(pattern, factor)) for pattern, factor in check_factors(self.lr_scale)))
         if not self.stages:
             raise UserError("the schedule has no stages: give at least one, which begins at epoch 0")
         if self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
@@ -184,11 +183,12 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])
 
 
-def check_stages(stages: object) -> None:
-    """Raise `UserError` for anything but a sequence of stages."""
-    given = list(stages) if isinstance(stages, Iterable) and not isinstance(stages, str | Mapping) else [stages]
+def check_stages(stages: object) -> list[Stage]:
+    """Return the stages, of an iterator too, which can be read only once. Raise `UserError` for anything but stages."""
+    given: list[Any] = list(stages) if isinstance(stages, Iterable) and not isinstance(stages, str | Mapping) else [stages]
     if wrong := next((repr(one) for one in given if not isinstance(one, Stage)), "" if given != [stages] else repr(stages)):
         raise UserError(f'a Schedule is a list of stages, not {wrong}: give Schedule([Stage(["head"]), Stage(["*"], epoch=2)])')
+    return given
 
 
 def _factor(pattern: str, factor: object) -> float:

@@ -30,6 +30,8 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
         UserError: they stand for no setting, or for several.
     """
     results = SettingResults(jobs)
+    if not words:
+        raise UserError("--against has no value: give the values of one setting, such as --against 'head=mlp data.per_class=5'")
     pairs = [[f"{name}={value}" for name, value in zip(results.names, setting.values, strict=True)] for setting in results.settings]
     found = [place for place, own in enumerate(pairs) if set(words) <= set(own)]
     if len(found) != 1:

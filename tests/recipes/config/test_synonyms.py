@@ -9,7 +9,7 @@ from composed_configs import composed, error_text
 
 from ftlit.cli.command_words import complete
 from ftlit.data.sources.csv_files import check_columns, read_csv
-from ftlit.errors import UserError
+from ftlit.errors import UserError, named_options
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.config.synonyms import CHOICES, OPTIONS, chosen_synonym, synonym
 
@@ -73,8 +73,9 @@ def words_in(error):
 
 VALUES = {"model": "resnet18", "optim": "sgd", "sched": "cosine", "criterion": "bce", "task": "probe"}
 BY_TEMPLATE = {OPTIONS[name]: value for name, value in VALUES.items()}
-ERRORS = [synonym(name, BY_TEMPLATE.get(template, "3")) for name, template in OPTIONS.items()]
-CHOICE_ERRORS = [chosen_synonym(*choice.split("=")) for choice in CHOICES]
+with named_options():  # no fixture has begun yet
+    ERRORS = [synonym(name, BY_TEMPLATE.get(template, "3")) for name, template in OPTIONS.items()]
+    CHOICE_ERRORS = [chosen_synonym(*choice.split("=")) for choice in CHOICES]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,12 @@ def test_a_network_of_timm_is_named_with_its_group(folder):
     pytest.importorskip("timm")
     words = "give backbone=timm backbone.name=vit_tiny_patch16_224"
     assert str(chosen_synonym("backbone", f"{folder}vit_tiny_patch16_224")).endswith(words)
+
+
+def test_a_file_of_weights_is_not_taken_for_the_network_of_timm_that_it_is_named_after(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet50.pth").touch()
+    assert "give backbone.weights=resnet50.pth and backbone=..." in str(chosen_synonym("backbone", "resnet50.pth"))
 
 
 def test_columns_by_other_names_and_semicolons(tmp_path):

@@ -51,6 +51,7 @@ def test_other_words_pass(words):
             "data.note=a (1",
             "give group=option or name=value, or a folder of images; to give this text as it is, write \"data.note='a (1'\"",
         ),
+        ("", "give group=option or name=value, or a folder of images"),
         ("seed", "there is no file or folder of this name; give group=option or name=value, or a folder of images"),
     ],
 )

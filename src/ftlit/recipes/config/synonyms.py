@@ -168,7 +168,8 @@ def _published(group: str, option: str) -> str | None:
         if "/" in option or Path(option).exists():
             return _data(option) if option.lower().endswith(".csv") else f"data=folder {shell_word(f'data.root={option}')}"
     if group == "backbone":
-        if name := _name_in_timm(option):
+        name = None if Path(option).is_file() else _name_in_timm(option)
+        if name:
             return f"backbone=timm backbone.name={name}"
         if Path(option).is_file() or "/" in option:
             return f"{shell_word(f'backbone.weights={option}')} and backbone=..., the network that has these weights"

@@ -41,7 +41,7 @@ def unreadable(word: str) -> UserError:
         remedy = "text follows a closing quote: put the quotes around the whole value"
     elif found and re.fullmatch(r"\+{0,2}[\w.]+", name):
         remedy += f"; to give this text as it is, write {shell_word(f'{name}={quote(value)}')}"
-    elif not found and word[0] not in "-~+":
+    elif word.strip() and not found and not word.startswith(("-", "~", "+")):
         remedy = f"there is no file or folder of this name; {ACCEPTED}"
     return UserError(f"cannot read {word!r}: {remedy}")
 
