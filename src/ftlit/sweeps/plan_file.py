@@ -18,7 +18,7 @@ class SweepPlan:
         total: number of its jobs.
         swept: names of the options, other than the seed, that differ between them.
         resume: the command that runs the jobs that have not finished.
-        jobs: the overrides of each job, by number; none where a search chooses them, and in files of earlier versions.
+        jobs: the overrides of each job, by number; none before a search has drawn them, and in files of earlier versions.
         epochs: of a whole job, in a sweep by successive halving; 0 in others.
     """
 

@@ -21,7 +21,9 @@ from ftlit.recipes.checks.check_jobs import check_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.hydra_sweeps import compose_job
 from ftlit.sweeps import running
+from ftlit.sweeps.caption import caption_of
 from ftlit.sweeps.jobs import STOPPED, Job, jobs_of, read_job
+from ftlit.sweeps.plan_file import SweepPlan, read_plan
 from ftlit.sweeps.running import RunningSweep
 
 RATES = ("1e-4", "1e-3", "1e-2")
@@ -228,6 +230,16 @@ def test_jobs_that_a_search_draws_at_once_are_halved_and_only_those_that_finish_
     assert [job.return_value for job in returned] == [None, None, 0.5]
     again = launch_in_rungs(config, launcher := Launcher(tmp_path, failing=(1,)), jobs, 0)
     assert launcher.ran == [(1, 1)] and [job.return_value for job in again] == [None, None, 0.5]
+
+
+def test_a_halved_search_says_how_many_epochs_it_saved(halving, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_rungs, "check_jobs", lambda *given: None)
+    monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep(minimizes=False)})
+    SweepPlan(3, ("head",), "").write(tmp_path)  # as the search began, before it drew its jobs
+    launch_in_rungs(halving(), Launcher(tmp_path), grid(rates=RATES), 0)
+    assert "The jobs trained 11 of the 27 epochs of the full grid (41%), 16 fewer." in caption_of([job for _, job in jobs_of(tmp_path)])
+    plan = read_plan(tmp_path)
+    assert (plan.total, plan.jobs, plan.epochs) == (3, grid(rates=RATES), 9) and "optimizer.lr" in plan.swept
 
 
 def train(folder, *words):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.cli.sweep.sweep_devices import launch_beside
 from ftlit.cli.sweep.sweep_output import BEGAN
-from ftlit.cli.sweep.sweep_resume import to_run
+from ftlit.cli.sweep.sweep_resume import resume_command, to_run
 from ftlit.errors import UserError, shorten
 from ftlit.printing import print_line
 from ftlit.recipes.checks.check_jobs import check_jobs
@@ -23,6 +23,7 @@ from ftlit.recipes.processes.job_process import several_processes
 from ftlit.sweeps import running
 from ftlit.sweeps.halving import METRICS, Halving, Monitor, Rung, rungs_of, score_at, survivors
 from ftlit.sweeps.jobs import SEED, VAL, Job, read_job, varying
+from ftlit.sweeps.plan_file import SweepPlan
 from ftlit.sweeps.running import RunningSweep
 from ftlit.sweeps.setting_jobs import Setting, settings_of
 
@@ -184,11 +185,12 @@ def launch_in_rungs(config: DictConfig, launch: Launch, jobs: list[list[str]], f
 
 def _launch_drawn(config: DictConfig, launch: Launch, jobs: list[list[str]], sweep: RunningSweep) -> list[Any]:
     """Run the jobs that a search has drawn at once. Returns the result of each, in their order: its score, or `None` where it stopped."""
-    folder = Path(config.hydra.sweep.dir)
-    composed: dict[int, DictConfig] = {}
+    folder, composed = Path(config.hydra.sweep.dir), dict[int, DictConfig]()
     check_jobs(config, to_run(folder, jobs), composed)
     sweep.jobs, sweep.halving = jobs, plan_rungs(config, jobs, composed)
     if sweep.halving:
+        swept = dict.fromkeys([*(OmegaConf.select(config, "hydra.sweeper.params") or {}), *varying(sweep.halving.jobs)])
+        SweepPlan(len(jobs), [*swept], resume_command(folder), jobs, sweep.halving.rungs[-1].epochs).write(folder)
         _run_sweep(config, launch, sweep, sweep.halving)
     ended = [read_job(folder / str(number)) for number in range(len(jobs))]
     return [result_of_job(job.score if job and job.status == 0 else None) for job in ended]
