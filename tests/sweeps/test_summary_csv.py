@@ -108,6 +108,15 @@ def test_a_damaged_file_of_layers_is_one_line_and_the_other_files_are_written(tm
     assert (tmp_path / "settings.csv").is_file() and (tmp_path / "sweep.md").is_file()
 
 
+def test_each_file_of_layers_is_read_once(tmp_path, monkeypatch):
+    for number in range(2):
+        layers_csv(write(tmp_path, number, f"x={number}"), [(0, "stem", 0.5, 0.5)])
+    opened, read = [], csv.DictReader
+    monkeypatch.setattr("ftlit.sweeps.probe_layers.csv.DictReader", lambda file: opened.append(file.name) or read(file))
+    report(tmp_path)
+    assert sorted(opened) == [str(tmp_path / str(number) / "probe_layers.csv") for number in range(2)]
+
+
 def test_std_and_interval_of_a_single_seed_are_over_its_random_samples(tmp_path):
     own = write(tmp_path, 0, "recipe=probe x=0")
     entry = {"cut": "layer4", "held_out/accuracy": 0.5, "held_out/by": "cross-validation", "held_out/best_of": 5}

@@ -13,7 +13,7 @@ from ftlit.report.document import Markup, document, table
 from ftlit.report.html import PAGE
 from ftlit.sweeps.caption import RESUME, caption_of, finished
 from ftlit.sweeps.jobs import CROSS_VALIDATED, SEED, TEST, VAL, Job, jobs_of, varying
-from ftlit.sweeps.probe_layers import SettingLayer, layers_table, settings_layers
+from ftlit.sweeps.probe_layers import SettingLayer, layers_table, read_layers, settings_layers
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 from ftlit.sweeps.settings_table import DIFFERENCE, RUNG, table_of
 
@@ -48,7 +48,7 @@ def sweep_page(name: str, found: Sequence[tuple[Path, Job]], figure: bytes | Non
     if figure:
         shown = f'<img alt="settings" src="data:image/png;base64,{base64.b64encode(figure).decode()}">'
         sections.append(("figure", "Settings and seeds", f"<p>A point for each seed; mean and 95 % interval of each setting.</p>{shown}"))
-    if layers := settings_layers(found):
+    if layers := settings_layers(jobs, read_layers(found)):
         sections.append(("layers", "Accuracy by layer", _layers(jobs, layers)))
     sections.append(("jobs", "Jobs", _jobs(found)))
     return document(f"sweep {name}", f"<p>{len(jobs)} jobs: {escape(states)}</p>{_incomplete(jobs)}", sections)

@@ -34,11 +34,11 @@ def read_layers(jobs: Sequence[tuple[Path, Job]]) -> JobLayers:
     return found
 
 
-def write_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
+def write_layers(path: Path, layers: JobLayers) -> None:
     """Write the rows of all jobs: a row for each job, random sample, cut, kind and pooling."""
     rows: list[Sequence[object]] = [("job", "overrides", *COLUMNS)]
-    for job, layers in read_layers(jobs):
-        rows += [(job.number, harmless(" ".join(job.overrides)), *row.values()) for row in layers]
+    for job, own in layers:
+        rows += [(job.number, harmless(" ".join(job.overrides)), *row.values()) for row in own]
     write_rows(path, rows)
 
 
@@ -60,14 +60,13 @@ class SettingLayer(NamedTuple):
     test_accuracy: tuple[float | None, ...]
 
 
-def settings_layers(jobs: Sequence[tuple[Path, Job]]) -> list[SettingLayer]:
+def settings_layers(jobs: Sequence[Job], layers: JobLayers) -> list[SettingLayer]:
     """The layers of each setting, over seeds and random samples together; none where no job ran `recipe=probe`."""
-    layers = {job.number: rows for job, rows in read_layers(jobs)}
-    every = [job for _, job in jobs]
+    rows = {job.number: own for job, own in layers}
     found = list[SettingLayer]()
-    for setting in settings_of(every):
+    for setting in settings_of(jobs):
         by_layer: dict[tuple[str, ...], list[ProbedLayer]] = {}
-        for row in (row for job in setting.done for row in layers.get(job.number, [])):
+        for row in (row for job in setting.done for row in rows.get(job.number, [])):
             by_layer.setdefault(tuple(row[name] for name in LAYER), []).append(row)
         for layer, own in by_layer.items():
             numbers = [_statistics([float(row[name]) for row in own if row[name]]) for name in ("accuracy", "test_accuracy")]
@@ -90,11 +89,11 @@ def _mean_and_interval(statistics: tuple[float | None, ...]) -> tuple[str, str]:
     return "-" if middle is None else f"{middle:.4f}", "-" if low is None or high is None else f"{low:.4f} to {high:.4f}"
 
 
-def write_settings_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
+def write_settings_layers(path: Path, jobs: Sequence[Job], layers: Sequence[SettingLayer]) -> None:
     """Write a row for each of the `settings_layers`."""
     names = [f"{name}_{statistic}" for name in ("accuracy", "test_accuracy") for statistic in STATISTICS]
-    rows: list[Sequence[object]] = [(*varying([job for _, job in jobs]), *LAYER, "samples", *names)]
-    rows += [(*map(harmless, row.values), *row.layer, row.samples, *row.accuracy, *row.test_accuracy) for row in settings_layers(jobs)]
+    rows: list[Sequence[object]] = [(*varying(jobs), *LAYER, "samples", *names)]
+    rows += [(*map(harmless, row.values), *row.layer, row.samples, *row.accuracy, *row.test_accuracy) for row in layers]
     write_rows(path, rows)
 
 

@@ -13,7 +13,7 @@ from ftlit.formatting import harmless
 from ftlit.printing import console, show
 from ftlit.run_folder import PROBE_LAYERS
 from ftlit.sweeps.jobs import SCORE, TEST_F1, Job, jobs_of
-from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, SettingLayer, settings_layers, write_layers, write_settings_layers
+from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, JobLayers, read_layers, settings_layers, write_layers, write_settings_layers
 from ftlit.sweeps.setting_jobs import best_first
 from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, seconds_of
 from ftlit.sweeps.settings_table import RUNG, SECONDS, markdown_of, printed_layers, printed_table
@@ -99,7 +99,8 @@ def report(folder: str | Path) -> None:
     folder = Path(folder)
     found = jobs_of(folder)
     jobs = [job for _, job in found]
-    table, layers = printed_table(jobs, console().width), _readable_layers(found)
+    table, probed = printed_table(jobs, console().width), _readable_layers(found)
+    layers = settings_layers(jobs, probed)
     try:
         show(table)
         if layers:
@@ -111,19 +112,20 @@ def report(folder: str | Path) -> None:
             "sweep.md": lambda path: write_atomically(path, markdown_of(jobs, layers)),
             "sweep.png": lambda path: draw(path, jobs),
         }
-        if any((path / PROBE_LAYERS).is_file() for path, _ in found):
-            writers[PROBE_LAYERS] = lambda path: write_layers(path, found)
-            writers[SETTINGS_LAYERS] = lambda path: write_settings_layers(path, found)
+        if probed:
+            writers[PROBE_LAYERS] = lambda path: write_layers(path, probed)
+            writers[SETTINGS_LAYERS] = lambda path: write_settings_layers(path, jobs, layers)
         written = [name for name, write in writers.items() if _write(folder / name, write)]
     if written:
         show(f"{', '.join(written)}: {escape(str(folder))}")
 
 
-def _readable_layers(found: Sequence[tuple[Path, Job]]) -> list[SettingLayer]:
-    """The layers of the probes; none where a file is damaged, which is the error of writing `SETTINGS_LAYERS`."""
+def _readable_layers(found: Sequence[tuple[Path, Job]]) -> JobLayers:
+    """The layers of the probes; none where a file is damaged, which is a line on stderr."""
     try:
-        return settings_layers(found)
-    except UserError:
+        return read_layers(found)
+    except UserError as error:
+        print(f"ftlit: no {PROBE_LAYERS} and no {SETTINGS_LAYERS}: {one_line(error)}", file=sys.stderr)
         return []
 
 
