@@ -117,3 +117,9 @@ def test_features_of_a_layer_that_keeps_its_input_can_be_stored(tmp_path):
     module.backbone.add_module("low", nn.Sequential(Keeps(3, 4, 3)))
     _, _, passes = fit(FeatureData(data(), tmp_path, pooled=True), [Stage(HEAD)], module=module)
     assert passes.epochs == ["top"] * 4
+
+
+def test_the_options_of_the_plan_have_one_owner(tmp_path):
+    source = FeatureData(data(), tmp_path, pooled=True, dtype="float16", max_gb=3.0)
+    assert (source.planner.pooled, source.planner.dtype, source.planner.max_gb) == (True, "float16", 3.0)
+    assert not {"pooled", "dtype", "max_gb"} & {*vars(source)}

@@ -60,6 +60,9 @@ class FeatureData(WrapsImageData):
             `seed`.
         cut: name of the submodule whose output is stored, in a module without a `Backbone`, for data other than `ImageData`.
 
+    Attributes:
+        planner: holds `pooled`, `dtype` and `max_gb`.
+
     Raises:
         UserError: an argument out of range, an unusable folder; when training begins, other than one backbone, too little space, or data or
             a cut that cannot be stored.
@@ -100,10 +103,9 @@ class FeatureData(WrapsImageData):
             )
         self.images, self.input_spec, self.store = data, data.input_spec, Store(folder, trust=trust)
         self.store.check()
-        self.pooled, self.dtype, self.max_gb = pooled, dtype, max_gb
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
         self.counts, self.notes = data.counts, list(data.notes)
-        self._planner = FeaturePlanner(data, pooled, dtype, max_gb, pixels, storable_pixels(data, pixels))
+        self.planner = FeaturePlanner(data, pooled, dtype, max_gb, pixels, storable_pixels(data, pixels))
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._stage_inputs: list[StageInput] = []
 
@@ -136,7 +138,7 @@ class FeatureData(WrapsImageData):
         Raises:
             UserError: pixels that are wanted do not fit.
         """
-        return self._planner.stage_inputs(module, schedule, trainer)
+        return self.planner.stage_inputs(module, schedule, trainer)
 
     def before_sharding(self, trainer: Trainer, module: nn.Module) -> None:
         """Store the features of all stages while each process has all weights; later stages read only these."""
@@ -145,7 +147,7 @@ class FeatureData(WrapsImageData):
     @property
     def views(self) -> int:
         """Augmented views of each training image that stages read, in turn by epoch; 0: the plain view."""
-        return self._planner.views
+        return self.planner.views
 
     @property
     def augments(self) -> bool:
@@ -159,7 +161,7 @@ class FeatureData(WrapsImageData):
         specs = self._specs_in_fit(split) if self.running.state.fn == "fit" else self._specs_after_fit(split)
         if not specs:
             return self._stored_images(split)
-        view = View(split, self._planner.view_in(epoch) if split == "train" else EVALUATION)
+        view = View(split, self.planner.view_in(epoch) if split == "train" else EVALUATION)
         rows = self.extraction.rows(self.running, self.backbone, {view: specs}, self._stage)[view]
         return ServedFeatures({spec.cut: rows[spec] for spec in specs}, next(self.backbone.parameters(), torch.empty(0)).dtype)
 
@@ -199,11 +201,11 @@ class FeatureData(WrapsImageData):
             return
         module, schedule = self.running.lightning_module, self._staging.schedule if self._staging else None
         self._stage_inputs = self.plan(module, schedule, self.running)
-        if self.pooled and any(getattr(part, "takes_map", False) for part in module.modules()):
+        if self.planner.pooled and any(getattr(part, "takes_map", False) for part in module.modules()):
             raise UserError("pooled=True stores vectors, but the head of this module needs feature maps: use pooled=False")
         specs = specs_before_training(self.backbone, self._stage_inputs, trained_layers(module, schedule), self._stage or 0)
         requested: dict[View, list[FeatureSpec]] = {}
-        for own, numbers in self._planner.views_of(specs, schedule, self.running).items():
+        for own, numbers in self.planner.views_of(specs, schedule, self.running).items():
             views = [View("train", number) for number in sorted(numbers)]
             for view in [*views, VALIDATION] if self.running.enable_validation else views:
                 requested[view] = list(dict.fromkeys([*requested.get(view, []), *own]))

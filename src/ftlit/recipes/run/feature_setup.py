@@ -84,10 +84,10 @@ def head_feature_bytes(trainer: pl.Trainer, data: Any, module: FineTuner, probe_
     images, splits, views = probe_head.reads(trainer, data)
     shapes = module.backbone.on_meta(data.input_spec.shape)
     values = sum(pooled_size(shapes[cut][0], module.backbone.token_pool) for cut in head_cuts(module) or module.backbone.cuts[-1:])
-    dtype = stored_dtype(data.dtype, WEIGHT_DTYPES.get(str(trainer.precision), torch.float32))
+    dtype = stored_dtype(data.planner.dtype, WEIGHT_DTYPES.get(str(trainer.precision), torch.float32))
     size = (1 + views) * sum(len(images.collection.splits[split]) for split in splits) * values * dtype.itemsize
-    if views and data.images.views != "auto" and size > data.max_gb * 1e9:
-        needed, room = sizes_in_words(size, data.max_gb * 1e9)
+    if views and data.images.views != "auto" and size > data.planner.max_gb * 1e9:
+        needed, room = sizes_in_words(size, data.planner.max_gb * 1e9)
         raise UserError(
             f"data.views={views}: the features that the head is fitted on need {needed}, but cache.max_gb leaves room for only {room}: "
             f"give fewer views, or cache.max_gb={ceil(size / 1e9)}"
