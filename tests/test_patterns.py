@@ -98,7 +98,7 @@ def test_without_a_close_match_the_error_lists_the_names():
 
 
 def test_the_error_for_an_uncovered_name_lists_the_patterns():
-    more = r"and 1 more, in backbone.layer1.0.weight, .*: add '\*' at the end of the patterns \(head, \*.bias\) for all other parameters"
+    more = r"and 1 more, in backbone.layer1.0.weight, .*: add another pattern after head, \*.bias, such as '\*' for all other parameters"
     with pytest.raises(UserError, match=more):
         first_match([("head", 1), ("*.bias", 1)], NAMES)
 

@@ -48,7 +48,7 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     idle_patterns = [pattern for pattern in dict.fromkeys(patterns) if not any(covers(pattern, name) for name in names)]
     if uncovered:
         others = f" and {len(uncovered) - 1} more, in {shorten(not_covered(patterns, names), most=3)}" if uncovered[1:] else ""
-        remedy = f"add '*' at the end of the patterns ({shorten(patterns)}) for all other parameters"
+        remedy = f"add another pattern after {shorten(patterns)}, such as '*' for all other parameters"
         missing = f"no pattern matches parameter {uncovered[0]!r}{others}: {remedy}"
         raise UserError("; ".join([*(str(idle(pattern, names)) for pattern in idle_patterns), missing]))
     check_used(idle_patterns, names)

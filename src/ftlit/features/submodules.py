@@ -150,8 +150,8 @@ def _entry(module: nn.Module, paths: Sequence[str], images: Tensor) -> tuple[nn.
             continue
         except Exception as error:  # the code of a user fails in any way; a `forward` may take more than images
             failed = (
-                f"{path or type(module).__name__} cannot be run on images of shape {tuple(images.shape[1:])}: give a module that takes "
-                f"only a batch of images, or the name of one ({one_line(error)})"
+                f"{path or type(module).__name__} cannot be run on a batch of images of shape {tuple(images.shape[1:])} alone: give "
+                f"a module that can, or the name of a submodule that can ({one_line(error)})"
             )
             continue
         inner = {module.get_submodule(below) for below in paths}

@@ -144,7 +144,7 @@ def optimizer_of(configured: object) -> Optimizer:
     found = list(_optimizers(configured))
     if len(found) != 1:
         has = f"{len(found)} optimizers" if found else repr(configured) if configured is None else type(configured).__name__
-        raise UserError(f"examine needs one optimizer, not {has}: give what configure_optimizers or ftlit.build_optimizer returns")
+        raise UserError(f"examine needs one optimizer, not {has}: give the torch.optim.Optimizer itself")
     return found[0]
 
 

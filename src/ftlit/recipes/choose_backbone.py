@@ -77,7 +77,8 @@ def _measured(cfg: DictConfig) -> BackboneCandidate:
     checkpoint_of(cfg)
     if isinstance(cuts := cfg.head.get("cuts"), ListConfig) and any(isinstance(cut, str) for cut in cuts):
         raise UserError(
-            f"head.cuts={list(cuts)} names layers of one backbone, but backbone=auto compares several: give head.cuts={len(cuts)}"
+            f"head.cuts={list(cuts)} names layers of one backbone, but backbone=auto compares several: give a number of layers, "
+            f"head.cuts={len(cuts)}"
         )
     candidates, left_out = candidates_of(cfg)
     if not candidates:

@@ -128,7 +128,9 @@ def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
             return None, self.targets[place] // 2
 
     assert labels_of(Halved(), {}) == [(0,), (1,), (2,), (3,)]
-    with pytest.raises(UserError, match=r"data.options.coarse changes the targets of Halved, .*: leave out data.options.coarse$"):
+    with pytest.raises(
+        UserError, match=r"data.options.coarse changes the labels that items of Halved have, .*: leave out data.options.coarse$"
+    ):
         labels_of(Halved(), {"coarse": True})
 
 

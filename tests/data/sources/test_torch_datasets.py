@@ -158,7 +158,7 @@ class Noise(Pairs):
         (Pairs([(None, 0)]), "item 0 of the train split of make is None: give a PIL image, or an array or tensor"),
         (Pairs([(torch.zeros(4, 9, 9), 0)]), "is a Tensor of shape (4, 9, 9): give a PIL image"),
         (Pairs([(torch.zeros(3, 9, 9) - 2, 0)]), "with floats from -2 to -2: give floats from 0 to 1, because ftlit normalises"),
-        (Pairs([(torch.full((3, 9, 9), torch.nan), 0)]), "with floats from nan to nan"),
+        (Pairs([(torch.full((3, 9, 9), torch.nan), 0)]), "with NaN values: give floats from 0 to 1"),
         (Pairs([(np.full((9, 9), 300), 0)]), "with values from 300 to 300: give"),
         (
             pairs(2, label=lambda place: 0.5),

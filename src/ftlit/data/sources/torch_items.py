@@ -134,9 +134,8 @@ def picture_of(value: Any) -> Image.Image:
     if np.issubdtype(array.dtype, np.floating):
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # also where a value is NaN
-            raise ValueError(
-                f"{given} with floats from {low:.3g} to {high:.3g}: give floats from 0 to 1, because ftlit normalises the images"
-            )
+            has = "NaN values" if np.isnan(low) else f"floats from {low:.3g} to {high:.3g}"
+            raise ValueError(f"{given} with {has}: give floats from 0 to 1, because ftlit normalises the images")
         array = (array * 255).round()
     elif array.min() < 0 or array.max() > 255:
         raise ValueError(f"{given} with values from {array.min()} to {array.max()}: give {IMAGES}")

@@ -57,8 +57,8 @@ def overlay_groups() -> list[str]:
 def not_global(overlay: str, option: str) -> UserError:
     """The error for an option of an overlay whose values Hydra put under the name of its group, where nothing reads them."""
     return UserError(
-        f"the values of {overlay}={option} would have no effect: make "  # @package _global_" the first line of {overlay}/{option}.yaml "
-        "(docs/sweeps.md#experiments-of-your-own)"
+        f"the values of {overlay}={option} would have no effect, because {overlay}/{option}.yaml does not begin with '# @package "
+        "_global_': add this line at its top (docs/sweeps.md#experiments-of-your-own)"
     )
 
 
