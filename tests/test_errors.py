@@ -41,6 +41,20 @@ def test_in_a_script_errors_name_arguments(in_a_script, wrong, part):
 
 
 @pytest.mark.parametrize(
+    ("text", "python"),
+    [
+        ("give trainer.precision=bf16-mixed, or leave it out", 'give Trainer(precision="bf16-mixed"), or leave it out'),
+        ("(trainer.devices=...); trainer.limit_val_batches=1.0.", "(Trainer(devices=...)); Trainer(limit_val_batches=1.0)."),
+        ("add +trainer.max_steps=3 or 'trainer.devices=[0,1]'.", "add Trainer(max_steps=3) or Trainer(devices=[0,1])."),
+        ("trainer.logger=false and trainer.max_time=null", "Trainer(logger=False) and Trainer(max_time=None)"),
+        ("give until={metric: val/accuracy, threshold: 0.9}, or", 'give until=Until("val/accuracy", threshold=0.9), or'),
+    ],
+)
+def test_calls_are_python(text, python):
+    assert in_python(text) == python == in_python(python)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "pattern 'backbone.layer4' matches no parameter",

@@ -11,8 +11,10 @@ SYNONYMS = {"mean": "average", "avg": "average"}  # of which another name is nea
 
 # The groups of options whose names are arguments of functions in Python
 GROUPS = "|".join(("average", "backbone", "cache", "data", "head", "loss", "lr_scheduler", "optimizer", "pretrain", "probe", "schedule"))
-OPTION = re.compile(rf"(?<![\w./=-])(?:{GROUPS})\.(?=\w+=)")
-TRAINER = re.compile(r"(?<![\w./=-])trainer\.(\w+=[^\s,;:)]+)")
+OPTION = re.compile(rf"(?<![\w./=+-])\+{{0,2}}(?:{GROUPS})\.(?=\w+=)")
+TRAINER = re.compile(r"""(?<![\w./=+-])(['"]?)\+{0,2}trainer\.(\w+)=(\.\.\.|\[[^]]*\]|[^\s,;:()'"]*[^\s,;:()'".?!])\1""")
+UNTIL = re.compile(r"until=\{metric: ([\w/]+), ([^{}]+)\}")
+ENTRY = re.compile(r"(\w+): ([^\s,]+)")
 CONSTANT = re.compile(r"(?<=\w=)(null|true|false)\b")
 CONSTANTS = {"null": "None", "true": "True", "false": "False"}
 
@@ -43,12 +45,32 @@ def named_options() -> Iterator[None]:
 def in_python(text: str) -> str:
     """A text about options of the command line, as one about the arguments of functions.
 
+    Values stay as they are, except in calls: where a path with spaces ends is not known. So do nested names, such as
+    `backbone.input_spec.size=96`, and options of groups, such as `trainer=gpu`, which are no arguments of one function.
+
     >>> in_python("give backbone.weights=/path/to/file.pth, or backbone.weights=null")
     'give weights=/path/to/file.pth, or weights=None'
     >>> in_python("give trainer.devices=1, or cache.pixels=false")
     'give Trainer(devices=1), or pixels=False'
+    >>> in_python("give trainer.strategy=ddp. Or give until={metric: val/loss, mode: min, patience: 2}")
+    'give Trainer(strategy="ddp"). Or give until=Until("val/loss", mode="min", patience=2)'
     """
-    return CONSTANT.sub(lambda found: CONSTANTS[found[1]], OPTION.sub("", TRAINER.sub(r"Trainer(\1)", text)))
+    text = TRAINER.sub(lambda found: f"Trainer({found[2]}={_literal(found[3])})", text)
+    text = UNTIL.sub(lambda found: f'until=Until("{found[1]}", {ENTRY.sub(_argument, found[2])})', text)
+    return CONSTANT.sub(lambda found: CONSTANTS[found[1]], OPTION.sub("", text))
+
+
+def _argument(entry: re.Match[str]) -> str:
+    return f"{entry[1]}={_literal(entry[2])}"
+
+
+def _literal(value: str) -> str:
+    """A value of the command line as an argument in Python; `CONSTANT` finds constants.
+
+    >>> [_literal(value) for value in ("1e-3", "bf16-mixed", "[0,1]", "...", "null")]
+    ['1e-3', '"bf16-mixed"', '[0,1]', '...', 'null']
+    """
+    return value if value in CONSTANTS or re.fullmatch(r"\.\.\.|\[.*\]|[-+]?[\d.]+(e[-+]?\d+)?", value) else f'"{value}"'
 
 
 def unknown(what: str, given: object, options: Iterable[object], *, owner: str = "") -> UserError:

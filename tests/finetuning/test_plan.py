@@ -99,6 +99,14 @@ def test_layers_that_train_before_a_head_with_random_weights_are_reported(first)
     assert plan(late, fits_head=True).warnings == ()
 
 
+def test_only_a_head_with_trained_weights_needs_no_training_before_the_layers_below_it():
+    late = Schedule([Stage(["high"]), Stage(["*"], epoch=1)])
+    inner, outer = Net(), Net()
+    inner.high, inner.high.origin = nn.Linear(4, 4), WeightsOrigin("file", "a.pth")
+    outer.head.origin = WeightsOrigin("file", "a.pth")
+    assert len(plan(late, inner, steps=9).warnings) == 2 and plan(late, outer, steps=9).warnings == ()
+
+
 def test_a_head_that_has_trained_may_be_frozen_again():
     assert plan(Schedule([Stage(["head"]), Stage(["low", "high"], epoch=1), Stage(["*"], epoch=2)])).warnings == ()
 

@@ -208,7 +208,7 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
         ),
         ({"epoch": 1, "batchnorm": "frozn"}, "no batchnorm policy 'frozn': did you mean 'frozen'?"),
         ({"step": -1}, "has step=-1: give a whole number, 0 or more"),
-        ({"epoch": 1, "until": "val/acc"}, "has until='val/acc', which is no condition: give Until(\"val/accuracy\", threshold=0.9)"),
+        ({"epoch": 1, "until": "val/acc"}, "has until='val/acc', which is no condition: give until={metric: val/accuracy, threshold: 0.9}"),
         ({"epoch": "1"}, "has epoch='1': give a whole number, 0 or more ('1' is a text: give 1 without quotes)"),
     ],
 )

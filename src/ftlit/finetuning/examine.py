@@ -57,7 +57,7 @@ def examine(
         steps: optimizer steps of the whole training, if known.
         max_epochs: epochs of the whole training, if known.
         fits_head: whether the head starts as a fitted linear probe, or otherwise trained, not from random weights. An `nn.Linear` whose
-            attribute `origin` says so needs no `fits_head`, as that of `Probe.as_head`.
+            attribute `origin` says so, as that of `Probe.as_head`, needs no `fits_head` at the end of the top layer.
         may_fit_head: whether it could, with this data and strategy.
         hints: what to type, for the warnings.
 
@@ -85,12 +85,13 @@ def examine(
             else:
                 foreign = True
     rows = tuple(row_of(module, layer, schedule.stages, chosen, groups) for layer in layers)
-    fits_head = fits_head or any(isinstance(part, nn.Linear) and says_pretrained(part) for part in module.modules())
+    head = _head(module, rows)
+    fits_head = fits_head or (head is not None and says_pretrained(_last_with_parameters(module.get_submodule(head.layer))))
     bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
     warnings = [
         *_ungrouped(groups, foreign=foreign),
         *_never([row for row in rows if row.layer not in schedule.frozen], schedule.stages),
-        *([] if fits_head else _late_head(module, rows, schedule.stages)),
+        *([] if fits_head else _late_head(head, rows, schedule.stages)),
         *schedule.unreachable_patience(),
         *_under_frozen(rows, schedule.frozen, hints),
         *_pooler(rows, hints),
@@ -144,13 +145,17 @@ def _never(rows: Sequence[LayerRow], stages: Sequence[Stage]) -> Iterable[str]:
         yield f"no stage trains {shorten(skipped)}, although lower layers train: is a name missing in `train` of a stage?"
 
 
-def _late_head(module: nn.Module, rows: Sequence[LayerRow], stages: Sequence[Stage]) -> Iterable[str]:
-    """Warn of stages that train layers below a head before it has trained: they adapt to its random weights.
+def _head(module: nn.Module, rows: Sequence[LayerRow]) -> LayerRow | None:
+    """The top row, if it ends in a linear layer and is no layer of a `Backbone`."""
+    top = next((row for row in reversed(rows) if row.size), None)
+    if top is None or _in_backbone(module, top.layer):
+        return None
+    return top if isinstance(_last_with_parameters(module.get_submodule(top.layer)), nn.Linear) else None
 
-    The head is the top row, if it ends in a linear layer and is no layer of a `Backbone`.
-    """
-    head = next((row for row in reversed(rows) if row.size), None)
-    if head is None or not head.first or _in_backbone(module, head.layer) or not _ends_in_linear(module.get_submodule(head.layer)):
+
+def _late_head(head: LayerRow | None, rows: Sequence[LayerRow], stages: Sequence[Stage]) -> Iterable[str]:
+    """Warn of stages that train layers below a head before it has trained: they adapt to its random weights."""
+    if head is None or not head.first:
         return
     early = [(stage, [row.layer for row in rows if row.training[index]]) for index, stage in enumerate(stages[: head.first])]
     if stage := next(((stage, layers) for stage, layers in early if layers), None):
@@ -164,9 +169,9 @@ def _in_backbone(module: nn.Module, layer: str) -> bool:
     return any(isinstance(part, Backbone) and (not name or layer.startswith(f"{name}.")) for name, part in module.named_modules())
 
 
-def _ends_in_linear(part: nn.Module) -> bool:
-    last = [leaf for leaf in part.modules() if any(True for _ in leaf.parameters(recurse=False))][-1:]
-    return bool(last) and isinstance(last[0], nn.Linear)
+def _last_with_parameters(part: nn.Module) -> nn.Module:
+    """The last module within this one that has parameters of its own; `part` has some."""
+    return [leaf for leaf in part.modules() if any(True for _ in leaf.parameters(recurse=False))][-1]
 
 
 def _under_frozen(rows: Sequence[LayerRow], frozen: Collection[str], hints: Hints) -> Iterable[str]:
@@ -224,12 +229,7 @@ def _few_steps(steps: int | None, fitted_head: str | None) -> Iterable[str]:
 
 
 def _small_batches(
-    module: nn.Module,
-    stages: Sequence[Stage],
-    chosen: Sequence[set[str]],
-    batch_size: int | None,
-    processes: int,
-    hints: Hints,
+    module: nn.Module, stages: Sequence[Stage], chosen: Sequence[set[str]], batch_size: int | None, processes: int, hints: Hints
 ) -> Iterable[str]:
     """Warn of live batch norms on small batches, whose statistics are noisy, and with several processes, which have different ones."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]

@@ -127,7 +127,7 @@ class Stage:
         if not isinstance(self.until, Until | None):
             raise UserError(
                 f"stage {self.name!r} has until={self.until!r}, which is no condition: give "
-                'Until("val/accuracy", threshold=0.9), or Until("val/loss", mode="min", patience=2)'
+                "until={metric: val/accuracy, threshold: 0.9}, or until={metric: val/loss, mode: min, patience: 2}"
             )
         if self.until is not None and self.epoch is None:
             raise UserError(
@@ -137,7 +137,7 @@ class Stage:
         if self.from_best and self.until is None:
             raise UserError(
                 f"stage {self.name!r}: from_best needs `until`, whose metric selects the best weights: "
-                'add until={metric: val/accuracy, threshold: 0.9} (in Python Until("val/accuracy", threshold=0.9)), or leave out from_best'
+                "add until={metric: val/accuracy, threshold: 0.9}, or leave out from_best"
             )
         if self.batchnorm is not None:
             check_batchnorm(self.batchnorm)

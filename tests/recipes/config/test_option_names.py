@@ -1,14 +1,18 @@
 """A misspelt name of Hydra's own config is an error with the name that was probably meant."""
 
+import re
 from importlib.util import find_spec
 
 import pytest
 from composed_configs import error_text
+from paths import CONF
 
 from ftlit import UserError
 from ftlit.cli.command_words import complete
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.config.option_names import unknown_hydra_option
+from ftlit.recipes.config.option_names import MAPPINGS, unknown_hydra_option
+
+TAKES_MAPPING = re.compile(r"^(\w+): null +# [^[\n]*\{\w+: ", re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +33,31 @@ def hydra():
 )
 def test_a_misspelt_name_below_hydra_is_one_line_with_the_closest_one(overrides, line, monkeypatch):
     assert error_text(monkeypatch, *overrides).startswith(line)
+
+
+@pytest.mark.parametrize("name", ["scenario.foo", "debug.x.y", "experiment.foo", "hparams_search.foo"])
+def test_an_overlay_has_no_options_of_its_own(name, monkeypatch):
+    overlay = name.partition(".")[0]
+    text = error_text(monkeypatch, f"{name}=1")
+    assert text.startswith(f"there is no option {name!r}: {overlay}=NAME has no options of its own") and "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("init_from.x", "init_from=..."),
+        ("data.per_class.x", "data.per_class=..."),
+        ("schedule.until.threshold", "'schedule.until={threshold: 2}'"),
+    ],
+)
+def test_a_mapping_is_offered_only_where_the_option_takes_one(name, whole, monkeypatch):
+    meant = f"{name.rpartition('.')[0]} is given as a whole, {whole}"
+    assert error_text(monkeypatch, f"{name}=2") == f"there is no option {name!r}: {meant}"
+
+
+def test_options_that_take_a_mapping_say_so_in_their_file():
+    takes = {f"{path.parent.name}.{name}" for path in CONF.glob("*/*.yaml") for name in TAKES_MAPPING.findall(path.read_text())}
+    assert takes == set(MAPPINGS)
 
 
 @pytest.mark.skipif(find_spec("hydra_plugins.hydra_submitit_launcher") is None, reason="hydra-submitit-launcher is not installed")

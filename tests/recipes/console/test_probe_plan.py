@@ -2,6 +2,7 @@
 
 import pytest
 from composed_configs import composed
+from omegaconf import open_dict
 
 from ftlit.formatting import size_in_words
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
@@ -38,6 +39,15 @@ def test_the_plan_says_what_is_fitted_and_how_it_is_chosen(planned, words, texts
     rows = planned(*words)[-1]
     assert all(text in rows[name] for name, text in texts.items()), rows
     assert {"ftlit", "backbone", "input", "data", "classes", "probe", "cache", "device", "run", "estimate"} <= set(rows)
+
+
+def test_the_plan_and_the_fit_read_the_same_number_of_images_per_class(planned):
+    """Own data may set it without an option of the config."""
+    cfg, probes, parts, _ = planned("data.per_class=3")
+    with open_dict(cfg):
+        del cfg.data.per_class
+    rows = dict(print_plan(cfg, probes, parts, fitted_splits(parts.data, probes)))
+    assert "chosen by cross-validation on train (val is not used)" in rows["probe"]
 
 
 def test_a_note_says_how_many_images_are_fitted_on(planned, capsys):

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +55,8 @@ def test_data_that_were_moved_are_named_and_found_at_their_new_place(run, tmp_pa
         for path in (tmp_path / "new").rglob("*.png"):
             Image.new("RGB", (32, 32), (len(path.name), *path.name.encode()[:2])).save(path)
         assert train_examples(run, network, {"root": str(tmp_path / "new")})[1].startswith("none of the images of the run is among")
+        home = Path.home() / "no_photos"  # `~` is no folder of the current one
+        assert train_examples(run, network, {"root": "~/no_photos"}) == (None, f"there is no data.root={home}")
     finally:
         (run.parent / "away").rename(old)
     for word, says in (("data.rot=x", "did you mean 'data.root'"), ("data.root=", "has no value"), ("x", "give one of data.root")):
@@ -76,3 +79,16 @@ def test_data_of_a_users_own_are_not_imported_and_missing_ones_have_a_reason(run
     config["registered"].pop("data")
     (moved / "config.yaml").write_text(yaml.safe_dump(config))
     assert train_examples(moved, network) == (None, "the data of this run are read by code of its own")
+
+
+def test_a_data_set_that_can_be_downloaded_is_not_refused_because_its_folder_is_gone(run, tmp_path):
+    network, moved = load(run), tmp_path / "run"
+    shutil.copytree(run, moved)
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    del config["checksum"]
+    config["registered"]["data"] = "data:torchvision"
+    for download, why in ((False, "there is no data.root=/no; if the data were moved"), (True, "torchvision has no data set 'Nothing'")):
+        config["data"] = {"_target_": config["data"]["_target_"], "name": "Nothing", "root": "/no", "download": download}
+        (moved / "config.yaml").write_text(yaml.safe_dump(config))
+        assert train_examples(moved, network)[1].startswith(why)
+    assert train_examples(moved, network, {"root": "/none"})[1] == "there is no data.root=/none"

@@ -18,6 +18,7 @@ from ftlit.recipes.config.hydra_internals import added_names, choices, fresh_hyd
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.renamed import OPTIONS
 
+MAPPINGS = ("loss.class_weights", "schedule.lora", "schedule.lr_scale", "schedule.until")  # null by default, else a mapping
 # config group -> a file with the values that most of its built-in options have, and the section on custom options
 SHARED = {"backbone": ("_zoo.yaml", "backbone"), "data": ("data/digits.yaml", "data-source")}
 
@@ -62,6 +63,15 @@ def not_global(overlay: str, option: str) -> UserError:
     )
 
 
+def below_an_overlay(name: str) -> UserError:
+    """The error for `scenario.epoch=1`: the options of an overlay only set those of other groups."""
+    overlay = name.partition(".")[0]
+    return UserError(
+        f"there is no option {name!r}: {overlay}=NAME has no options of its own, it sets those of other groups; give the name that this "
+        "option has there, such as optimizer.lr"
+    )
+
+
 def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes: Iterable[str]) -> UserError | None:
     """The error for a value that most built-in options of a group have and a custom one does not; `None` for another name or option.
 
@@ -89,7 +99,7 @@ def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes
 def below_a_value(name: str, value: str, composed: DictConfig) -> UserError:
     """The error for `schedule.lora.rank=8` where `schedule.lora` is null, or another value that is no mapping."""
     parent, _, leaf = name.rpartition(".")
-    whole = f"{{{leaf}: {value}}}" if OmegaConf.select(composed, parent) is None else "..."
+    whole = f"{{{leaf}: {value}}}" if parent in MAPPINGS and OmegaConf.select(composed, parent) is None else "..."
     return UserError(f"there is no option {name!r}: {parent} is given as a whole, {shell_word(f'{parent}={whole}')}")
 
 

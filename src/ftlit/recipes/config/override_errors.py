@@ -13,6 +13,7 @@ from ftlit.formatting import shell_word
 from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.option_names import (
     below_a_value,
+    below_an_overlay,
     known_names,
     lacks_argument,
     names_in,
@@ -53,6 +54,8 @@ def wrong_override(chain: list[BaseException]) -> UserError:
         return unknown_hydra_option(name, sys.argv[1:])
     if meant := renamed_option(name) or synonym(name, _given_value(name)):
         return meant
+    if parent.partition(".")[0] in overlay_groups():
+        return below_an_overlay(name)
     composed = composed_without(name)
     known = list(dict.fromkeys([*names_in(composed), *known_names(), *overlay_groups()]))
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`

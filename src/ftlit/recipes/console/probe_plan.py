@@ -39,7 +39,7 @@ def limited(data: IndexedImages, probes: LayerProbes) -> IndexedImages:
         return data
     some = data.with_share(share)
     fitted, noun = len(some.collection.splits["train"]), data.input_spec.noun
-    alone = "" if data.per_class else ", and not refitted on val"
+    alone = "" if data.per_class is not None else ", and not refitted on val"
     print_line(
         f"note: probes are fitted on {fitted:,} of {images:,} training {noun}, the same share of each class{alone} (probe.rows=all: all)"
     )
@@ -88,7 +88,7 @@ def probe_rows(
 
 def _probe_text(cfg: DictConfig, data: Any, probes: LayerProbes, specs: Sequence[FeatureSpec], fitted_on: str) -> str:
     """What is fitted, how it is chosen, and what judges it."""
-    noun, per_class = data.input_spec.noun, cfg.data.get("per_class")
+    noun, per_class = data.input_spec.noun, data.per_class
     fits, tried = count(len(specs) * len(probes.kinds), "linear probe"), len(probes.l2 or L2_PENALTIES)
     penalties = f"{tried} L2 penalties each" if tried > 1 else "one L2 penalty"
     text = ", ".join([f"{fits} ({', '.join(probes.kinds)})", penalties, *class_weights_text(cfg, data)])

@@ -77,11 +77,15 @@ def train_examples(run: Path, network: Network, places: Mapping[str, str] | None
 
 
 def _gone(options: Mapping[str, Any], given: Mapping[str, str]) -> str:
-    """Which place of the data does not exist, and what to give instead where it was not given; empty where all exist."""
+    """Which place of the data does not exist, and what to give instead where it was not given; empty where all exist, or can be
+    downloaded to where they were.
+    """
     for place in PLACES:
         value = options.get(place.removeprefix("data."))
-        if isinstance(value, str) and not Path(value).expanduser().exists():
-            here = "" if Path(value).is_absolute() else f" in {shown(Path.cwd())}"
-            remedy = "" if place.removeprefix("data.") in given else f"; if the data were moved, add {place}=... to the command"
-            return f"there is no {place}={shown(value)}{here}{remedy}"
+        is_given = place.removeprefix("data.") in given
+        if not isinstance(value, str) or (path := Path(value).expanduser()).exists() or (options.get("download") and not is_given):
+            continue
+        here = "" if path.is_absolute() else f" in {shown(Path.cwd())}"
+        remedy = "" if is_given else f"; if the data were moved, add {place}=... to the command"
+        return f"there is no {place}={shown(path)}{here}{remedy}"
     return ""
