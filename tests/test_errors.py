@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from threading import Event
 
 import pytest
 import warm
@@ -17,7 +18,7 @@ from ftlit.recipes.config.hydra_internals import fresh_hydra
 
 @pytest.fixture
 def in_a_script(monkeypatch):
-    monkeypatch.setattr("ftlit.errors._options_named", False)
+    monkeypatch.setattr("ftlit.errors._options_named", Event())
 
 
 MISTAKES = [

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from math import isfinite
+from threading import Event
 
 SYNONYMS = {"mean": "average", "avg": "average"}  # of which another name is nearer by its letters
-
 
 # The groups of options whose names are arguments of functions in Python
 GROUPS = "|".join(("average", "backbone", "cache", "data", "head", "loss", "lr_scheduler", "optimizer", "pretrain", "probe", "schedule"))
@@ -18,7 +18,7 @@ ENTRY = re.compile(r"(\w+): ([^\s,]+)")
 CONSTANT = re.compile(r"(?<=\w=)(null|true|false)\b")
 CONSTANTS = {"null": "None", "true": "True", "false": "False"}
 
-_options_named = False  # in this process, see `named_options`
+_options_named = Event()  # in all threads of this process, see `named_options`
 
 
 class UserError(ValueError):
@@ -28,18 +28,19 @@ class UserError(ValueError):
     """
 
     def __init__(self, *parts: object) -> None:
-        super().__init__(*(in_python(part) if isinstance(part, str) and not _options_named else part for part in parts))
+        super().__init__(*(in_python(part) if isinstance(part, str) and not _options_named.is_set() else part for part in parts))
 
 
 @contextmanager
 def named_options() -> Iterator[None]:
     """Let errors name options as on the command line: for runs of a config, until the end of the block."""
-    global _options_named
-    before, _options_named = _options_named, True
+    before = _options_named.is_set()
+    _options_named.set()
     try:
         yield
     finally:
-        _options_named = before
+        if not before:
+            _options_named.clear()
 
 
 def in_python(text: str) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from threading import Event
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from PIL import Image
 from ftlit.data.images import image_reader, read_image
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.transforms import AUGMENTS, eval_transform, train_transform
+from ftlit.errors import named_options
 from ftlit.identity.fingerprint import fingerprint, of_array, of_bytes, of_tensor, software
+from ftlit.zoo import load_backbone
 
 THINGS = """
 import torch
 from functools import partial
+from threading import Event
 from ftlit.data.images import image_reader
 from ftlit.identity.fingerprint import fingerprint
 from ftlit.data.input_spec import InputSpec
@@ -42,6 +46,14 @@ def test_a_process_with_another_hash_seed_computes_the_same_fingerprints():
         [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [fingerprint(thing) for thing in here["things"]]
+
+
+def test_features_of_the_command_line_and_of_python_have_one_key(monkeypatch):
+    monkeypatch.setattr("ftlit.errors._options_named", Event())
+    backbone = load_backbone("glyph")
+    with named_options():
+        inside = fingerprint(backbone)
+    assert fingerprint(backbone) == inside
 
 
 def test_every_fingerprint_has_32_hexadecimal_digits():

@@ -87,7 +87,7 @@ def test_a_resumed_run_needs_the_same_weights(words):
 
 def test_the_probes_of_every_layer_have_the_weights(words):
     cfg = composed("recipe=probe", "probe.kinds=[softmax,ridge]", "probe.l2=[0.1,0.01]", "probe.cuts=[layer3,layer4]", NAMED, *words)
-    found = probe.probe_layers(cfg, instantiate(cfg.probe), load_parts(cfg))
+    found = probe.probe_layers(cfg, instantiate(cfg.probe), load_parts(cfg), "train")
     assert len(found.probes) == 4 and all(one.class_weights == NUMBERS for one in found.probes)
     assert probe.result_of(found, cross_validated=False)["objective"] == found.best.objective
 
