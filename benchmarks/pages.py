@@ -25,6 +25,7 @@ import several_cuts
 import suspects
 import training_settings
 from _measure import Row, table
+from extraction import many_images
 from hardware import layer_parts, precision
 from planted.fault import CAUGHT, Verdict
 
@@ -149,6 +150,11 @@ def of_layer_parts(found: dict[str, Any]) -> str:
     return f"{layer_parts.table(found['rows'])}\n\n{found['options']['rounds']} rounds. {measured(found['machine'])}"
 
 
+def of_many_images(found: dict[str, Any]) -> str:
+    """Time and memory of each part of a run by the number of images."""
+    return f"{many_images.table(found['rows'])}\n\n{measured(found['machine'])}"
+
+
 def of_precision(found: dict[str, Any]) -> str:
     """The accuracy and the advice in both precisions."""
     return f"{precision.table(found['rows'])}\n\n{measured(found['machine'])}"
@@ -187,6 +193,7 @@ SECTIONS = {
     "passes": of_rounds,
     "loading": of_rounds,
     "scale": of_rounds,
+    "many_images": of_many_images,
     "device": of_rounds,
     "precision": of_precision,
     "layer_parts": of_layer_parts,
