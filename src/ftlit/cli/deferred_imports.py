@@ -26,8 +26,8 @@ def defer_torchmetrics() -> None:
 
 
 def import_at_once(*modules: str) -> None:
-    """Import torch, Lightning and these modules without garbage collection, which takes long and finds nothing during imports. Collections
-    of a run leave out what was made by then. It has no effect where Lightning is imported already.
+    """Import torch, Lightning and these modules without garbage collection, which takes long and finds nothing during imports. Later
+    collections skip the objects that exist by then. It has no effect where Lightning is imported already.
     """
     if "lightning.pytorch" in sys.modules:
         return

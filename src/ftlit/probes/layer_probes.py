@@ -68,7 +68,7 @@ class LayerProbes:
             raise UserError(f"probe.rows={self.rows}: give a whole number, 1 or more, or all")
 
     def share_of(self, images: int) -> float:
-        """The share of the training images on which probes are fitted, above 0 and up to 1, where there are `images` of them."""
+        """The share of `images` training images on which probes are fitted, above 0 and up to 1."""
         return 1.0 if self.rows == "all" else min(1.0, self.rows / images)
 
     def at(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.errors import LiveError
 from rich.progress import Progress
 
-from ftlit.formatting import duration_in_words
+from ftlit.formatting import count, duration_in_words
 
 LINE_SECONDS = 30.0  # between two lines
 
@@ -36,8 +36,9 @@ def progress_of_features(
         with _bar(-(-images // processes)) as advance:
             yield advance
     else:
-        line = f"computing features of {images:,} {noun}" if all_missing else f"reading {images:,} {noun} for their features"
-        print(f"{line} at {cuts}" if cuts else f"storing pixels of {images:,} {noun}", flush=True)
+        several = count(images, noun.removesuffix("s"))
+        line = f"computing features of {several}" if all_missing else f"reading {several} for their features"
+        print(f"{line} at {cuts}" if cuts else f"storing pixels of {several}", flush=True)
         yield _Lines(images, noun, processes)
 
 
