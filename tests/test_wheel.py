@@ -18,8 +18,10 @@ def site(tmp_path_factory):
     """A folder with the contents of the wheel, which is built from a copy to keep the checkout clean."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("src", "conf", "pyproject.toml", "README.md", "LICENSE"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, source / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, symlinks=True)
+        else:
+            shutil.copy(ROOT / name, source / name)
     build = [sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"]
     subprocess.run(build, cwd=source, check=True, capture_output=True)
     wheel = next(out.glob("*.whl"))
@@ -43,3 +45,10 @@ def test_ftlit_train_runs_from_the_wheel(site, tmp_path):
     done = warm.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)})
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("runs/*/*/checkpoints/best.ckpt"))) == 1
+
+
+def test_a_folder_named_ftlit_does_not_hide_the_package(tmp_path):
+    """Such as a checkout, for a script beside it: Python would take the folder for a namespace package before an import hook."""
+    (tmp_path / "ftlit").mkdir()
+    done = subprocess.run([sys.executable, "-c", "import ftlit; print(ftlit.__file__)"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.endswith("ftlit/__init__.py\n"), done.stderr
