@@ -34,6 +34,9 @@ REMEDIES = {  # of errors that a user can mend -> what to do
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)  # never a fault of the program
 PERMISSION_ERRORS = (errno.EACCES, errno.EPERM)  # nor these, if they name a file
 
+# of torch: its allocation, of older versions too, and a process that writes more than there is
+SHARED_MEMORY_FULL = ("unable to allocate shared memory", "unable to write to file </torch_", "out of shared memory")
+
 
 class WriteError(UserError):
     """A file that cannot be written; the one that it would have replaced is as it was."""
@@ -45,6 +48,21 @@ def disk_error(error: BaseException) -> WriteError | None:
         return None
     name = error.filename or _open_file(error) or "a file"
     return WriteError(f"cannot access {name} ({error.strerror}): {REMEDIES[error.errno or 0]}")
+
+
+def shared_memory_error(error: BaseException, remedy: str) -> UserError | None:
+    """The error for a full shared memory, through which processes pass images on, by torch's messages; `None` for any other error.
+
+    Args:
+        error: of the process, or of one that loads images, which torch repeats as a text.
+        remedy: the option that loads images without other processes.
+    """
+    if not isinstance(error, RuntimeError) or not any(text in str(error) for text in SHARED_MEMORY_FULL):
+        return None
+    return UserError(
+        f"the shared memory (/dev/shm) is full, through which the processes that load images pass them on: give {remedy}, or, in a "
+        "container, more shared memory, as in docker run --shm-size=8g"
+    )
 
 
 def _open_file(error: OSError) -> str | None:

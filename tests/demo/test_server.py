@@ -104,14 +104,53 @@ def running(app):
 
 def test_the_server_answers_its_own_page_only(network, train):
     pytest.importorskip("starlette")
-    with running(application(network, train, "run")) as port:
+    app = application(network, train, "run")
+    app.state.pictures.wait()
+    with running(app) as port:
         url = f"http://127.0.0.1:{port}"
         page = urlopen(url).read().decode()
         assert "Drop a picture here" in page and not re.search(r"https?://", page)
         found = json.loads(urlopen(Request(f"{url}/predict", data=bytes_of(picture(2)))).read())
-        assert found["classes"] and found["nearest"]
+        assert found["classes"] and found["nearest"] and not found["pending"]
         with pytest.raises(OSError, match="400"):  # the name of another host: a page of that host would read the answer
             urlopen(Request(url, headers={"Host": "example.com"}))
+
+
+def test_the_page_answers_while_the_features_of_the_training_images_are_computed(network, train):
+    pytest.importorskip("starlette")
+    ready = threading.Event()
+
+    def load_late(path):
+        assert path == train.sources[0] or ready.wait(60)
+        return read_image(path)
+
+    app = application(network, replace(train, load=load_late), "run")
+    with running(app) as port:
+        request = Request(f"http://127.0.0.1:{port}/predict", data=bytes_of(picture(2)))
+        while (found := json.loads(urlopen(request).read()))["pending"] != "1 of 9":
+            time.sleep(0.01)
+        assert found["classes"] and not found["nearest"]
+        ready.set()
+        app.state.pictures.wait()
+        found = json.loads(urlopen(request).read())
+        assert found["nearest"] and found["pending"] == ""
+
+
+def test_a_page_that_is_closed_computes_no_more_features(network, train):
+    pytest.importorskip("starlette")
+    begun, ready, read = threading.Event(), threading.Event(), []
+
+    def load_late(path):
+        read.append(path)
+        begun.set()
+        assert ready.wait(60)
+        return read_image(path)
+
+    app = application(network, replace(train, load=load_late), "run")
+    assert begun.wait(60)
+    threading.Timer(0.1, ready.set).start()
+    app.state.pictures.stop()
+    assert len(read) == 1
 
 
 def test_the_page_states_data_network_classes_and_accuracy(network, train, tmp_path):
@@ -129,7 +168,10 @@ def test_the_page_says_why_no_training_images_are_shown_and_that_a_final_run_was
     pytest.importorskip("starlette")
     unreadable = Examples(train.sources[-1:], [(0,)], read_image)
     for given, why, says in ((None, "there is no photos", "there is no photos."), (unreadable, "", "none of them can be read.")):
-        with running(application(network, given, "run", why)) as port:
+        app = application(network, given, "run", why)
+        if app.state.pictures:
+            app.state.pictures.wait()
+        with running(app) as port:
             assert f"No training images are shown: {says}" in urlopen(f"http://127.0.0.1:{port}").read().decode()
     assert "No training images" not in with_about('<p id="about"></p>', "run", network, train)
     write_result(tmp_path, {"fitted_on": "train + val + test", "images": 40})
@@ -148,6 +190,7 @@ def test_a_training_image_that_was_removed_since_is_left_out(network, tmp_path):
 def test_in_a_browser_a_dropped_picture_shows_classes_map_and_nearest_images(network, train, tmp_path):
     routing, responses = pytest.importorskip("starlette.routing"), pytest.importorskip("starlette.responses")
     app = application(network, train, "run")
+    app.state.pictures.wait()
     drop = """<script>addEventListener("load", async () => {
         const canvas = document.createElement("canvas"); canvas.width = 60; canvas.height = 40;
         canvas.getContext("2d").fillRect(10, 10, 20, 20);

@@ -1,6 +1,8 @@
 """Beside an exported file: a program that predicts as the run does, without ftlit, labels, a sample with its answer, a model card."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -117,6 +119,11 @@ def test_the_program_takes_folders_and_goes_on_after_a_file_that_it_cannot_read(
         (tmp_path / "empty").mkdir(exist_ok=True)
         status, rows, error = program(*words)
         assert status and not rows and error.startswith("usage: python predict.py IMAGE_OR_FOLDER ...") and len(error.splitlines()) == 1
+    read, unread = os.pipe()
+    os.close(read)  # nobody reads the output any more, as after `| head`
+    done = subprocess.run([sys.executable, str(tmp_path / "predict.py"), names[0]], stdout=unread, stderr=subprocess.PIPE, text=True)
+    os.close(unread)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
 
 
 def test_the_card_has_data_accuracy_calibration_input_and_licence(run, tmp_path):

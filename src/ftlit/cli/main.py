@@ -22,7 +22,7 @@ from ftlit.cli.parsers import (
     report_parser,
 )
 from ftlit.errors import UserError, named_options, one_line, unknown
-from ftlit.files import disk_error
+from ftlit.files import disk_error, shared_memory_error
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.processes.process_state import process_state
 
@@ -52,8 +52,8 @@ def _run(command: str, arguments: list[str]) -> None:
     except KeyboardInterrupt:
         print("ftlit: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED_STATUS)
-    except (UserError, OSError) as error:
-        text = error if isinstance(error, UserError) else disk_error(error)
+    except (UserError, OSError, RuntimeError) as error:
+        text = error if isinstance(error, UserError) else disk_error(error) or shared_memory_error(error, "--workers 0")
         if text is None:
             raise
         print(f"ftlit: {text}", file=sys.stderr)

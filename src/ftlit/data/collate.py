@@ -7,6 +7,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from ftlit.data.dataset import Batch
+from ftlit.data.loading import in_shared_memory
 from ftlit.errors import invalid
 
 MIXES: dict[str, Callable[[int], list[nn.Module]]] = {
@@ -39,4 +40,4 @@ class MixedCollate:
         images, targets = default_collate(samples)
         for step in self.steps:
             images, targets = step(images, targets)
-        return images, targets
+        return in_shared_memory(images), targets

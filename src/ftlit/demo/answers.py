@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ MOST_CLASSES = 10  # that are shown
 MOST_TRAIN = 2000  # training images among which the nearest are searched
 NEAREST = 4
 SHOWN_SIDE = 320  # pixels of a picture on the page
-BATCH = 32
+BATCH = 8
 COLOURS = torch.tensor([[0.85, 0.1, 0.1], [0.1, 0.3, 0.9]])  # of the first class, and of the second
 
 
@@ -43,8 +43,14 @@ class TrainPictures:
     vectors: TrainVectors
 
 
-def train_pictures(network: Network, examples: Examples) -> TrainPictures | None:
-    """Compute the features of training images, evenly chosen where there are more than `MOST_TRAIN`; `None` where none can be read."""
+def train_pictures(network: Network, examples: Examples, advance: Callable[[], bool] = lambda: True) -> TrainPictures | None:
+    """Compute the features of training images, evenly chosen where there are more than `MOST_TRAIN`; `None` where none can be read.
+
+    Args:
+        network: of the run.
+        examples: its training images.
+        advance: is called after each image; where it returns false, the others are left out.
+    """
     places, rows, batch = [], [], []
     for place in torch.linspace(0, len(examples) - 1, min(len(examples), MOST_TRAIN)).long().tolist():
         try:
@@ -55,6 +61,8 @@ def train_pictures(network: Network, examples: Examples) -> TrainPictures | None
         if len(batch) == BATCH:
             rows.append(_features(network, torch.stack(batch)))
             batch = []
+        if not advance():
+            break
     rows += [_features(network, torch.stack(batch))] if batch else []
     if not rows:
         return None

@@ -8,9 +8,9 @@ from typing import Any
 
 from ftlit.data.dataset import Examples
 from ftlit.demo.about import with_about
-from ftlit.demo.answers import answer, train_pictures
+from ftlit.demo.answers import answer
+from ftlit.demo.background import BackgroundPictures
 from ftlit.errors import UserError
-from ftlit.formatting import count
 from ftlit.inference.network import Network
 
 HOST = "127.0.0.1"
@@ -25,7 +25,7 @@ def check_packages() -> None:
 
 
 def application(network: Network, train: Examples | None, run: str | Path, why: str = "") -> Any:
-    """The web application, an ASGI callable.
+    """The web application, an ASGI callable, whose `state.pictures` are the `BackgroundPictures`, or `None`.
 
     Args:
         network: of images.
@@ -41,12 +41,15 @@ def application(network: Network, train: Examples | None, run: str | Path, why: 
     from starlette.responses import HTMLResponse, JSONResponse
     from starlette.routing import Route
 
-    pictures = None if train is None else train_pictures(network, train)
-    why = "none of them can be read" if train is not None and pictures is None else why
-    page = with_about(files("ftlit.demo").joinpath("demo.html").read_text(encoding="utf-8"), run, network, train, why)
+    pictures = None if train is None else BackgroundPictures(network, train)
+    page = files("ftlit.demo").joinpath("demo.html").read_text(encoding="utf-8")
 
     async def show(request: Request) -> HTMLResponse:
-        return HTMLResponse(page)
+        return HTMLResponse(with_about(page, run, network, train, pictures.why if pictures else why))
+
+    def answered(content: bytes) -> dict[str, Any]:
+        pending = pictures.pending if pictures else ""  # first: afterwards there may be more
+        return {**answer(network, pictures.found if pictures else None, content), "pending": pending}
 
     async def predict(request: Request) -> JSONResponse:
         content = bytearray()
@@ -54,11 +57,13 @@ def application(network: Network, train: Examples | None, run: str | Path, why: 
             content += part
             if len(content) > MOST_BYTES:
                 return JSONResponse({"error": f"the file has more than {MOST_BYTES // 1_000_000} MB"})
-        return JSONResponse(await run_in_threadpool(answer, network, pictures, bytes(content)))
+        return JSONResponse(await run_in_threadpool(answered, bytes(content)))
 
     routes = [Route("/", show), Route("/predict", predict, methods=["POST"])]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # a page of another host cannot read the answers
-    return Starlette(routes=routes, middleware=[hosts])
+    app = Starlette(routes=routes, middleware=[hosts])
+    app.state.pictures = pictures
+    return app
 
 
 def serve(network: Network, train: Examples | None, run: str | Path, port: int, why: str = "") -> None:
@@ -85,8 +90,12 @@ def serve(network: Network, train: Examples | None, run: str | Path, port: int, 
             listening.bind((HOST, port))
         except OSError as error:
             raise UserError(f"port {port} cannot be used ({error.strerror}): give another --port, or 0 for any that is free") from error
-        if train is not None:
-            print(f"ftlit: reading {count(len(train), 'training image')}", file=sys.stderr)
-        app = application(network, train, run, why)
         print(f"http://{HOST}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        app = application(network, train, run, why)
+        if train is not None:
+            print("ftlit: computing features of the training images; until then the page shows no nearest ones", file=sys.stderr)
+        try:
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        finally:
+            if app.state.pictures:
+                app.state.pictures.stop()

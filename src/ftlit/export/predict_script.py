@@ -27,10 +27,12 @@ def predict_script(network: Network, export_format: ExportFormat, file: Path, va
     packages = " ".join(dict.fromkeys(name.partition(".")[0] for name in (*export_format.packages, "numpy", "pillow")))
     lines = [
         f'"""python predict.py IMAGE_OR_FOLDER ...  prints the class of each image (pip install {packages}). Written by ftlit export."""',
-        "import pathlib, sys",
+        "import pathlib, signal, sys",
         f"import numpy as np, {', '.join(export_format.packages)}",
         f"from PIL import Image{'' if spec.takes_bands else ', ImageOps'}",
         "",
+        'if hasattr(signal, "SIGPIPE"):  # end without an error where nobody reads the output any more, as in `| head`',
+        "    signal.signal(signal.SIGPIPE, signal.SIG_DFL)",
         "here = pathlib.Path(__file__).parent",
         'labels = (here / "labels.txt").read_text("utf-8").split("\\n")',
         f"suffixes = {suffixes}",

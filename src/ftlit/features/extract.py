@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ftlit.data.dataset import Examples
+from ftlit.data.loading import in_shared_memory
 from ftlit.data.pixels import SplitView
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, unknown
@@ -238,7 +239,7 @@ class ImageViews(Dataset[tuple[ImageHashes, Tensor]]):
     def __getitem__(self, places: Sequence[int]) -> tuple[ImageHashes, Tensor]:
         with kept_random_state():
             images = [self._tensor(place) for place in places]
-        return self.hashes[places], torch.stack(self.normalization.of_one_type(images) if self.normalization else images)
+        return self.hashes[places], in_shared_memory(torch.stack(self.normalization.of_one_type(images) if self.normalization else images))
 
     def normalized(self, images: Tensor) -> Tensor:
         """Normalise a batch of these images on its device, unless it is normalised."""

@@ -124,9 +124,9 @@ class Schedule:
         """
         last = self.stages[-1]
         if max_epochs is not None and last.epoch is not None and 0 <= max_epochs <= last.epoch:
-            raise self._never(last, f"max_epochs={max_epochs}")
+            raise self._never(last, f"max_epochs={max_epochs}", last.epoch + 1)
         if last.step is not None and 0 <= max_steps <= last.step:
-            raise self._never(last, f"max_steps={max_steps}")
+            raise self._never(last, f"max_steps={max_steps}", last.step + 1)
         if steps_per_epoch is None:
             return
         steps = self.latest_steps(steps_per_epoch)
@@ -137,18 +137,15 @@ class Schedule:
                     f"stage {stage.name!r} begins at step {b}, which is not after stage {before.name!r} at step {a} "
                     f"({count(steps_per_epoch, 'step')} per epoch): let stage {stage.name!r} begin at {later}"
                 )
-        ends = {f"max_steps={max_steps}": max_steps}
-        if max_epochs is not None:
-            ends[f"max_epochs={max_epochs}"] = max_epochs * steps_per_epoch
-        for limit, end in ends.items():
-            if 0 <= end <= steps[-1]:
-                raise self._never(last, f"{limit} ({count(steps_per_epoch, 'step')} per epoch)")
+        for limit, end, unit in (("max_steps", max_steps, 1), ("max_epochs", -1 if max_epochs is None else max_epochs, steps_per_epoch)):
+            if 0 <= end * unit <= steps[-1]:
+                raise self._never(last, f"{limit}={end} ({count(steps_per_epoch, 'step')} per epoch)", steps[-1] // unit + 1)
 
     @staticmethod
-    def _never(last: Stage, limit: str) -> UserError:
+    def _never(last: Stage, limit: str, least: int) -> UserError:
         return UserError(
             f"the last stage {last.name!r} ({last.begins}) would never begin, because {limit} ends the run before that: "
-            "raise this limit, or let the stage begin earlier"
+            f"raise this limit to {least} or more, or let the stage begin earlier"
         )
 
 

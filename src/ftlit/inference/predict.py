@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ftlit.data.images import BadImage
-from ftlit.data.loading import default_workers
+from ftlit.data.loading import default_workers, in_shared_memory
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
 from ftlit.inference.folder_labels import describe_errors, labels_by_folder, trained_on
@@ -167,7 +167,7 @@ def loader_of(
 def _collate(read: Sequence[tuple[str, Tensor | str]]) -> InputBatch:
     inputs = [value for _, value in read if isinstance(value, Tensor)]
     reasons = [value if isinstance(value, str) else "" for _, value in read]
-    return InputBatch([name for name, _ in read], reasons, torch.stack(inputs) if inputs else None)
+    return InputBatch([name for name, _ in read], reasons, in_shared_memory(torch.stack(inputs)) if inputs else None)
 
 
 class Inputs(Dataset[tuple[str, Tensor | str]]):

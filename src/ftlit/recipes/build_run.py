@@ -1,5 +1,6 @@
 """Build the parts of a run: backbone, data, head, schedule, module and trainer, and of a run with training its baseline."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from ftlit.recipes.resuming.resume import checkpoint_of
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
 from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments, may_fit_head, recorded_head
 from ftlit.recipes.run.loggers import build_loggers
-from ftlit.recipes.run.parts import add_schedule_lora, build_schedule, check_reached, load_parts, lora_patterns
+from ftlit.recipes.run.parts import add_schedule_lora, begun_in_time, build_schedule, check_reached, load_parts, lora_patterns
 from ftlit.recipes.run.trainer import build_trainer, unsharded
 from ftlit.recipes.run.training_steps import check_batches, training_steps
 from ftlit.recipes.run_start import RunStart, begin_head
@@ -59,6 +60,7 @@ class Run:
     recorder: Recorder | None
     baseline: Baseline | None
     start: RunStart | None = None
+    notes: Sequence[str] = ()
 
     @property
     def trains(self) -> bool:
@@ -97,6 +99,7 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     probe_head = build_probe_head(cfg, head, schedule, class_weights_of(cfg, data))
     if probe_head and probe_head.trains:
         schedule = without_warm_up(schedule)
+    schedule, notes = begun_in_time(cfg, schedule)
     only_fits = probe_head is not None and not probe_head.trains
     frozen = only_fits or all(trains_head_alone(stage) for stage in schedule.stages)
     few = only_fits or not any(map(trains_whole_layers, schedule.stages))
@@ -118,7 +121,7 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     elif probe_head:
         probe_head.resumes = resume_from is not None
     baseline = build_baseline(cfg, plain, images, base) if compares and may_compare(trainer, probe_head) else None
-    return Run(model, data, schedule, trainer, resume_from, probe_head, find_callback(trainer, Recorder), baseline, start)
+    return Run(model, data, schedule, trainer, resume_from, probe_head, find_callback(trainer, Recorder), baseline, start, notes)
 
 
 def build_callbacks(cfg: DictConfig, schedule: Schedule, probe_head: FitProbeHead | None, *, compares_start: bool) -> list[Callback]:

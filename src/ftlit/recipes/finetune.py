@@ -127,7 +127,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     rows[1:1] = [*(run.start.rows() if run.start else []), *(plan_rows_of(run.data) if cfg.final else [])]
     if run.trains and (resized := describe_change(cfg, began_with(cfg))):
         rows.append(("processes", resized))
-    rows += [("note", note) for note in notes]
+    rows += [("note", note) for note in (*run.notes, *notes)]
     print_plan(cfg, rows, plan, resuming, trains=run.trains)
     if cfg.report:
         write_run(cfg, run.data, rows, plan)

@@ -83,11 +83,13 @@ def never_begun(jobs: Sequence[Job], planned_words: Sequence[Sequence[str]] | No
 
 
 def finished(jobs: Sequence[Job]) -> str:
-    """`2 of 4 jobs have finished`; empty where all have, or have stopped at a rung, and where it is not known how many the sweep has."""
-    plan, done = jobs[0].sweep if jobs else None, sum(job.status == 0 for job in jobs)
-    if done:  # otherwise those at a rung wait for the next one
-        done += sum(job.status == STOPPED for job in jobs)
-    return f"{done} of {plan.total} jobs {'has' if done == 1 else 'have'} finished" if plan and done < plan.total else ""
+    """`2 of 4 jobs have finished`; empty where all have, or have stopped at a rung and do not go on, and where it
+    is not known how many the sweep has.
+    """
+    if not jobs or (plan := jobs[0].sweep) is None:
+        return ""
+    done = sum(job.status == 0 or (job.status == STOPPED and job.number not in plan.going) for job in jobs)
+    return f"{done} of {plan.total} jobs {'has' if done == 1 else 'have'} finished" if done < plan.total else ""
 
 
 def ignored_note(jobs: str, names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ftlit.formats import read_json, reading, write_json
@@ -20,6 +20,7 @@ class SweepPlan:
         resume: the command that runs the jobs that have not finished.
         jobs: the overrides of each job, by number; none before a search has drawn them, and in files of earlier versions.
         epochs: of a whole job, in a sweep by successive halving; 0 in others.
+        going: numbers of the jobs that train to the rung of successive halving that runs, or ran last.
     """
 
     total: int
@@ -27,6 +28,7 @@ class SweepPlan:
     resume: str
     jobs: Sequence[Sequence[str]] = field(default=(), compare=False)
     epochs: int = 0
+    going: Sequence[int] = field(default=(), compare=False)
 
     def write(self, folder: Path) -> None:
         """Write `sweep.json` atomically; the folder is made."""
@@ -41,6 +43,12 @@ def read_plan(folder: Path) -> SweepPlan | None:
         return None
     with reading(path):
         return SweepPlan(**read_json(path))
+
+
+def record_going(folder: Path, going: Sequence[int]) -> None:
+    """Write the numbers of the jobs that train to the next rung to the plan of a sweep."""
+    if plan := read_plan(folder):
+        replace(plan, going=going).write(folder)
 
 
 def remove_plan(folder: Path) -> None:

@@ -21,7 +21,7 @@ from ftlit.recipes.checks.check_jobs import check_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.hydra_sweeps import compose_job
 from ftlit.sweeps import running
-from ftlit.sweeps.caption import caption_of
+from ftlit.sweeps.caption import caption_of, finished
 from ftlit.sweeps.jobs import STOPPED, Job, jobs_of, read_job
 from ftlit.sweeps.plan_file import SweepPlan, read_plan
 from ftlit.sweeps.running import RunningSweep
@@ -240,6 +240,24 @@ def test_a_halved_search_says_how_many_epochs_it_saved(halving, tmp_path, monkey
     assert "The jobs trained 11 of the 27 epochs of the full grid (41%), 16 fewer." in caption_of([job for _, job in jobs_of(tmp_path)])
     plan = read_plan(tmp_path)
     assert (plan.total, plan.jobs, plan.epochs) == (3, grid(rates=RATES), 9) and "optimizer.lr" in plan.swept
+
+
+def test_a_job_that_waits_for_the_next_rung_has_not_finished(halving, launched, tmp_path):
+    plan = plan_rungs(halving("sweep.halving.reduction=1.5"), grid(rates=RATES))
+    SweepPlan(3, ("optimizer.lr",), "", epochs=9).write(tmp_path)
+    seen = []
+
+    class Looking(Launcher):
+        """Looks at the sweep's folder before each job, as `ftlit report` does while the sweep runs."""
+
+        def run(self, words):
+            if jobs := [job for _, job in jobs_of(tmp_path)] if self.ran else []:
+                seen.append((finished(jobs), "full grid" in caption_of(jobs)))
+            return super().run(words)
+
+    launched(plan, Looking(tmp_path))
+    assert [f"{text[:1]}{saved:d}" for text, saved in seen] == ["00", "00", "10", "10", "20"]
+    assert finished([job for _, job in jobs_of(tmp_path)]) == ""
 
 
 def train(folder, *words):

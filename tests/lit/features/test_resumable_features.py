@@ -72,6 +72,19 @@ def test_training_killed_in_any_step_goes_on_with_the_same_items_and_ends_with_t
         assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items()), step
 
 
+@pytest.mark.parametrize("begins_with_features", [False, True])
+def test_training_begun_without_stored_features_goes_on_with_them_at_the_same_item_and_the_reverse(tmp_path, begins_with_features):
+    def source(stored):
+        return FeatureData(data(), tmp_path / "store", cut="encoder") if stored else data()
+
+    whole, _ = fit(source(begins_with_features), tmp_path)
+    with pytest.raises(InterruptedError):
+        fit(source(begins_with_features), tmp_path, fails_at=7)
+    resumed, _ = fit(source(not begins_with_features), tmp_path, resume=True)
+    assert resumed.seen == whole.seen[4 * 7 :]
+    assert all(torch.allclose(value, resumed.state_dict()[name], atol=1e-5) for name, value in whole.state_dict().items())
+
+
 def test_random_items_are_refused_although_each_epoch_seeds_them(tmp_path):
     with pytest.raises(UserError, match=r"^the train loader of ResumableData gives different images each time"):
         fit(FeatureData(data(Augmented()), tmp_path / "store", cut="encoder"), tmp_path)

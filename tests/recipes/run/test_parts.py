@@ -6,13 +6,15 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from composed_configs import composed, error_text
+from hydra import compose
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from PIL import Image
 
 from ftlit.errors import UserError
-from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.run.parts import check_indexed_images, load_parts
+from ftlit.recipes.checks.own_parts import build_part
+from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
+from ftlit.recipes.run.parts import begun_in_time, check_indexed_images, load_parts
 from ftlit.recipes.run.training_steps import steps_per_epoch
 
 
@@ -33,7 +35,28 @@ def test_a_stage_by_epoch_after_the_last_step_is_an_error_that_names_the_options
     with fresh_hydra():
         words = ("scenario=large_similar", "head=linear", "data.per_class=20", "schedule.epoch=4", "+trainer.max_steps=20")
         message = error_text(monkeypatch, *words)
-    assert "would never begin, because max_steps=20 (7 steps per epoch)" in message and message.endswith("(schedule.epoch)")
+    assert "would never begin, because max_steps=20 (7 steps per epoch)" in message
+    assert message.endswith("raise this limit to 29 or more, or let the stage begin earlier (schedule.epoch, or schedule=all_at_once)")
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "noted"),
+    [
+        (["trainer.max_epochs=2"], [0, 1], True),
+        (["trainer.max_epochs=3"], [0, 2], False),
+        (["trainer.max_epochs=2", "schedule.epoch=2"], [0, 2], False),  # the user's own
+        (["trainer.max_epochs=1"], [0, 2], False),
+        (["trainer.max_epochs=2", "schedule=top_down"], [0, 1, 2, 3, 4, 5], False),
+    ],
+)
+def test_the_last_stage_begins_before_the_end_where_its_epoch_is_the_default(words, epochs, noted):
+    with fresh_hydra():
+        cfg = compose("train", ["paths.run=run", "scenario=large_similar", "head=linear", *words], return_hydra_config=True)
+    with use_hydra_config(cfg):
+        schedule, notes = begun_in_time(cfg, build_part("schedule", cfg.schedule, layers=["a", "b", "c", "d", "e"]))
+    assert [stage.epoch for stage in schedule.stages] == epochs
+    note = "stage 'all' begins at epoch 1 instead of 2 (schedule.epoch), because trainer.max_epochs=2"
+    assert notes == [note] * noted
 
 
 def test_the_steps_of_an_epoch_are_not_known_where_a_callback_sets_the_accumulation(tmp_path):

@@ -23,7 +23,7 @@ from ftlit.recipes.processes.job_process import several_processes
 from ftlit.sweeps import running
 from ftlit.sweeps.halving import METRICS, Halving, Monitor, Rung, rungs_of, score_at, survivors
 from ftlit.sweeps.jobs import SEED, VAL, Job, read_job, varying
-from ftlit.sweeps.plan_file import SweepPlan
+from ftlit.sweeps.plan_file import SweepPlan, record_going
 from ftlit.sweeps.running import RunningSweep
 from ftlit.sweeps.setting_jobs import Setting, settings_of
 
@@ -213,7 +213,9 @@ def _run_rungs(halving: Halving, folder: Path, launch: Callable[[list[list[str]]
     going = halving.settings
     for place, rung in enumerate(halving.rungs, 1):
         left = [job for setting in going for job in setting.jobs if not _has_reached(folder, job, rung)]
-        words = [[*job.overrides, *_words_at(place, rung), f"hydra.sweep.subdir={job.number}"] for job in left]
+        record_going(folder, [job.number for setting in going for job in setting.jobs])
+        at_rung = [f"++sweep.rung={place}", f"++sweep.until={rung.epochs}"]
+        words = [[*job.overrides, *at_rung, f"hydra.sweep.subdir={job.number}"] for job in left]
         if words:
             returned |= zip((job.number for job in left), launch(words), strict=True)
         if place == len(halving.rungs):
@@ -239,10 +241,6 @@ def _run_rungs(halving: Halving, folder: Path, launch: Callable[[list[list[str]]
         print_line(f"{ended}: {len(going)} of {rung.settings} settings {on}, {halving.monitor.name} {span}: {jobs} {numbers}")
         sys.stdout.flush()
     return returned
-
-
-def _words_at(place: int, rung: Rung) -> list[str]:
-    return [f"++sweep.rung={place}", f"++sweep.until={rung.epochs}"]
 
 
 def _has_reached(folder: Path, job: Job, rung: Rung) -> bool:

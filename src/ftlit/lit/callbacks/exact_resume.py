@@ -18,6 +18,7 @@ from ftlit.files import part_of
 from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.cluster_internals import leave_signals, requeues
+from ftlit.lit.datamodules.epoch_position import follow_data_module
 from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.resumed_checkpoint import (
     began_in_epoch_0,
@@ -207,6 +208,7 @@ class LastCheckpoint(Callback):
             )
         if trainer.state.fn != "fit" or state is None:
             return
+        follow_data_module(trainer, checkpoint)
         if self.run and state.get("run", self.run) != self.run:
             raise UserError(
                 f"{trainer.ckpt_path} is the checkpoint of another run: restore the checkpoint of the run that is resumed, or "

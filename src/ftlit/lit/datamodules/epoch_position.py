@@ -1,6 +1,9 @@
 """Training that continues in the middle of an epoch: the position that a data module has in a checkpoint."""
 
-from lightning.pytorch import LightningDataModule
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
 
 from ftlit.errors import UserError
 from ftlit.formatting import count
@@ -60,3 +63,13 @@ class ContinuesEpoch(LightningDataModule):
         """Forget the position of a checkpoint after one fit."""
         if stage == "fit":
             self.begin = (0, 0)
+
+
+def follow_data_module(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Continue from the position of another data module: Lightning stores it by the name of the class, and `FeatureData` may be put around
+    data, or left out, when training is resumed.
+    """
+    data: LightningDataModule | None = getattr(trainer, "datamodule", None)
+    position = next((own for own in checkpoint.values() if isinstance(own, dict) and GLOBAL_BATCH in own), None)
+    if data is not None and position is not None and type(data).__qualname__ not in checkpoint:
+        data.load_state_dict(position)

@@ -8,12 +8,9 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.files import disk_error, write_error
+from ftlit.files import disk_error, shared_memory_error, write_error
 from ftlit.recipes.config import hydra_errors, hydra_internals
-from ftlit.recipes.config.option_names import (
-    below_a_list,
-    renamed_option,
-)
+from ftlit.recipes.config.option_names import below_a_list, renamed_option
 from ftlit.recipes.config.override_errors import composed_without, wrong_override
 from ftlit.recipes.config.synonyms import chosen_synonym, run_of
 from ftlit.recipes.config.syntax_errors import bad_group_value, unreadable
@@ -51,6 +48,8 @@ def as_user_error(error: BaseException) -> UserError | None:
             return UserError(f"a name is too long for a file or folder ({one_line(cause)[:100]}...): give a shorter name")
         if is_out_of_memory(cause):
             return UserError(OUT_OF_MEMORY)
+        if full := shared_memory_error(cause, "data.num_workers=0"):
+            return full
         if type(cause).__module__.startswith("submitit."):  # SLURM refused a job, or ended it
             return UserError(f"hydra/launcher: {one_line(cause)[:MAX_CHARACTERS]}")
         if of_launcher := hydra_errors.unknown_of_launcher(cause):

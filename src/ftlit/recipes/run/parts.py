@@ -1,6 +1,6 @@
 """Load the parts that every recipe starts from: backbone and data, from a config that is checked first."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from ftlit.recipes.checks.check_values import AFFINE
 from ftlit.recipes.checks.own_parts import build_data, build_part, is_own, read_data_early
 from ftlit.recipes.checks.validate import bind, check_input, check_labelled
 from ftlit.recipes.config.class_weights import class_weights_of
+from ftlit.recipes.config.hydra_internals import hydra_config
+from ftlit.recipes.config.overrides import given
 from ftlit.recipes.processes.job_process import several_processes
 from ftlit.recipes.processes.launched import check_alone
 from ftlit.recipes.resuming.data_record import with_recorded_bands
@@ -166,10 +168,25 @@ def batchnorm_policy(cfg: DictConfig) -> Choice:
     return "auto" if cfg.batchnorm == AFFINE else cfg.batchnorm
 
 
+def begun_in_time(cfg: DictConfig, schedule: Schedule) -> tuple[Schedule, list[str]]:
+    """Let the second of two stages begin one epoch before the end, where it would begin later by the default of `schedule.epoch`.
+
+    Returns:
+        The schedule, and a note if it is another one.
+    """
+    end, last = cfg.trainer.get("max_epochs"), schedule.stages[-1]
+    is_default = "epoch" in cfg.schedule and hydra_config() is not None and not given("schedule.epoch")
+    if not is_default or len(schedule.stages) != 2 or not end or last.epoch is None or not 1 < end <= last.epoch:
+        return schedule, []
+    note = f"stage {last.name!r} begins at epoch {end - 1} instead of {last.epoch} (schedule.epoch), because trainer.max_epochs={end}"
+    return replace(schedule, stages=[schedule.stages[0], replace(last, epoch=end - 1)]), [note]
+
+
 def check_reached(cfg: DictConfig, schedule: Schedule, trainer: pl.Trainer, data: Any) -> None:
     """Refuse a stage that begins after the end of training, and name the settings of the schedule."""
     try:
         schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer, data))
     except UserError as error:
-        names = ", ".join(f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule)
-        raise UserError(f"{error} ({names})" if names else str(error)) from None
+        names = [f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule]
+        names += [] if "stages" in cfg.schedule else ["or schedule=all_at_once"]
+        raise UserError(f"{error} ({', '.join(names)})") from None
