@@ -193,6 +193,31 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
     assert schedule.stage_at(epoch, 0, {} if decided is None else {1: decided}) == int(epoch >= begins)
 
 
+@given(st.integers(0, 12), st.none() | st.integers(1, 12))
+def test_without_a_latest_epoch_only_the_metric_begins_a_stage(epoch, decided):
+    schedule = top_down(LAYERS, epoch=None, until={"metric": "val/loss", "patience": 1})
+    assert schedule.stage_at(epoch, 0, {} if decided is None else {1: decided}) == int(decided is not None and decided <= epoch)
+    assert {stage.begins for stage in schedule.stages[1:]} == {"if val/loss (lower is better) stalls 1 time"}
+    assert [list(span) for span in schedule.spans(9)] == [list(range(9))] * len(schedule.stages)  # it may begin in any epoch
+
+
+@pytest.mark.parametrize("epoch", [None, 8, 100])
+def test_a_stage_that_a_metric_can_begin_before_training_ends_is_accepted(epoch):
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=epoch, until=Until("val_loss", patience=1))])
+    for limits in ((8,), (2, -1, 10), (-1, 11, 10), (8, 80, 10)):
+        schedule.check_reached(*limits)
+    begins = r"if val_loss" if epoch is None else rf"when val_loss .* at epoch {epoch} at the latest"
+    for limits, limit in (((1,), "max_epochs=1 "), ((-1, 10, 10), "max_steps=10 ")):  # before the metric can begin it
+        with pytest.raises(UserError, match=rf"the last stage '\*' \({begins}.*\) would never begin, because {limit}"):
+            schedule.check_reached(*limits)
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val_loss", "min"), ("val/error", "min"), ("val/accuracy", "max"), ("val/score", "max")])
+def test_whether_a_metric_is_to_increase_follows_from_its_name(metric, mode):
+    assert Until(metric, patience=1) == Until(metric, mode=mode, patience=1)
+    assert str(Until(metric, patience=1)) == f"{metric} ({'higher' if mode == 'max' else 'lower'} is better) stalls 1 time"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -201,7 +226,6 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
             {"epoch": 1, "step": 5, "until": Until("val/loss", patience=2)},
             "and also epoch and until: leave out step, or leave out epoch and until",
         ),
-        ({"until": Until("val/loss", patience=2)}, "begins when val/loss stalls 2 times, but this may never happen: add epoch="),
         (
             {"epoch": 1, "from_best": True},
             "from_best needs `until`, whose metric selects the best weights: add until={metric: val/accuracy",

@@ -53,7 +53,7 @@ def all_at_once(
 def head_then_all(
     layers: Sequence[str],
     *,
-    epoch: int = 2,
+    epoch: int | None = 2,
     until: Mapping[str, Any] | None = None,
     scale: float = 0.1,
     decay: float = 0.8,
@@ -64,7 +64,7 @@ def head_then_all(
 
     Args:
         layers: names of the backbone's layers.
-        epoch: the epoch at which the backbone starts to train; with `until`, the latest.
+        epoch: the epoch at which the backbone starts to train; with `until`, the latest; `None`: only `until` decides.
         until: fields of `Until`: the backbone starts to train when this metric is reached.
         scale: ratio of the top layer's rate to the head's.
         decay: ratio of a layer's rate to that of the layer above it.
@@ -78,7 +78,13 @@ def head_then_all(
 
 @SCHEDULES.register("last_k")
 def last_k(
-    layers: Sequence[str], *, k: int = 1, epoch: int = 2, until: Mapping[str, Any] | None = None, scale: float = 0.1, decay: float = 0.8
+    layers: Sequence[str],
+    *,
+    k: int = 1,
+    epoch: int | None = 2,
+    until: Mapping[str, Any] | None = None,
+    scale: float = 0.1,
+    decay: float = 0.8,
 ) -> Schedule:
     """Train only the head until `epoch` (see `head_then_all`), then also the top `k` layers; the layers below stay frozen."""
     if not 1 <= k <= len(layers):
@@ -94,7 +100,7 @@ def top_down(
     layers: Sequence[str],
     *,
     every: int = 1,
-    epoch: int = 1,
+    epoch: int | None = 1,
     until: Mapping[str, Any] | None = None,
     scale: float = 0.1,
     decay: float = 0.8,
@@ -111,13 +117,13 @@ def top_down(
     for i, lowest in enumerate(reversed(joining)):
         last, train = i + 1 == len(joining), ["head", *in_backbone(joining[len(joining) - i - 1 :])]
         name = all_but(layers, frozen)["name"] if last else f"head + {lowest} and above"
-        stages.append(Stage(train, epoch + i * every, until=_until(until), name=name))
+        stages.append(Stage(train, None if epoch is None else epoch + i * every, until=_until(until), name=name))
     return Schedule(stages, lr_factors(layers, scale, decay), in_backbone(frozen))
 
 
 @SCHEDULES.register("bias_only")
 def bias_only(
-    layers: Sequence[str], *, epoch: int = 2, until: Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
+    layers: Sequence[str], *, epoch: int | None = 2, until: Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
 ) -> Schedule:
     """Train only the head until `epoch`, then also the biases of all layers (BitFit, Ben Zaken et al. 2022); see `head_then_all`."""
     return _part_of_backbone("bias", "head + biases", epoch, until, lr_factors(layers, scale, decay))
@@ -125,7 +131,7 @@ def bias_only(
 
 @SCHEDULES.register("norm_only")
 def norm_only(
-    layers: Sequence[str], *, epoch: int = 2, until: Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
+    layers: Sequence[str], *, epoch: int | None = 2, until: Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
 ) -> Schedule:
     """Train only the head until `epoch`, then also scale and shift of all norms (Frankle et al. 2021); see `head_then_all`."""
     return _part_of_backbone("norm", "head + norms", epoch, until, lr_factors(layers, scale, decay))
@@ -138,7 +144,7 @@ def lora(
     rank: int = 8,
     alpha: float | None = None,
     targets: Sequence[str] = (),
-    epoch: int = 2,
+    epoch: int | None = 2,
     until: Mapping[str, Any] | None = None,
     scale: float = 1.0,
     decay: float = 1.0,
@@ -186,7 +192,7 @@ def explicit(
     return Schedule([build_stage(given) for given in stages], factors, lora=Lora(**_fields(Lora, lora)) if lora else None)
 
 
-def _part_of_backbone(part: LayerPart, name: str, epoch: int, until: Mapping[str, Any] | None, factors: LrFactors) -> Schedule:
+def _part_of_backbone(part: LayerPart, name: str, epoch: int | None, until: Mapping[str, Any] | None, factors: LrFactors) -> Schedule:
     both = Stage(["head", {"backbone": part}], epoch, until=_until(until), name=name)
     return Schedule([Stage(["head"], name="head"), both], factors)
 

@@ -78,7 +78,7 @@ class Schedule:
         def begun(index: int, stage: Stage) -> bool:
             if stage.step is not None:
                 return stage.step <= step
-            return min(stage.epoch or 0, decided.get(index, stage.epoch or 0)) <= epoch
+            return any(begin is not None and begin <= epoch for begin in (stage.epoch, decided.get(index)))
 
         return max(i for i, stage in enumerate(self.stages) if begun(i, stage))
 
@@ -91,28 +91,40 @@ class Schedule:
         begins = [(stage.epoch or 0) if stage.until is None else 0 for stage in self.stages]
         return [range(begin, min(last, end)) for begin, last in zip(begins, ends, strict=True)]
 
-    def latest_steps(self, steps_per_epoch: int) -> list[int]:
-        """Return the latest optimizer step at which each stage begins."""
-        return [(stage.epoch or 0) * steps_per_epoch if stage.step is None else stage.step for stage in self.stages]
+    def latest_steps(self, steps_per_epoch: int) -> list[int | None]:
+        """Return the latest optimizer step at which each stage begins; `None` where only a metric begins it."""
+        return [stage.step if stage.epoch is None else stage.epoch * steps_per_epoch for stage in self.stages]
+
+    def earliest_epochs(self) -> list[int]:
+        """Return the first epoch at which each stage can begin: with `until`, after one epoch of the stage before.
+
+        Of a stage that begins at a step, this is the epoch of the stage before.
+        """
+        epochs = [0]
+        for stage in self.stages[1:]:
+            soonest = epochs[-1] + (stage.until is not None)
+            epochs.append(soonest if stage.epoch is None else min(soonest, stage.epoch) if stage.until else stage.epoch)
+        return epochs
 
     def unreachable_patience(self) -> Iterator[str]:
         """Yield a line for each stage whose `until` can hold only when the stage begins anyway: at its latest epoch."""
         earliest = 0  # epoch at which the stage before can begin
         for stage in self.stages[1:]:
             until, epoch = stage.until, stage.epoch
+            if until is None:
+                earliest = earliest if epoch is None else epoch
+                continue
+            waits = until.patience if until.threshold is None else None
+            earliest += 1 + (waits or 0)  # a first validation, and those of the patience
             if epoch is None:
                 continue
-            if until is None or until.patience is None or until.threshold is not None:
-                earliest = epoch if until is None else min(epoch, earliest + 1)
-                continue
-            least = earliest + until.patience + 2  # a first validation, those of the patience, and an epoch to gain
-            if epoch < least:
+            if waits and epoch <= earliest:
                 yield (
                     f"stage {stage.name!r} begins at epoch {epoch} at the latest, before {until.metric} can go "
-                    f"{count(until.patience, 'validation')} without improvement: let the stage begin at epoch {least} or later "
+                    f"{count(waits, 'validation')} without improvement: let the stage begin at epoch {earliest + 1} or later "
                     "(schedule.epoch or schedule.every; Stage(epoch=...) in Python)"
                 )
-            earliest = min(epoch, least - 1)
+            earliest = min(epoch, earliest)
 
     def check_reached(self, max_epochs: int | None, max_steps: int = -1, steps_per_epoch: int | None = None) -> None:
         """Raise `UserError` if training would end before the last stage begins, or a stage would begin after a later one.
@@ -122,24 +134,25 @@ class Schedule:
             max_steps: number of optimizer steps; -1 for no limit.
             steps_per_epoch: optimizer steps in an epoch; `None` skips the checks that depend on it.
         """
-        last = self.stages[-1]
-        if max_epochs is not None and last.epoch is not None and 0 <= max_epochs <= last.epoch:
-            raise self._never(last, f"max_epochs={max_epochs}", last.epoch + 1)
+        last, earliest = self.stages[-1], self.earliest_epochs()[-1]
+        if max_epochs is not None and last.step is None and 0 <= max_epochs <= earliest:
+            raise self._never(last, f"max_epochs={max_epochs}", earliest + 1)
         if last.step is not None and 0 <= max_steps <= last.step:
             raise self._never(last, f"max_steps={max_steps}", last.step + 1)
         if steps_per_epoch is None:
             return
-        steps = self.latest_steps(steps_per_epoch)
-        for (before, a), (stage, b) in pairwise(zip(self.stages, steps, strict=True)):
+        bounded = [(stage, step) for stage, step in zip(self.stages, self.latest_steps(steps_per_epoch), strict=True) if step is not None]
+        for (before, a), (stage, b) in pairwise(bounded):
             if b <= a:
                 later = f"epoch {a // steps_per_epoch + 1}" if stage.step is None else f"step {a + 1}"
                 raise UserError(
                     f"stage {stage.name!r} begins at step {b}, which is not after stage {before.name!r} at step {a} "
                     f"({count(steps_per_epoch, 'step')} per epoch): let stage {stage.name!r} begin at {later}"
                 )
+        begin = earliest * steps_per_epoch if last.step is None else last.step
         for limit, end, unit in (("max_steps", max_steps, 1), ("max_epochs", -1 if max_epochs is None else max_epochs, steps_per_epoch)):
-            if 0 <= end * unit <= steps[-1]:
-                raise self._never(last, f"{limit}={end} ({count(steps_per_epoch, 'step')} per epoch)", steps[-1] // unit + 1)
+            if 0 <= end * unit <= begin:
+                raise self._never(last, f"{limit}={end} ({count(steps_per_epoch, 'step')} per epoch)", begin // unit + 1)
 
     @staticmethod
     def _never(last: Stage, limit: str, least: int) -> UserError:

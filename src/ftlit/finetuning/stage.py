@@ -10,6 +10,27 @@ from ftlit.finetuning.freeze import BatchNorm, check_batchnorm
 from ftlit.finetuning.train_entries import Entry, Given, describe, entries_of
 from ftlit.formatting import count
 
+Mode = Literal["max", "min"]
+MODES: dict[str, Mode] = {
+    "loss": "min",
+    "error": "min",
+    "accuracy": "max",
+    "f1": "max",
+    "auroc": "max",
+    "precision": "max",
+    "recall": "max",
+}
+
+
+def mode_of(metric: str) -> Mode | None:
+    """Whether the least or the greatest value of a metric is best, by the last part of its name; `None` for a name that is not known.
+
+    >>> [mode_of(name) for name in ("val_loss", "val/f1", "loss/score")]
+    ['min', 'max', None]
+    """
+    name = metric.rpartition("/")[2].lower()
+    return next((mode for known, mode in MODES.items() if known in name), None)
+
 
 @dataclass(frozen=True)
 class Until:
@@ -17,7 +38,7 @@ class Until:
 
     Args:
         metric: name of a logged metric, `val/accuracy` for instance.
-        mode: whether the metric is to increase (`max`) or decrease (`min`).
+        mode: whether the metric is to increase (`max`) or decrease (`min`). `None`: `min` for a loss or an error, by its name, else `max`.
         threshold: the condition holds when the metric has this value or a better one.
         patience: the condition holds after this number of validations in a row without improvement.
         min_delta: smallest change that counts as an improvement, 0 or more.
@@ -27,12 +48,14 @@ class Until:
     """
 
     metric: str
-    mode: Literal["max", "min"] = "max"
+    mode: Mode | None = None
     threshold: float | None = None
     patience: int | None = None
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.mode is None:
+            object.__setattr__(self, "mode", mode_of(str(self.metric)) or "max")
         if self.mode not in ("max", "min"):
             raise invalid("mode", self.mode, ("max", "min"))
         if self.threshold is None and self.patience is None:
@@ -62,7 +85,8 @@ class Until:
     def __str__(self) -> str:
         sign = ">=" if self.mode == "max" else "<="
         parts = [f"{self.metric} {sign} {self.threshold:g}"] if self.threshold is not None else []
-        parts += [f"{self.metric} stalls {count(self.patience, 'time')}"] if self.patience is not None else []
+        better = "higher" if self.mode == "max" else "lower"
+        parts += [f"{self.metric} ({better} is better) stalls {count(self.patience, 'time')}"] if self.patience is not None else []
         return " or ".join(parts)
 
     def _good_enough(self, value: float) -> bool:
@@ -84,11 +108,12 @@ class Stage:
     """A span of training in which exactly the parameters that `train` covers train; all others are frozen.
 
     A stage begins at an epoch, at an optimizer step, or at the first epoch after `until` is reached, and then at `epoch` at the latest.
+    With `until` and no `epoch`, only the metric begins it: it may never begin.
 
     Args:
         train: patterns (see `ftlit.patterns`), at least one. A mapping of a pattern to `bias`, `norm` or `lora` trains only the biases, the
             norms or the LoRA matrices (see `ftlit.add_lora`) that it covers: `["head", {"backbone": "bias"}]`.
-        epoch: the first epoch of this stage, counted from 0; with `until`, the latest. Default: 0.
+        epoch: the first epoch of this stage, counted from 0; with `until`, the latest. Default: 0, or with `until` no latest epoch.
         step: the first optimizer step of this stage, counted from 0.
         until: the condition that ends the stage before.
         name: its name in the plan and the progress bar; the patterns by default.
@@ -129,11 +154,6 @@ class Stage:
                 f"stage {self.name!r} has until={self.until!r}, which is no condition: give "
                 "until={metric: val/accuracy, threshold: 0.9}, or until={metric: val/loss, mode: min, patience: 2}"
             )
-        if self.until is not None and self.epoch is None:
-            raise UserError(
-                f"stage {self.name!r} begins when {self.until}, but this may never happen: add epoch=..., "
-                "the latest epoch at which it begins"
-            )
         if self.from_best and self.until is None:
             raise UserError(
                 f"stage {self.name!r}: from_best needs `until`, whose metric selects the best weights: "
@@ -156,5 +176,5 @@ class Stage:
     def begins(self) -> str:
         """A text for the plan: when the stage begins."""
         if self.until is not None:
-            return f"when {self.until}, at epoch {self.epoch} at the latest"
+            return f"if {self.until}" if self.epoch is None else f"when {self.until}, at epoch {self.epoch} at the latest"
         return f"epoch {self.epoch}" if self.step is None else f"step {self.step}"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from ftlit.errors import UserError
-from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint, mode_of
+from ftlit.finetuning.stage import mode_of
+from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 
 LOADER = DataLoader(torch.zeros(2, 1))
 

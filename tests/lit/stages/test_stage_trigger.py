@@ -1,5 +1,6 @@
 """Stages that begin by a logged metric, from the best weights of the previous stage; and EarlyStopping in the last stage."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import lightning.pytorch as pl
@@ -25,6 +26,14 @@ UNTIL = Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/score"
 )
 def test_a_stage_waits_for_a_metric(scores, stages):
     _, shots = fit(7, schedule=UNTIL, model=Net(scores))
+    assert shots.stages == stages
+
+
+@pytest.mark.parametrize(("scores", "stages"), [([0.1, 0.2, 0.9, 0.1], [0, 0, 0, 1]), ([0.1] * 4, [0] * 4)])
+def test_without_a_latest_epoch_a_stage_may_never_begin(scores, stages):
+    only = Schedule([Stage(["head"]), Stage(["*"], until=Until("val/score", threshold=0.9))])
+    with pytest.warns(UserWarning, match="before the last stage began") if not any(stages) else nullcontext():
+        _, shots = fit(4, schedule=only, model=Net(scores))
     assert shots.stages == stages
 
 

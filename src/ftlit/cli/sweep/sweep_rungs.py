@@ -134,7 +134,7 @@ def _problem(cfg: DictConfig) -> str:
 
 def monitor_of(cfg: DictConfig) -> Monitor:
     """The metric that ranks a job: that of its best checkpoint."""
-    from ftlit.lit.callbacks.best_checkpoint import mode_of  # here, so that --help stays fast
+    from ftlit.finetuning.stage import mode_of  # here, so that --help stays fast
 
     best = cfg.callbacks.get("best") or {}
     name = str(best.get("monitor") or VAL)

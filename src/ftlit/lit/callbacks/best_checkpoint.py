@@ -11,17 +11,10 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 from ftlit.files import write_atomically
+from ftlit.finetuning.stage import mode_of
 from ftlit.intervals import paired_interval
 from ftlit.lit.trainer_internals import is_trial_run
 from ftlit.run_folder import TIE_BREAK
-
-MODES = {"loss": "min", "error": "min", "accuracy": "max", "f1": "max", "auroc": "max", "precision": "max", "recall": "max"}
-
-
-def mode_of(monitor: str) -> str | None:
-    """Whether the least or the greatest value of a metric is best, by the last part of its name; `None` for a name that is not known."""
-    name = monitor.rpartition("/")[2].lower()
-    return next((mode for known, mode in MODES.items() if known in name), None)
 
 
 class BestCheckpoint(ModelCheckpoint):

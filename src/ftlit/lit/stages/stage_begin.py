@@ -72,6 +72,6 @@ def restart_counts(schedule: Schedule, index: int, trainer: Trainer) -> None:
 def _length(schedule: Schedule, index: int, trainer: Trainer) -> tuple[int, int]:
     """(optimizer steps, epochs) from now until the next stage begins at the latest, or until training ends."""
     per_epoch = steps_per_epoch(trainer)
-    ends = [*schedule.latest_steps(per_epoch)[1:], training_length(trainer)[0]]
-    steps = ends[index] - trainer.global_step
+    ends = [*schedule.latest_steps(per_epoch)[index + 1 :], training_length(trainer)[0]]
+    steps = next(end for end in ends if end is not None) - trainer.global_step
     return steps, -(-steps // per_epoch)

@@ -226,7 +226,7 @@ def _describe_stage(values: Mapping[str, Any] | None) -> str:
         return "no further stage"
     stage = _stage_of(values)
     until = stage.until
-    begins = f"{stage.begins}; mode {until.mode}; min_delta {until.min_delta:g}" if until else f"at {stage.begins}"
+    begins = f"{stage.begins}; min_delta {until.min_delta:g}" if until else f"at {stage.begins}"
     weights = "; from the best weights" if stage.from_best else ""
     trains = ", ".join(map(train_entries.describe, stage.entries))
     return f"stage {stage.name!r} (trains {trains}; begins {begins}; batchnorm {stage.policy}{weights})"

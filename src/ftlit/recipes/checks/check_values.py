@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ftlit.errors import UserError, invalid, one_line, unknown
 from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
-from ftlit.lit.callbacks.best_checkpoint import mode_of
+from ftlit.finetuning.stage import mode_of
 from ftlit.lit.metrics import VAL_METRICS
 from ftlit.lit.stages.stage_trigger import is_misspelt
 from ftlit.recipes.checks.ranges import check_ranges
