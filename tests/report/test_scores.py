@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ftlit.lit.callbacks.recorder import predictions_of
 from ftlit.report.contents import Predictions
-from ftlit.report.scores import class_scores, confusion, most_confident_errors, reliability
+from ftlit.report.scores import ClassScore, class_scores, confusion, low_recalls, most_confident_errors, reliability
 
 
 @pytest.mark.parametrize("number", [2, 10])
@@ -43,3 +43,10 @@ def test_with_several_labels_the_most_confident_error_is_the_label_that_is_most_
     assert most_confident_errors(predictions) == [1, 0] and predictions.predicted == [(0,), (0, 1), (0, 1)]
     sigmoid = logits.sigmoid()
     np.testing.assert_allclose(predictions.probability, [1 - sigmoid[0, 1], sigmoid[1, 1], sigmoid[2, 0]], rtol=1e-6)
+
+
+def test_low_recalls_are_those_below_half_of_the_accuracy():
+    recalls = {"ants": (2, 0.0), "bees": (88, 1.0), "crabs": (10, 0.4), "none": (0, 0.0)}
+    scores = [ClassScore(name, images, 0.0, recall, 0.0) for name, (images, recall) in recalls.items()]
+    assert [score.name for score in low_recalls(scores)] == ["ants", "crabs"]  # the accuracy is 0.92
+    assert not low_recalls([ClassScore("ants", 10, 0.0, 0.2, 0.0), ClassScore("bees", 10, 0.0, 0.3, 0.0)])

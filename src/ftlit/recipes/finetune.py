@@ -48,6 +48,7 @@ from ftlit.recipes.run_report.run_pictures import ReportedNetwork
 from ftlit.recipes.run_report.run_report import write_run, write_run_report
 from ftlit.recipes.run_result import beside_result, details_of, has_baseline_result, judged_on, score_of
 from ftlit.recipes.wise import choose_weights
+from ftlit.report.scores import class_scores, low_recalls
 from ftlit.run_folder import write_result
 
 
@@ -95,7 +96,9 @@ def fit(cfg: DictConfig, run: Run) -> float:
             kept = run.baseline if has_baseline_result(run) else None
             recorder = kept.recorder if kept else run.recorder
             images, fitted_on = judged_on(run)
-            details = details_of(cfg, results, images, fitted_on, None if run.data.multilabel else recorder)
+            judged = None if run.data.multilabel else recorder
+            details = details_of(cfg, results, images, fitted_on, judged)
+            low = low_recalls(class_scores(judged.tested, run.data.class_names)) if judged and judged.tested else []
             start = compare(run.start, run.data, before, recorder.tested) if run.start and recorder else None
             averaged = {} if choice is None else choice.record()
             write_result(
@@ -103,7 +106,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
                 {**results, **details, **beside_result(run, baseline, images), **averaged, **(start.record() if start else {})},
             )
             notes = [*describe_fit(run.trainer, seconds, trains=run.trains), *([choice.describe()] if choice else [])]
-            print_results(cfg, results, notes, images, fitted_on, None if kept else baseline, start)
+            print_results(cfg, results, notes, images, fitted_on, None if kept else baseline, start, low)
             if cfg.report and recorder and recorder.tested:
                 write_run_report(cfg, run.data, recorder.tested, recorder.features, partial(_reported, cfg, run, kept))
     return score_of(run, results)

@@ -41,6 +41,15 @@ def class_scores(predictions: Predictions, class_names: Sequence[str]) -> list[C
     ]
 
 
+def low_recalls(scores: Sequence[ClassScore]) -> list[ClassScore]:
+    """The classes whose recall is below half of the accuracy, the lowest first; of images with one label."""
+    images = sum(score.images for score in scores)
+    accuracy = sum(score.recall * score.images for score in scores) / max(images, 1)
+    return sorted(
+        (score for score in scores if score.images and score.recall < accuracy / 2), key=lambda score: (score.recall, -score.images)
+    )
+
+
 def confusion(predictions: Predictions) -> tuple[Array, Array]:
     """Pairs (true class, predicted class), int (n, 2), that occur, and their counts (n,); of images with one label."""
     both = np.hstack([np.array(numbers, dtype=int).reshape(-1, 1) for numbers in (predictions.labels, predictions.predicted)])

@@ -10,7 +10,7 @@ from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.console.training_row import few_test_note
+from ftlit.recipes.console.training_row import few_of_class_note, few_test_note
 
 
 def planned(tmp_path, monkeypatch, *words):
@@ -76,3 +76,16 @@ def test_the_note_on_few_test_images_ends_at_a_hundred(number, text):
     assert len(notes) == (text is not None) and all(text in note for note in notes)
     data.multilabel = True
     assert not list(few_test_note(data, "images"))
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ({"ants": 2, "bees": 28}, "fewer than 5 images of ants (2): "),
+        ({"ants": 4, "bees": 1}, "of bees (1), ants (4): "),
+        ({"ants": 5, "bees": 0}, None),
+    ],
+)
+def test_classes_with_few_test_images_are_noted(counts, text):
+    notes = list(few_of_class_note(SimpleNamespace(counts={"test": counts}), "images"))
+    assert len(notes) == (text is not None) and all(text in note for note in notes)

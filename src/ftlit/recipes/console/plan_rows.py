@@ -22,7 +22,7 @@ from ftlit.recipes.config.overrides import chosen_part, given, ignored_without_t
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.console.training_row import few_test_note, few_val_note, training_text, unread_views
+from ftlit.recipes.console.training_row import few_of_class_note, few_test_note, few_val_note, training_text, unread_views
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
@@ -125,7 +125,7 @@ def data_rows(data: Any, noun: str) -> list[PlanRow]:
     return [
         ("data", f"{splits} {noun} of {data.num_classes} classes"),
         ("classes", shorten((f"{name}: {number:,}" for name, number in data.counts["train"].items()), most=12)),
-        *(("note", note) for note in [*getattr(data, "notes", ()), *few_test_note(data, noun)]),
+        *(("note", note) for note in [*getattr(data, "notes", ()), *few_test_note(data, noun), *few_of_class_note(data, noun)]),
     ]
 
 

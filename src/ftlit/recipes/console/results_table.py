@@ -6,12 +6,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.table import Table
 
+from ftlit.errors import shorten
 from ftlit.formatting import duration_in_words, shell_command
 from ftlit.intervals import accuracy_interval
 from ftlit.printing import print_line, show
 from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import search_words, typed_command
 from ftlit.recipes.console.start_comparison import StartComparison
+from ftlit.report.scores import ClassScore
 
 
 def print_results(
@@ -22,6 +24,7 @@ def print_results(
     fitted_on: Mapping[str, str],
     baseline: Mapping[str, float] | None = None,
     start: StartComparison | None = None,
+    low: Sequence[ClassScore] = (),
 ) -> None:
     """Print the metrics of the best checkpoint on val and test, notes on the run, and its folder.
 
@@ -33,6 +36,7 @@ def print_results(
         fitted_on: split -> the splits on which the model of its row was trained or fitted.
         baseline: metrics of the linear probe before training, where there is one.
         start: the comparison with the run of `init_from`, where there is one.
+        low: the classes with a low recall on test, the lowest first.
     """
     intervals = ["95 % interval of accuracy"] if images else []  # programs read the columns before it
     table = Table("split", "accuracy", "macro F1", "loss", *intervals, "fitted on")
@@ -43,6 +47,9 @@ def print_results(
     for name, accuracy, interval in start.rows() if start else ():
         table.add_row(name, accuracy, "", "", *([interval] if images else []), "")
     show(table)
+    if low:
+        classes = (f"{score.name} ({round(score.recall * score.images):,} of {score.images:,} correct)" for score in low)
+        print_line(f"low recall on test: {shorten(classes, most=5)}")
     if start:
         print_line(start.describe())
     if baseline:

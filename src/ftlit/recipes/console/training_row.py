@@ -16,6 +16,7 @@ from ftlit.recipes.console.run_facts import RunFacts
 
 FEW_VAL = 30  # images: the 95 % interval of an accuracy on fewer is wider than +/- 0.17
 FEW_TEST = 100  # images: that of an accuracy of 0.9 on fewer is wider than +/- 0.06
+FEW_OF_CLASS = 5  # images: that of a recall of 1 on fewer begins at 0.51 or below
 INSTEAD = "to augment, give cache=none, or data.views=4 for a fixed number of versions"
 
 
@@ -108,3 +109,14 @@ def few_test_note(data: Any, noun: str) -> Iterator[str]:
         f"test has only {count(number, noun.removesuffix('s'))}: the 95 % interval of a test accuracy of 0.90 is {high - low:.2f} wide "
         f"({low:.2f} to {high:.2f}), so a smaller difference may be chance; more test {noun} make it narrower"
     )
+
+
+def few_of_class_note(data: Any, noun: str) -> Iterator[str]:
+    """A note where test has too few images of some classes for their recall."""
+    counts = data.counts["test"]
+    few = [f"{name} ({counts[name]})" for name in sorted(counts, key=counts.__getitem__) if 0 < counts[name] < FEW_OF_CLASS]
+    if few:
+        yield (
+            f"test has fewer than {FEW_OF_CLASS} {noun} of {shorten(few, most=5)}: the recall of such a class, and with it macro F1, may "
+            f"be chance; more {noun} of it make them reliable"
+        )
