@@ -157,7 +157,7 @@ def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
     assert resumed.returncode == 0 and "skipping 1 finished job\n" in resumed.stdout, resumed.stderr
     assert "resuming from" in (tmp_path / "sweep/1/train.log").read_text()
     words = " ".join(arguments[1:]).replace("seed=1,2", "seed=1")
-    assert f"\njob 0 ({words}) is done already: " in resumed.stdout  # without sweep.resume=true, which is no setting of the job
+    assert f"\njob 0 ({words})" not in resumed.stdout  # without sweep.resume=true, which is no setting of the job
     now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
     assert now[0] == ended[0] and now[1] > ended[1]
     assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]

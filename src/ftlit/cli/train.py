@@ -28,6 +28,7 @@ from ftlit.recipes.processes import job_process, launched
 from ftlit.recipes.processes.process_state import error_environment, job_state, process_state, wants_traceback
 from ftlit.recipes.resuming import resume
 from ftlit.sweeps import running
+from ftlit.sweeps.jobs import is_sweep
 
 RECIPES = {name: f"ftlit.recipes.{name}" for name in ("finetune", "pretrain", "lr_find", "probe", "advise")}
 CHOOSING = ("finetune", "lr_find", "probe", "advise")  # recipes that choose a backbone for backbone=auto
@@ -64,8 +65,10 @@ def _run_hydra() -> int:
         _train()
     except KeyboardInterrupt:  # outside of a run, or a launcher's jobs run in other processes
         if launched.is_first_on_machine():
-            alone = "interrupted before a run began: give the same command to start again"
-            print(f"ftlit: {'the sweep was interrupted' if running.SWEEPS else alone}", file=sys.stderr)  # its table says how to go on
+            before = "the first job of the sweep" if running.SWEEPS else "a run"
+            again = f"interrupted before {before} began: give the same command to start again"
+            begun = any(map(is_sweep, running.SWEEPS))  # its table says how to go on
+            print(f"ftlit: {'the sweep was interrupted' if begun else again}", file=sys.stderr)
         sys.exit(INTERRUPTED_STATUS)
     except Exception as error:
         exit_for_user_error(error)

@@ -18,6 +18,7 @@ from ftlit.sweeps.setting_jobs import best_first
 from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, seconds_of
 from ftlit.sweeps.settings_table import RUNG, SECONDS, markdown_of, printed_layers, printed_table
 
+TABLE_FILES = ("sweep.csv", "settings.csv", "sweep.md", "sweep.png", "sweep.html", PROBE_LAYERS, SETTINGS_LAYERS)
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
 
 
@@ -118,6 +119,12 @@ def report(folder: str | Path) -> None:
         written = [name for name, write in writers.items() if _write(folder / name, write)]
     if written:
         show(f"{', '.join(written)}: {escape(str(folder))}")
+
+
+def remove_table(folder: Path) -> None:
+    """Remove the files that show the results of a sweep."""
+    for name in TABLE_FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _readable_layers(found: Sequence[tuple[Path, Job]]) -> JobLayers:

@@ -17,9 +17,10 @@ from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import COMMAND
 from ftlit.recipes.processes.job_process import JobExit
-from ftlit.sweeps import running
+from ftlit.sweeps import running, summary
 from ftlit.sweeps.halving import Monitor
 from ftlit.sweeps.jobs import STOPPED, Job
+from ftlit.sweeps.plan_file import SweepPlan
 from ftlit.sweeps.running import RunningSweep, wait_for_running
 
 PLAN = "data      train 188\nnote      taken from train by a hash\n          of each example\nhead      linear probe\n"
@@ -146,11 +147,36 @@ def test_a_sweep_whose_jobs_run_in_other_processes_is_interrupted_as_a_sweep(mon
     monkeypatch.setattr(train, "_train", interrupted)
     monkeypatch.setattr("sys.argv", ["train.py", "-m"])
     monkeypatch.setenv(COMMAND, "null")  # so that it is removed afterwards
-    for planned, text in (({}, "interrupted before a run began"), ({tmp_path: RunningSweep()}, "the sweep was interrupted")):
-        monkeypatch.setattr(running, "SWEEPS", planned)
+    again = "began: give the same command to start again"
+    Job(0, ("seed=1",), status=130).write(tmp_path / "begun" / "0")
+    for folder, text in (
+        (None, f"before a run {again}"),
+        ("new", f"before the first job of the sweep {again}"),
+        ("begun", "the sweep was"),
+    ):
+        monkeypatch.setattr(running, "SWEEPS", {tmp_path / folder: RunningSweep()} if folder else {})
         with pytest.raises(SystemExit) as caught:
             train._run_hydra()
         assert caught.value.code == 130 and text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("total", "state"), [(1, "its job has finished"), (2, "1 of 2 jobs has finished")])
+def test_a_signal_during_the_table_names_the_command_that_makes_it_and_leaves_no_earlier_one(total, state, monkeypatch, tmp_path, capsys):
+    def interrupted(jobs, width):
+        raise KeyboardInterrupt
+
+    Job(0, ("seed=1",), status=0, score=0.5).write(tmp_path / "0")
+    SweepPlan(total, (), "again").write(tmp_path)
+    monkeypatch.setattr(running, "SWEEPS", {tmp_path: RunningSweep()})
+    summary.report(tmp_path)
+    assert (tmp_path / "sweep.csv").is_file()
+    capsys.readouterr()
+    monkeypatch.setattr(summary, "printed_table", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        sweep_jobs.end_sweep()
+    assert caught.value.code == 130 and not list(tmp_path.glob("sweep*.[cmp]*")) and not (tmp_path / "settings.csv").exists()
+    line = f"ftlit: interrupted before the table of the sweep was complete; {state}. To make the table: ftlit report {tmp_path}\n"
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize(("minimize", "best"), [(False, 1), (True, 2)])

@@ -105,6 +105,17 @@ def test_a_command_without_a_job_or_with_another_setting_is_refused(config, tmp_
         in_order(config, planned)
 
 
+def test_a_sweep_that_is_refused_is_not_resumed(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(running, "SWEEPS", {})
+    OmegaConf.update(config, "sweep.resume", True)
+    run(config, tmp_path, FIRST, range(4))
+    with pytest.raises(UserError, match="of a different sweep"):
+        sweep_jobs.plan_jobs(config, product([1, 2, 3], ["small_similar"]))
+    assert capsys.readouterr().out == ""
+    sweep_jobs.plan_jobs(config, FIRST)
+    assert capsys.readouterr().out == f"resuming the sweep in {tmp_path}: skipping 4 finished jobs\n"
+
+
 def test_what_may_change_on_resume_and_a_value_that_failed_early_may_change(config, tmp_path):
     run(config, tmp_path, FIRST, [0, 1])
     run(config, tmp_path, FIRST, [2], status=2)  # no config.yaml: training had not begun
@@ -124,7 +135,7 @@ def test_a_sweep_grows_in_its_last_option_and_runs_only_what_is_missing(config, 
     run(config, tmp_path, [[*fixed, f"seed={seed}", "backbone.cut=layer4"] for seed in (1, 2)], range(2))
     grown = [*fixed, "seed=1,2", "backbone.cut=layer4,nope", "sweep.resume=true", f"hydra.sweep.dir={tmp_path}"]
     done = warm.run([sys.executable, ROOT / "train.py", "-m", *grown], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.stdout.count("is done already") == 2 and "skipping 2 finished jobs" in done.stdout, done.stderr
+    assert "\njob 0 (" not in done.stdout and "skipping 2 finished jobs" in done.stdout, done.stderr
     jobs = [read_job(tmp_path / str(number)) for number in range(4)]
     assert [(job.values["seed"], job.status) for job in jobs] == [("1", 0), ("2", 0), ("1", 2), ("2", 2)]
     assert all(job.reason.startswith("there is no layer 'nope'") for job in jobs[2:])

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -17,16 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.cli.sweep import sweep_output, sweep_resume, sweep_rungs
 from ftlit.cli.sweep.sweep_resume import failed_early, first_change, new_job, refusal
 from ftlit.errors import UserError, one_line, shorten
-from ftlit.formatting import count
+from ftlit.formatting import count, shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS, PauseReached
 from ftlit.recipes.checks.check_jobs import check_jobs, check_launcher
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
-from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.processes.job_process import REASON, USER_ERROR_STATUS, JobExit, is_requeue
 from ftlit.recipes.resuming.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, running, summary
-from ftlit.sweeps.caption import never_begun
+from ftlit.sweeps.caption import finished, never_begun
 from ftlit.sweeps.jobs import SEED, Job, varying
 from ftlit.sweeps.plan_file import SweepPlan, remove_plan
 from ftlit.sweeps.running import RunningSweep, wait_for_running
@@ -54,8 +53,6 @@ class SweepCallback(Callback):
         except UserError as error:
             print(f"ftlit: {error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
-        if done:
-            print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
         sweep = running.SWEEPS[folder] = RunningSweep()
         if config.hydra.runtime.choices.get("hydra/launcher") == "joblib":  # which kills its processes at Ctrl-C
             STOP_SIGNALS.wait_for_jobs = partial(wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
@@ -63,6 +60,7 @@ class SweepCallback(Callback):
             logging.getLogger(OPTUNA_SWEEPER).setLevel(logging.ERROR)  # it warns of each job without a score
             sweep.minimizes = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
             names = [*(OmegaConf.select(config, "hydra.sweeper.params") or {})]
+            sweep_output.print_resuming(folder, done)
             SweepPlan(trials, names, sweep_resume.resume_command(folder)).write(folder)
             sweep_output.begin_sweep(folder, trials, done, names)
 
@@ -91,6 +89,7 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
         running.SWEEPS.pop(folder, None)
         raise
     planned, done = [Job(number, tuple(words)) for number, words in enumerate(words_of_jobs)], sweep_resume.count_done(config)
+    sweep_output.print_resuming(folder, done)
     if done == len(planned):
         return []
     halving = running.SWEEPS[folder].halving
@@ -119,7 +118,6 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
         for name in EARLY_FILES:
             (folder / name).unlink(missing_ok=True)
     if before and before.status == 0:
-        print(f"{job_label()} is done already: {folder}")
         return before.score
     if before and cfg.recipe in RESUMABLE_RECIPES and (folder / "config.yaml").is_file():
         cfg.resume = True
@@ -174,6 +172,9 @@ def end_sweep() -> int:
 
     Returns:
         The sweep's status: `USER_ERROR_STATUS` where all failures are errors of the user, 1 where not, 0 for none.
+
+    Raises:
+        SystemExit: with `INTERRUPTED_STATUS`: a signal came before the table was complete.
     """
     statuses: set[int | None] = set()
     for folder, sweep in running.SWEEPS.items():
@@ -185,9 +186,21 @@ def end_sweep() -> int:
         except UserError as error:  # a damaged file of a job
             print(f"ftlit: {error}", file=sys.stderr)
             statuses.add(USER_ERROR_STATUS)
+        except KeyboardInterrupt:
+            _end_without_table(folder)
     if not statuses:
         return 0
     return USER_ERROR_STATUS if statuses == {USER_ERROR_STATUS} else 1
+
+
+def _end_without_table(folder: Path) -> NoReturn:
+    """Print the command that makes the table of a sweep, and exit. Removes the files of the table: they may be of an earlier state."""
+    summary.remove_table(folder)
+    found = [job for _, job in jobs.jobs_of(folder)]
+    state = finished(found) or ("its job has finished" if len(found) == 1 else f"all {count(len(found), 'job')} have finished")
+    command = shell_command(["ftlit", "report", str(folder)])
+    print(f"ftlit: interrupted before the table of the sweep was complete; {state}. To make the table: {command}", file=sys.stderr)
+    sys.exit(INTERRUPTED_STATUS)
 
 
 def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:

@@ -30,6 +30,12 @@ TRAINS = "To train the head by gradient descent, give head=linear; to train all 
 PRINTED: set[str] = set()  # notes of the jobs of this process
 
 
+def print_resuming(folder: Path, done: int) -> None:
+    """Print how many jobs of a sweep had finished in an earlier start, where there was one; they print no line of their own."""
+    if done:
+        print_line(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
+
+
 def begin_sweep(folder: Path, total: int, done: int = 0, names: Sequence[str] = ()) -> None:
     """Print the number of jobs and where their output is.
 
