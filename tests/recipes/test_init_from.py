@@ -108,8 +108,8 @@ def test_both_runs_are_compared_on_the_same_test_images(monday, fitted):
     assert found["init_from/known/difference"] == pytest.approx((better - worse) / len(known))
     low, high = paired_interval(better, worse, len(known))
     assert (found["init_from/known/difference_low"], found["init_from/known/difference_high"]) == pytest.approx((low, high))
-    assert f"│ test, on the {len(known)} images of the old classes" in fitted
-    assert "│ test: monday" in fitted and "│ new - old" in fitted and f"on the same {len(files)} test images" in fitted
+    assert f"│ test, known classes ({len(known)})" in fitted
+    assert "│ test: monday" in fitted and "│ difference" in fitted and f"on the same {len(files)} test images" in fitted
 
 
 def _hash(path):

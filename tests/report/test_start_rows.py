@@ -14,15 +14,15 @@ METRICS = {f"{split}/{metric}": 0.5 for split in ("val", "test") for metric in (
 def test_the_page_has_the_rows_of_the_terminal_and_known_classes_are_counted_by_themselves():
     compared = StartComparison("mon<day", [True, False, False, True], [True, True, False, False], [True, True, False, True], 0)
     rows, record = compared.rows(), compared.record()
-    assert [name for name, *_ in rows] == ["test: mon<day", "new - old", "test, on the 3 images of the old classes", "new - old, on these"]
+    assert [name for name, *_ in rows] == ["test: mon<day", "difference", "test, known classes (3)", "difference on these"]
     low, high = paired_interval(1, 1, 3)
     assert record["init_from/known/images"] == 3 and rows[3][1:] == ("+0.0000", f"{low:+.3f} to {high:+.3f}")
     text = scores(replace(run_data_of(2), result={**METRICS, **record}))
     for row in rows:
         assert all(cell.replace("<", "&lt;") in text for cell in row)
-    assert "new - old" not in scores(replace(run_data_of(2), result=METRICS))
+    assert "difference" not in scores(replace(run_data_of(2), result=METRICS))
 
 
 def test_without_new_classes_there_are_no_rows_of_known_ones():
     rows = StartComparison("monday", [True, False], [True, True], [True, True], 0).rows()
-    assert [name for name, *_ in rows] == ["test: monday", "new - old"]
+    assert [name for name, *_ in rows] == ["test: monday", "difference"]

@@ -9,23 +9,22 @@ RUN = "init_from/run"  # in `result.json`: the name of the earlier run
 TEST, KNOWN = "init_from/test", "init_from/known"  # before the entries of all compared images, and of those of classes that it knows
 
 
-def start_rows(result: Mapping[str, Any], noun: str = "images") -> list[tuple[str, str, str]]:
+def start_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, accuracy and 95 % interval of each row; empty for a run that is compared with none.
 
     Args:
         result: `result.json`.
-        noun: plural, for the examples.
     """
     if f"{TEST}/images" not in result:
         return []
     name = result.get(RUN, "earlier run")  # earlier versions did not write it
-    rows = [_accuracy(f"test: {name}", result[f"{TEST}/accuracy"], result[f"{TEST}/images"]), _difference("new - old", result, TEST)]
+    rows = [_accuracy(f"test: {name}", result[f"{TEST}/accuracy"], result[f"{TEST}/images"]), _difference("difference", result, TEST)]
     if f"{KNOWN}/images" in result:
         images = result[f"{KNOWN}/images"]
         accuracy = result[f"{KNOWN}/accuracy"] + result[f"{KNOWN}/difference"]
         rows += [
-            _accuracy(f"test, on the {images} {noun} of the old classes", accuracy, images),
-            _difference("new - old, on these", result, KNOWN),
+            _accuracy(f"test, known classes ({images:,})", accuracy, images),
+            _difference("difference on these", result, KNOWN),
         ]
     return rows
 

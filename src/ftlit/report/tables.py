@@ -36,7 +36,7 @@ def scores(run: RunData) -> str:
     rows = [
         [name, *(f"{result[f'{split}/{metric}']:.4f}" for metric in metrics), *_details(result, split)] for split, name in known.items()
     ]
-    rows += [[name, accuracy, "-", "-", interval, "-", "-"] for name, accuracy, interval in start_rows(result, run.noun)]
+    rows += [[name, accuracy, "-", "-", interval, "-", "-"] for name, accuracy, interval in start_rows(result)]
     note = "<p>The result is the linear probe: no epoch of training was clearly better on val.</p>" if keeps_baseline(result) else ""
     header = ["split", "accuracy", "macro F1", "loss", "95 % interval of accuracy", "calibration error (ECE)", "fitted on"]
     text = f'<p class="warning">{escape(state)}</p>' if state else ""

@@ -38,6 +38,16 @@ def test_images_keep_the_split_of_the_run_and_others_are_split_by_their_hash(tmp
     assert any("40 of 60 examples are in the same split as in the run" in note for note in collection.notes)
 
 
+def test_images_that_the_data_give_as_test_are_neither_new_nor_missing(tmp_path):
+    before = values(stored(tmp_path))
+    rest = [number for number in range(40) if number not in before["test"]]
+    collection = assemble(
+        {"train": images(rest[1:]), "test": images(before["test"])}, ["a", "b"], SplitRule(FRACTIONS, 0, read_split(tmp_path))
+    )
+    note = next(note for note in collection.notes if "examples are in the same split" in note)
+    assert note.endswith(", 0 are new; 1 example of that run is not in the data")
+
+
 def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_path):
     before = values(stored(tmp_path))
     together = [f"patient {i}" for i in range(40)]
@@ -48,7 +58,7 @@ def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_pa
     assert before["test"][0] in values(collection)["train"]
     assert any(
         "39 of 40 examples are in the same split as in the run" in note
-        and "; 1 are no longer in the split of that run, because their group is in train" in note
+        and "; 1 is in another split now, because the data give that split, or a group is kept together" in note
         for note in collection.notes
     )
 

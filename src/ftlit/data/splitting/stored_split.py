@@ -1,7 +1,7 @@
 """The split of a run: hashes of the images that were in train, val and test."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,33 +57,31 @@ class StoredSplit:
                 known[unit] = split if known.get(unit, split) == split else "train"
         return known
 
-    def notes(self, hashes: Sequence[str], places: Mapping[Split, Sequence[int]], *, grouped: bool) -> list[str]:
+    def notes(self, hashes: Sequence[str], places: Mapping[Split, Sequence[int]], given: Set[str], *, grouped: bool) -> list[str]:
         """Describe how many images keep the split of the run, how many have another one, and how many are gone; and lost groups.
 
         Args:
             hashes: of the images.
             places: split -> indices of the images that were split off to it.
+            given: hashes of the images in the splits that the data give.
             grouped: whether these images have groups.
         """
         lost = (
             f"the run {shown(self.folder)} kept groups of examples together, but these data have no groups, so a new example may be in "
             "another split than the rest of its group: give that run's data.group_pattern, data.layout or data.group_column too"
         )
-        return [self._counts(hashes, places), *([lost] if self.grouped and not grouped else [])]
+        return [self._counts(hashes, places, given), *([lost] if self.grouped and not grouped else [])]
 
-    def _counts(self, hashes: Sequence[str], places: Mapping[Split, Sequence[int]]) -> str:
+    def _counts(self, hashes: Sequence[str], places: Mapping[Split, Sequence[int]], given: Set[str]) -> str:
         splits = [(split, self.split_of.get(hashes[place])) for split, several in places.items() for place in several]
         kept, moved = (sum(old is not None and (old == new) is same for new, old in splits) for same in (True, False))
-        gone = len(self.split_of.keys() - set(hashes))
-        rest = (
-            f"; {moved:,} are no longer in the split of that run, because their group is in train, or because the data now come with "
-            "a split of that name"
-            if moved
-            else ""
-        )
-        rest += f"; not found in the data: {count(gone, 'example')} of that run" if gone else ""
+        gone = len(self.split_of.keys() - {*hashes, *given})
+        are = "is" if moved == 1 else "are"
+        rest = f"; {moved:,} {are} in another split now, because the data give that split, or a group is kept together" if moved else ""
+        rest += f"; {count(gone, 'example')} of that run {'is' if gone == 1 else 'are'} not in the data" if gone else ""
         new = len(splits) - kept - moved
-        return f"{kept:,} of {len(hashes):,} examples are in the same split as in the run {shown(self.folder)}, {new:,} are new{rest}"
+        added = f"{new:,} {'is' if new == 1 else 'are'} new"
+        return f"{kept:,} of {len(hashes):,} examples are in the same split as in the run {shown(self.folder)}, {added}{rest}"
 
     def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:
         """Return the images of the run, in its splits and order. New images are left out, with a note; so is, where that may be, that the

@@ -69,7 +69,8 @@ class LoaderPlan:
     def __init__(self, options: LoaderOptions, trainer: Trainer, loader: DataLoader[Any]) -> None:
         if trainer.world_size > 1:
             raise UserError(
-                f"FeatureData of {options.data_name} works only in one process, not in {trainer.world_size}: give Trainer(devices=1)"
+                f"FeatureData of {options.data_name} works in one process only, but this trainer has {trainer.world_size}: give "
+                "Trainer(devices=1), or train without FeatureData; only FeatureData of ImageData works in several processes"
             )
         self.options, self.trainer = options, trainer
         self.module = trainer.lightning_module

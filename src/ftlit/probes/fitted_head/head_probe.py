@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ftlit.features.extract import Features
 from ftlit.finetuning.losses import ClassWeights
+from ftlit.formatting import count
 from ftlit.models.heads import Combine, LinearHead, PooledHead
 from ftlit.probes.cross_validation import LabelledVectors, keeps_logits
 from ftlit.probes.fitted_head.calibration import fit_temperature
@@ -65,7 +66,7 @@ class HeadProbe:
         """Kind, L2 penalty and features of each probe."""
         parts = "; ".join(part.summary.removeprefix("linear probe ") for part in self.parts)
         what = f"a linear probe {parts}" if len(self.parts) == 1 else f"the mean of {len(self.parts)} linear probes: {parts}"
-        return f"{what}, and on {self.views} augmented views of each image" if self.views else what
+        return f"{what}, and on {count(self.views, 'augmented view')} of each image" if self.views else what
 
     def as_head(self) -> LinearHead | PooledHead:
         """A float32 head with the logits of the probes, divided by the temperature."""

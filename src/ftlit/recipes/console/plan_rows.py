@@ -173,7 +173,7 @@ def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[in
 def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
     l2_penalties: Sequence[float] = OmegaConf.select(cfg, "probe.l2") or []
     l2 = f"L2 penalty {l2_penalties[0]:g}" if len(l2_penalties) == 1 else "L2 penalty chosen by cross-validation"
-    views = f"and {facts.views} augmented views of each (data.views=0: none)" if facts.views else "without augmentation"
+    views = f"and {count(facts.views, 'augmented view')} of each (data.views=0: none)" if facts.views else "without augmentation"
     several = {"concat": "", "blend": ", the mean of two: of the last cut and of all cuts", "average": ", the mean of one for each cut"}
     weights = "".join(f", with {text}" for text in class_weights_text(cfg, data))
     of_cuts = several[cfg.head.combine] if facts.fitted_cuts else ""

@@ -36,7 +36,7 @@ class StartComparison:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, accuracy and 95 % interval, in words: of the earlier run, and the differences."""
-        return start_rows(self.record(), self.noun)
+        return start_rows(self.record())
 
     def describe(self) -> str:
         """What the rows are about, in words."""
@@ -47,7 +47,7 @@ class StartComparison:
             text += f"; {self.left_out} others were in train or val of {self.name} and do not count"
         if number := self.known.count(True):
             before, now = ([right for right, known in zip(own, self.known, strict=True) if known] for own in (self.before, self.now))
-            text += f"; on the {number} of the old classes {_share(before):.4f} -> {_share(now):.4f}" if number < len(self.known) else ""
+            text += f"; on the {number} of known classes {_share(before):.4f} -> {_share(now):.4f}" if number < len(self.known) else ""
         return text
 
 
