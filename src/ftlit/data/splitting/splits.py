@@ -105,8 +105,8 @@ def _with_missing(
         source = "train" if len(found) > 1 else f"the {len(train):,} examples"  # which may not lie in a folder `train`
         return splits, [f"taken from {source} by {by_hash}"]
     note = f"the split is that of the run {shown(rule.stored.folder)}; new examples are split by {by_hash}"
-    given = {image for split, examples in found.items() if split not in parts.places for image in rule.hashes(examples)}
-    return splits, [note, *rule.stored.notes(hashes, parts.places, given, grouped=train.groups is not None)]
+    others = {image for split, examples in found.items() if split not in parts.places for image in rule.hashes(examples)}
+    return splits, [note, *rule.stored.notes(hashes, parts.places, others, grouped=train.groups is not None)]
 
 
 def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, class_names: Sequence[str], seed: int) -> str:
