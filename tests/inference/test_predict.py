@@ -19,7 +19,7 @@ from ftlit.inference import predict
 from ftlit.inference.network import Network
 from ftlit.inference.network_inputs import NamedInputs
 from ftlit.inference.predict import loader_of
-from ftlit.inference.prediction import Prediction
+from ftlit.inference.prediction import Prediction, unsure_first
 from ftlit.inference.record import record_of
 from ftlit.models.heads import LinearHead
 
@@ -255,3 +255,11 @@ def test_inputs_are_read_in_parts_and_come_in_order(run, tmp_path, monkeypatch):
         "none.png",
     ]
     assert [isinstance(result, str) for _, result in rows] == [True] * 4 + [False] * 4 + [True]
+
+
+def test_the_least_certain_rows_come_first_with_their_labels_and_those_without_a_prediction_last():
+    rows = [("sure", Prediction({"a": 0.9, "b": 0.2})), ("unread", "no image"), ("unsure", Prediction({"a": 0.7, "b": 0.01}))]
+    found, labels = unsure_first(rows, ["x", "y", "z"], multilabel=False)
+    assert [name for name, _ in found] == ["unsure", "sure", "unread"] and labels == ["z", "x", "y"]
+    several = [("clear", Prediction({"a": 0.1, "b": 0.05})), ("unclear", Prediction({"a": 0.95, "b": 0.5}))]
+    assert unsure_first(several, None, multilabel=True) == ([several[1], several[0]], None)

@@ -115,6 +115,25 @@ def test_the_coverage_that_was_reached_is_the_share_of_labelled_images_whose_set
     assert reached["0.5"] == 0.0 < reached["0.99"] == 1.0  # the sets of this network have no class, and all
 
 
+def test_empty_sets_are_counted_and_are_the_first_rows_with_unsure_first(tmp_path, monkeypatch, capsys):
+    backbone, photos = load_backbone("glyph", weights=None), tmp_path / "photos"
+    folder = save_run(tmp_path / "glyph", backbone)
+    for number in range(4):
+        (photos / CLASSES[number]).mkdir(parents=True)
+        Image.new("RGB", (40, 40), (60 * number, 90, 10)).save(photos / CLASSES[number] / "a.png")
+    tops = sorted(load(folder)(path).probability for path in photos.glob("*/*.png"))
+    file = folder / "checkpoints" / "best.ckpt"
+    torch.save({**torch.load(file), KEY: Calibration(torch.full((19,), 1 - (tops[1] + tops[2]) / 2)).record()}, file)
+    arguments = ("predict", folder, photos, tmp_path / "none.png", "--coverage", "0.9")
+    _, _, err = command(monkeypatch, capsys, *arguments)
+    expected = "the set of 2 images is empty, because no class is probable enough: look at them yourself"
+    assert f"ftlit: {expected} (--unsure-first prints such rows first)\n" in err
+    _, out, err = command(monkeypatch, capsys, *arguments[:-2], "--unsure-first", "--coverage", "0.9")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert f"ftlit: {expected}\n" in err and [row["set"] == "" for row in rows[:4]] == [True, True, False, False]
+    assert [float(row["probability"]) for row in rows[:4]] == pytest.approx(tops, abs=1e-4)
+
+
 @pytest.mark.parametrize("coverage", ["0", "1", "90", "nan"])
 def test_a_coverage_that_is_no_share_is_a_one_line_error(run, images, monkeypatch, capsys, coverage):  # noqa: F811
     code, out, err = command(monkeypatch, capsys, "predict", run, "set/own", "--coverage", coverage)

@@ -96,9 +96,8 @@ def predict(arguments: list[str]) -> None:
         return
     if given.label is not None or given.size is not None or given.out != ".":
         parser.error("--label, --size and --out need --dense (to write the predictions to a file, end the command with > predictions.csv)")
-    how = ftlit.inference.predict.PredictOptions(
-        given.format, given.top, given.batch_size, given.workers, given.trust, given.column, given.coverage, prior
-    )
+    fields = ("format", "top", "batch_size", "workers", "trust", "column", "coverage", "unsure_first")
+    how = ftlit.inference.predict.PredictOptions(**{name: getattr(given, name) for name in fields}, prior=prior)
     if ftlit.inference.predict.predict(given.run, given.paths, how, _rows_by(given.devices)):
         sys.exit(1)
 

@@ -79,6 +79,7 @@ def predict_parser() -> _Parser:
         metavar="SHARE",
         help="add a column with the set of classes that holds the true one with about this probability, 0.9 for instance",
     )
+    parser.add_argument("--unsure-first", action="store_true", help="print the least certain predictions first (default: input order)")
     parser.add_argument("--dense", action="store_true", help="draw the probability of a class over each image, window by window")
     parser.add_argument("--label", metavar="CLASS", help="only with --dense: the class to draw (default: the most probable one)")
     parser.add_argument(

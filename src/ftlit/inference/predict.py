@@ -15,11 +15,12 @@ from ftlit.data.images import BadImage
 from ftlit.data.loading import default_workers, in_shared_memory
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
+from ftlit.formatting import count
 from ftlit.inference.folder_labels import describe_errors, labels_by_folder, trained_on
 from ftlit.inference.load_network import load
 from ftlit.inference.network import NOT_FINITE, Network
 from ftlit.inference.network_inputs import NamedInput, NamedInputs, pixels_of
-from ftlit.inference.prediction import OUTPUT_FORMATS, Prediction, PredictionRow, RowWriter
+from ftlit.inference.prediction import OUTPUT_FORMATS, Prediction, PredictionRow, RowWriter, unsure_first
 from ftlit.inference.prediction_sets import threshold_of
 from ftlit.inference.prior import NO_SETS, Prior, sum_notes
 
@@ -39,6 +40,7 @@ class PredictOptions:
         column: of csv files; `None`: `path`, or `text` of texts.
         coverage: of the prediction set in each row; `None`: no sets.
         prior: class frequencies, see `Network.with_prior`; `None`: those that the network was trained for.
+        unsure_first: print the least certain predictions first, once all are computed.
     """
 
     format: str = "csv"
@@ -49,6 +51,7 @@ class PredictOptions:
     column: str | None = None
     coverage: float | None = None
     prior: Prior | None = None
+    unsure_first: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in OUTPUT_FORMATS:
@@ -66,7 +69,7 @@ def check_least(**values: tuple[int | None, int]) -> None:
 
 
 def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Callable[..., Iterable[PredictionRow] | None]) -> int:
-    """Print a row for each image in the order given, then, on stderr, the number of images without a prediction. Returns that number.
+    """Print a row for each image, then, on stderr, the number of images without a prediction. Returns that number.
 
     Where all images lie in sub-folders with the names of classes, these are their labels: the rows have a column `true_label`, and the
     accuracy is printed.
@@ -93,6 +96,8 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         print(f"ftlit: {line}", file=sys.stderr)
     top = min(options.top, len(network.class_names))
     labels, notes = (None, []) if network.multilabel else labels_by_folder(examples, network.class_names)
+    if options.unsure_first:
+        found, labels = unsure_first(list(found), None if labels is None else list(labels), multilabel=network.multilabel)
     writer = RowWriter(sys.stdout, options.format, top, threshold, with_distance=network.subspace is not None, true_labels=labels)
     failed = writer.write(found)
     noun = network.backbone.input_spec.noun
@@ -106,6 +111,10 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         print(f"ftlit: {text}", file=sys.stderr)
     if options.coverage is not None:
         print(f"ftlit: sets of {options.coverage:.6g} coverage: {writer.describe_sets()}", file=sys.stderr)
+    if empty := writer.set_sizes[0]:
+        text = f"the set of {count(empty, noun.removesuffix('s'))} is empty, because no class is probable enough: look at"
+        text += f" {'it' if empty == 1 else 'them'} yourself" + ("" if options.unsure_first else " (--unsure-first prints such rows first)")
+        print(f"ftlit: {text}", file=sys.stderr)
     if failed:
         print(
             f"ftlit: {failed} of {len(examples)} {noun} have no prediction: their rows of the output give the reason",

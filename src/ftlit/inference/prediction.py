@@ -3,10 +3,10 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from math import isinf
+from math import inf, isinf
 from typing import Any, TextIO
 
 from ftlit.errors import shorten
@@ -58,6 +58,26 @@ class Prediction:
 
 
 PredictionRow = tuple[str, Prediction | str]  # name; prediction, or the reason why there is none
+
+
+def unsure_first(
+    rows: Sequence[PredictionRow], true_labels: Sequence[str] | None, *, multilabel: bool
+) -> tuple[list[PredictionRow], list[str] | None]:
+    """Return rows and their true labels, the least certain prediction first, rows without a prediction last.
+
+    Args:
+        rows: in any order.
+        true_labels: of the rows; `None`: not known.
+        multilabel: whether an input has any number of labels. Then its certainty is that of the least certain of them.
+    """
+    order = sorted(range(len(rows)), key=lambda place: _certainty(rows[place][1], multilabel=multilabel))
+    return [rows[place] for place in order], None if true_labels is None else [true_labels[place] for place in order]
+
+
+def _certainty(result: Prediction | str, *, multilabel: bool) -> float:
+    if isinstance(result, str):
+        return inf
+    return min(max(value, 1 - value) for value in result.probabilities.values()) if multilabel else result.probability
 
 
 class RowWriter:
