@@ -97,6 +97,30 @@ def test_an_experiment_whose_values_nothing_would_read_names_the_missing_line(tm
     assert str(as_user_error(caught.value)).startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            "defaults: [/schedule: top_down]",
+            "a config file chooses schedule a second time: write `- override /schedule: NAME` in its defaults",
+        ),
+        (
+            "defaults: [override schedule: top_down]",
+            "experiment/own.yaml has `override schedule: ...` without a slash: write `ov",
+        ),
+        ("defaults: [override /debug: fast]", "experiment/own.yaml cannot choose debug: give debug=... on the command line, and leave the"),
+        (
+            "defaults: [override /schedul: top_down]",
+            "experiment/own.yaml has `override /schedul: ...`, but there is no config group '",
+        ),
+    ],
+)
+def test_a_wrong_entry_in_the_defaults_list_of_an_experiment_names_the_right_one(content, line, tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(f"# @package _global_\n{content}\n")
+    assert error_text(monkeypatch, f"hydra.searchpath=[file://{tmp_path}]", "experiment=own").startswith(line)
+
+
 def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "hparams_search=drop_layers", "hydra.sweeper.params.x=1,2"])
     line = "hydra.sweeper.params.x=1,2: to search over values, leave out 'hydra.sweeper.params.' and give x=1,2"
@@ -127,6 +151,8 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["scenario=small_simlar"], "scenario has no option 'small_simlar': did you mean 'small_similar'?"),
         (["optimizer.lr='0.1'"], "optimizer.lr='0.1': give a number ('0.1' is a text: give 0.1 without quotes)"),
         (["+optimizer.lr=1"], "optimizer.lr has a value already, so + cannot add it: leave out the +, so give optimizer.lr=1"),
+        (["+head=mlp"], "+ would choose a second option of head: leave out the +, so give head=mlp"),
+        (["+experiment=a,b"], "experiment=a,b gives several values: add -m to run a sweep over them"),
         (["cache=no"], "cache has no option 'no': give cache=none"),
         (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
         (["optimizer.fused=maybe"], "optimizer.fused='maybe': give auto or true or false or null"),

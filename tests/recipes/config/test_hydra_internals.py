@@ -24,6 +24,7 @@ from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_errors import (
     FailedCall,
     added_again,
+    chosen_twice,
     failed_call,
     group_of_replacement,
     is_bad_group_value,
@@ -31,13 +32,13 @@ from ftlit.recipes.config.hydra_errors import (
     missing_option,
     option_of,
     rejected_name,
+    rejected_override,
     run_folder_error,
     swept_value,
     unknown_of_launcher,
 )
 from ftlit.recipes.config.hydra_internals import (
     add_task_override,
-    added_names,
     adopt,
     choices,
     compose_again,
@@ -178,10 +179,6 @@ def test_choices_and_task_overrides_of_the_read_only_config_can_be_changed(confi
         config.recipe = "probe"  # the part of the task stays writable
 
 
-def test_added_names_are_the_overrides_with_a_plus():
-    assert added_names(["+a.b=1", "++c=2", "d=3", "~e", "head=mlp", "+f@g=h"]) == ["a", "c", "f"]
-
-
 def test_the_basic_sweeper_splits_overrides_into_jobs():
     assert sweep_jobs(["a=1,2", "b='x,y'", "c=[3,4]"]) == [["a=1", "b='x,y'", "c=[3,4]"], ["a=2", "b='x,y'", "c=[3,4]"]]
 
@@ -302,6 +299,24 @@ def test_a_value_that_is_added_again_is_read_from_the_message():
     error = error_of("+optimizer.lr=0.5")
     assert isinstance(error, ConfigCompositionException) and added_again(" ".join(str(error).split())) == "optimizer.lr=0.5"
     assert added_again("something else") is None
+
+
+def test_a_group_that_is_chosen_twice_is_read_from_the_message():
+    for words in (["+head=mlp"], ["+head=mlp", "head=linear"]):
+        with pytest.raises(ConfigCompositionException) as caught:
+            compose("train", overrides=words)
+        assert chosen_twice(" ".join(str(caught.value).split())) == "head"
+    assert chosen_twice("something else") is None
+
+
+@pytest.mark.parametrize(("entry", "group"), [("/haed", "haed"), ("head", "experiment/head"), ("/debug", "debug")])
+def test_a_defaults_list_that_overrides_no_group_is_read_from_the_message(entry, group, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/own.yaml").write_text(f"# @package _global_\ndefaults: [override {entry}: mlp]\n")
+    with pytest.raises(ConfigCompositionException) as caught:
+        compose("train", overrides=[f"hydra.searchpath=[file://{tmp_path}]", "experiment=own"])
+    assert rejected_override(" ".join(str(caught.value).split())) == ("experiment/own", group)
+    assert rejected_override("something else") is None
 
 
 def test_hydra_makes_the_folder_of_a_run_where_its_error_is_known(tmp_path):

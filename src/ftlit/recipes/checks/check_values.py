@@ -13,9 +13,9 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import mode_of
 from ftlit.lit.metrics import VAL_METRICS
 from ftlit.lit.stages.stage_trigger import is_misspelt
+from ftlit.recipes.checks.config_names import check_names
 from ftlit.recipes.checks.ranges import check_ranges
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, instantiate, run_mode
-from ftlit.recipes.config.option_names import check_added
 from ftlit.recipes.config.overrides import SEARCH
 
 AFFINE = "affine"
@@ -42,7 +42,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: the full name of a value that cannot be used, what was given, and what is accepted.
     """
-    check_added(cfg)
+    check_names(cfg)
     check_search()
     if cfg.get("final") and cfg.recipe != "finetune":
         raise UserError(f"final=true works with recipe=finetune only: leave recipe={cfg.recipe} or final=true out")

@@ -9,10 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.data.source_paths import existing_csv, existing_folder
 from ftlit.errors import UserError
+from ftlit.recipes.checks.config_names import check_names
 from ftlit.recipes.checks.ranges import check_ranges
 from ftlit.recipes.config.candidates import AUTO, GROUP, candidates_of
 from ftlit.recipes.config.hydra_internals import choices
-from ftlit.recipes.config.option_names import check_added, not_global, overlay_groups
 
 CSV_FILES = ("csv", "val_csv", "test_csv")
 GIVEN_PATHS = (  # where an empty text would be the current folder
@@ -37,13 +37,10 @@ def check_early(cfg: DictConfig) -> None:
     """Check what needs neither torch nor the parts of the run.
 
     Raises:
-        UserError: an added name that nothing reads, a value that is missing, a number out of its range, a path of a built-in data source
-            that does not exist, or a candidate of `backbone=auto` that is no option.
+        UserError: what `check_names` raises; a value that is missing, a number out of its range, a path of a built-in data source that does
+            not exist, or a candidate of `backbone=auto` that is no option.
     """
-    for overlay in overlay_groups():
-        if isinstance(cfg.get(overlay), DictConfig):
-            raise not_global(overlay, str(choices().get(overlay)))
-    check_added(cfg)
+    check_names(cfg)
     for name in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{name} has no value: give {name}=...")
     for name in GIVEN_PATHS:

@@ -59,6 +59,22 @@ def added_again(message: str) -> str | None:
     return found[1] if found else None
 
 
+def chosen_twice(message: str) -> str | None:
+    """The group of which two options are chosen, by a `+` or by an entry of a defaults list without `override`, read from the message of a
+    `ConfigCompositionException`.
+    """
+    found = re.search(r"Multiple values for ([\w/]+)\. To override a value|(?:^|\s)([\w/]+) appears more than once in the final", message)
+    return (found[1] or found[2]) if found else None
+
+
+def rejected_override(message: str) -> tuple[str, str] | None:
+    """The config file whose defaults list overrides a group that Hydra does not find, and that group as Hydra reads it, read from the
+    message of a `ConfigCompositionException`.
+    """
+    found = re.search(r"In '([^']+)': Could not override '([^'@]+)", message)
+    return (found[1], found[2]) if found else None
+
+
 def run_folder_error(error: BaseException) -> OSError | None:
     """The error, where Hydra could not make the folder of a run or of a sweep."""
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]

@@ -15,7 +15,6 @@ import hydra.utils
 from hydra.core.default_element import ConfigDefault, GroupDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -179,12 +178,6 @@ def add_task_override(word: str) -> None:
     config = hydra_config()
     with read_write(config), open_dict(config):
         config.overrides.task.append(word)
-
-
-def added_names(words: Sequence[str]) -> list[str]:
-    """The first parts of the names that `+name=value` or `++name=value` among these words add to a config."""
-    parsed = OverridesParser.create().parse_overrides(list(words))
-    return [override.key_or_group.partition(".")[0] for override in parsed if override.is_add() or override.is_force_add()]
 
 
 def group_options(group: str) -> list[str]:

@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, unknown
 from ftlit.formatting import shell_word
-from ftlit.recipes.config.hydra_internals import added_names, choices, fresh_hydra, group_options, hydra_config, task_overrides
-from ftlit.recipes.config.synonyms import synonym
+from ftlit.recipes.config.hydra_internals import fresh_hydra, group_options
 from ftlit.renamed import OPTIONS
 
 MAPPINGS = ("loss.class_weights", "schedule.lora", "schedule.lr_scale", "schedule.until")  # null by default, else a mapping
@@ -27,17 +26,6 @@ def renamed_option(name: str) -> UserError | None:
     """The error for an old name, `group=option` or the name of a value; `None` where it is not one."""
     new = OPTIONS.get(name)
     return UserError(f"{name} was renamed: give {new if '=' in new else f'{new}=...'}") if new else None
-
-
-def check_added(cfg: DictConfig) -> None:
-    """`+sede=1`: Hydra adds any name that is not there yet, and nothing would read it."""
-    if hydra_config() is None:
-        return
-    text = OmegaConf.to_yaml(cfg)
-    for name in added_names(task_overrides()):
-        used = re.search(rf"\$\{{{re.escape(name)}\b", text)
-        if not used and name not in choices() and name not in known_names():
-            raise synonym(name, cfg.get(name)) or unknown("option", name, [*known_names(), *overlay_groups()])
 
 
 def known_names() -> list[str]:

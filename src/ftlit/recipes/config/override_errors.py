@@ -37,11 +37,16 @@ def wrong_override(chain: list[BaseException]) -> UserError:
         )
     text = " ".join(one_line(error) for error in chain)
     if word := hydra_errors.swept_value(text):
-        key, _, value = word.partition("=")
+        key, _, value = word.lstrip("+").partition("=")
+        word = f"{key}={value}" if key in (*known_names(), *overlay_groups()) else word  # a group needs no +
         as_list = f"; for a list, give {shell_word(f'{key}=[{value}]')}" if re.fullmatch(r"[\w.,+-]+", value) else ""
         return UserError(f"{word} gives several values: add -m to run a sweep over them{as_list}")
     if (overlay := hydra_errors.group_of_replacement(text)) in overlay_groups():
         return not_global(str(overlay), str(_given_value(str(overlay))))
+    if twice := hydra_errors.chosen_twice(text):
+        return _chosen_twice(twice)
+    if rejected := hydra_errors.rejected_override(text):
+        return _rejected_override(*rejected)
     if again := hydra_errors.added_again(text):
         return UserError(f"{again.partition('=')[0]} has a value already, so + cannot add it: leave out the +, so give {shell_word(again)}")
     name = hydra_errors.rejected_name(text)
@@ -70,6 +75,26 @@ def wrong_override(chain: list[BaseException]) -> UserError:
     if get_close_matches(leaf, leaves) or not parent:
         return unknown("option", name, siblings)
     return _name_of_another_option(name, parent, leaves)
+
+
+def _chosen_twice(group: str) -> UserError:
+    """The error for `+head=mlp`, or `- /head: mlp` without `override` in a defaults list, where train.yaml chooses an option already."""
+    words = [word for word in sys.argv[1:] if word.startswith(f"+{group}=")]
+    if not words:
+        return UserError(f"a config file chooses {group} a second time: write `- override /{group}: NAME` in its defaults list")
+    return UserError(f"+ would choose a second option of {group}: leave out the +, so give {shell_word(words[0].lstrip('+'))}")
+
+
+def _rejected_override(path: str, group: str) -> UserError:
+    """The error for `override GROUP: NAME` in the defaults list of a file, where Hydra finds no such group."""
+    name = group.removeprefix(f"{path.rpartition('/')[0]}/")
+    known = [*known_names(), *overlay_groups()]
+    if name != group and name in known:
+        return UserError(f"{path}.yaml has `override {name}: ...` without a slash: write `override /{name}: ...`")
+    if name in overlay_groups():
+        return UserError(f"{path}.yaml cannot choose {name}: give {name}=... on the command line, and leave the line out of the file")
+    error = unknown("config group", name, known)
+    return UserError(f"{path}.yaml has `override /{name}: ...`, but {error}")
 
 
 def _given_value(name: str) -> str:

@@ -111,6 +111,18 @@ def chosen_part(group: str, option: str) -> str:
     return next((word.lstrip("+") for word in reversed(given(f"{group}._target_"))), f"{group}={option}")
 
 
+def overlay_files() -> list[tuple[str, dict[str, Any]]]:
+    """Path and values of each file of the chosen overlays, with the files that they include."""
+    return [found for group in overlay_groups() for found in _files(f"{group}/{choices().get(group)}")]
+
+
+def _files(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if (file := read_config_file(path)) is not None:
+        yield path, file.values
+        for parent in file.parents:
+            yield from _files(_path_of(parent, path))
+
+
 def overlay_of(name: str) -> str | None:
     """The chosen overlay that sets a value, such as `scenario=small_different`; `None` if the command line or no overlay gives it."""
     if hydra_config() is None or given(name):
