@@ -22,7 +22,7 @@ from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.checks.early_checks import check_early
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, set_help
-from ftlit.recipes.config.hydra_sweeps import jobs_of_sweeps, launched_by
+from ftlit.recipes.config.hydra_sweeps import composed_once, jobs_of_sweeps, launched_by
 from ftlit.recipes.config.overrides import command_environment, job_label
 from ftlit.recipes.processes import job_process, launched
 from ftlit.recipes.processes.process_state import error_environment, job_state, process_state, wants_traceback
@@ -48,6 +48,7 @@ def main() -> None:
     with (
         robust_output(),
         owned_signals(answers=launched.is_first_on_machine()),
+        composed_once(),
         jobs_of_sweeps(sweep_jobs.plan_jobs),
         launched_by(sweep_rungs.launch_in_rungs),
         process_state(argv=[*sys.argv], environment=error_environment()),

@@ -20,7 +20,10 @@ from ftlit.threads import threads_for
 FIRST_L2 = 1.0  # L2 penalty at which 0 is near the solution: the path begins here
 MAX_L2_RATIO = 10.0  # between neighbours on the path
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-6}  # what the objective may still fall by, relative to it
-FLOAT32_MIN_SIZE = 500_000  # numbers in the features from which on float32 is worth trying
+FLOAT32_MIN_SIZE = 500_000  # numbers in the features from which on float32 is worth trying; for a coarser tolerance always
+FLOAT32_MIN_L2 = 1e-4  # of fewer numbers: below, the gradient is too small for float32
+MAX_NUMBERS = 2**18  # outputs of ridge that are computed together: 2 MB, near the processor
+INTERMEDIATE_TOLERANCE = 3e-2  # at penalties that were not asked for: their solutions are only where the next search starts
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ def _solve(
     weights_N1: Tensor | None = None,
 ) -> RegularizationPath:
     # float32 halves the time of a step, but rounding may hide the descent: no gain for few features, and harmful at the kinks of a hinge
-    features = features_NC if kind == "softmax" and features_NC.numel() >= FLOAT32_MIN_SIZE else features_NC.double()
+    is_large = features_NC.numel() >= FLOAT32_MIN_SIZE
+    in_float32 = kind == "softmax" and (is_large or tolerance > TOLERANCE[features_NC.dtype])
+    features = features_NC if in_float32 else features_NC.double()
     basis = PrincipalAxes(features, weights_N1)
     signs = signs_of(labels_N, classes, basis.features.dtype)
     if kind == "ridge":
@@ -102,10 +107,14 @@ def _solve(
     for l2, place in _descending(l2_penalties):
         last_step, step = step, log(last / l2) if last < inf else 0.0
         ahead = min(step / last_step, 2.0) if last_step and kind == "softmax" else 0.0  # extrapolated; a hinge bends too sharply for it
-        solution = minimum(loss, basis, point + ahead * (point - before), l2, tolerance)
-        if basis.features.dtype == torch.float32 and float(solution.left) > tolerance:  # it would be for all weaker penalties
-            basis, loss, point = basis.double(), loss.double(), point.double()
-            solution = minimum(loss, basis, solution.point.double(), l2, tolerance)
+        within = max(tolerance, INTERMEDIATE_TOLERANCE) if place is None else tolerance
+        start = point + ahead * (point - before)
+        if basis.features.dtype == torch.float32 and not is_large and l2 < FLOAT32_MIN_L2:
+            basis, loss, start = basis.double(), loss.double(), start.double()
+        solution = minimum(loss, basis, start, l2, within)
+        if basis.features.dtype == torch.float32 and float(solution.left) > within:  # it would be for all weaker penalties
+            basis, loss = basis.double(), loss.double()
+            solution = minimum(loss, basis, solution.point.double(), l2, within)
         before, point, last = point, solution.point, l2
         if place is not None:
             found[place] = solution
@@ -133,17 +142,23 @@ def _descending(l2_penalties: Sequence[float]) -> Iterator[tuple[float, int | No
 
 
 def _ridge(basis: PrincipalAxes, signs: Tensor, weights: Tensor | None, l2_penalties: Sequence[float], like: Tensor) -> RegularizationPath:
-    """One eigendecomposition for all L2 penalties."""
+    """One eigendecomposition for all L2 penalties, and products with the features for several of them at a time."""
     n, counted = len(signs), weighted(signs, weights)
     mean, along = counted.mean(dim=0), basis.gradient(counted) / n
     points, values, lefts = [], [], []
-    for l2 in l2_penalties:
-        weight = along / (basis.spread + l2)[:, None]
-        points.append(torch.cat([weight, mean[None]]))
-        residual = basis.outputs(points[-1]) - signs
-        values.append(0.5 * (weighted(residual.square(), weights).sum() / n + l2 * weight.square().sum()))
-        gradient = basis.gradient(weighted(residual, weights)) / n + l2 * weight
-        lefts.append(gradient.square().sum() / (2 * l2) / values[-1].clamp(min=torch.finfo(values[-1].dtype).tiny))
-    weights, bias = basis.back(torch.stack(points))
-    left = torch.stack(lefts)
-    return RegularizationPath(weights.to(like), bias.to(like), torch.stack(values), left, left <= TOLERANCE[like.dtype])
+    for some in torch.as_tensor(l2_penalties, dtype=basis.spread.dtype, device=basis.spread.device).split(
+        max(1, MAX_NUMBERS // signs.numel())
+    ):
+        weight_SRK = along / (basis.spread[:, None] + some[:, None, None])
+        point_SRK = torch.cat([weight_SRK, mean.expand(len(some), 1, -1)], dim=1)
+        wide = point_SRK.transpose(0, 1).flatten(1)  # (rank + 1, S * K)
+        residual = basis.outputs(wide).unflatten(1, (len(some), -1)) - signs[:, None]
+        every = None if weights is None else weights[:, None]
+        values.append(0.5 * (weighted(residual.square(), every).sum(dim=(0, 2)) / n + some * weight_SRK.square().sum(dim=(1, 2))))
+        along_RSK = basis.gradient(weighted(residual, every).flatten(1)).unflatten(1, (len(some), -1))
+        gradient_SRK = along_RSK.transpose(0, 1) / n + some[:, None, None] * weight_SRK
+        lefts.append(gradient_SRK.square().sum(dim=(1, 2)) / (2 * some) / values[-1].clamp(min=torch.finfo(signs.dtype).tiny))
+        points.append(point_SRK)
+    weight, bias = basis.back(torch.cat(points))
+    left = torch.cat(lefts)
+    return RegularizationPath(weight.to(like), bias.to(like), torch.cat(values), left, left <= TOLERANCE[like.dtype])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
@@ -25,6 +26,7 @@ from ftlit.report.sections import SECTIONS
 PAGE = "report.html"
 Vector = Literal["pdf", "svg"]  # formats of plots beside PNG
 PNG, JPEG = "png", "jpg"
+DPI = 110
 
 
 def write_report(folder: str | Path, *, plots: Sequence[Vector] = (), training: str = "") -> Path:
@@ -95,9 +97,14 @@ def figures_of(run: RunData, formats: Sequence[str] = (PNG,)) -> Iterator[tuple[
 def _files(figure: Figure | Image, formats: Sequence[str]) -> dict[str, bytes]:
     if isinstance(figure, Image):
         return {JPEG: jpeg_of(figure)}
+    figure.set_dpi(DPI)
     found = {}
     for kind in formats:
-        figure.savefig(stream := io.BytesIO(), dpi=110, format=kind)
+        stream = io.BytesIO()
+        if kind == PNG:  # `savefig` draws a figure twice, the first time for its layout alone
+            FigureCanvasAgg(figure).print_png(stream)
+        else:
+            figure.savefig(stream, format=kind)
         found[kind] = stream.getvalue()
     return found
 

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
-from hydra.types import HydraContext
+from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import ReadonlyConfigError
 from paths import ROOT
@@ -59,7 +59,7 @@ from ftlit.recipes.config.hydra_internals import (
     task_overrides,
     use_hydra_config,
 )
-from ftlit.recipes.config.hydra_sweeps import compose_job, jobs_of_sweeps, launched_by, result_of_job
+from ftlit.recipes.config.hydra_sweeps import compose_job, composed_once, jobs_of_sweeps, launched_by, result_of_job
 from ftlit.recipes.config.overrides import job_number
 
 LINEAR = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
@@ -326,6 +326,38 @@ def test_hydra_makes_the_folder_of_a_run_where_its_error_is_known(tmp_path):
     with pytest.raises(FileExistsError) as caught:
         _save_config(OmegaConf.create({}), "config.yaml", tmp_path / "file")
     assert run_folder_error(caught.value) is caught.value and run_folder_error(FileExistsError()) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "mode", "composed"),
+    [
+        (["seed=3"], None, RunMode.RUN, 1),
+        (["seed=3"], None, RunMode.MULTIRUN, 2),  # --multirun
+        (["seed=1,2"], None, RunMode.MULTIRUN, 2),
+        (["seed=3", "hydra.mode=MULTIRUN"], RunMode.MULTIRUN, RunMode.MULTIRUN, 2),
+    ],
+)
+def test_a_single_run_is_composed_once_and_equals_one_composed_twice(monkeypatch, words, given, mode, composed):
+    counted = []
+    with fresh_hydra():
+        program = GlobalHydra.instance().hydra
+        original = program.config_loader._compose_config_from_defaults_list
+        monkeypatch.setattr(
+            program.config_loader, "_compose_config_from_defaults_list", lambda **kwargs: counted.append(1) or original(**kwargs)
+        )
+
+        def configs() -> tuple[RunMode | None, object]:
+            found = program.get_mode("train", words)
+            added = [] if found else [f"hydra.mode={mode.name}"]  # as Hydra does
+            return found, OmegaConf.to_container(program.compose_config("train", [*words, *added], mode))
+
+        with composed_once():
+            once = configs()
+            number = len(counted)
+            with pytest.raises(MissingConfigException):  # reported by the composition that follows
+                program.get_mode("train", ["data=unknown"])
+                program.compose_config("train", ["data=unknown", "hydra.mode=RUN"], RunMode.RUN)
+        assert once == configs() and once[0] == given and number == composed
 
 
 def test_a_sweep_runs_the_jobs_of_a_plan_in_its_order_with_numbers_from_0_in_batches(tmp_path):

@@ -113,16 +113,18 @@ def _direction(gradient: Tensor, pairs: Sequence[_Pair]) -> Tensor:
 def _step(
     objective: Objective, columns: Tensor, point: Tensor, value: Tensor, direction: Tensor, slope: Tensor
 ) -> tuple[Tensor, Evaluation, Tensor]:
-    """Backtracking line search (Armijo's rule): a full step, halved until each value falls enough; no step where that does not help.
+    """Backtracking line search (Armijo's rule): a full step, halved until each value falls enough; no step where that does not help, or
+    where rounding would hide the fall.
 
     Returns:
         The step, the evaluation after it, and which problems moved (G,).
     """
     size = (slope < 0).to(value)
+    rounding = torch.finfo(point.dtype).eps * value.abs()
     while True:
         step = size.to(point.dtype) * direction
         after = objective(point + step, columns)
         short = (after[0] > value + 1e-4 * size * slope) & (size > 0)
         if not bool(short.any()):
             return step, after, size > 0
-        size = torch.where(short, torch.where(size > 1e-4, size / 2, 0.0), size)
+        size = torch.where(short, torch.where((size > 1e-4) & (-size * slope > rounding), size / 2, 0.0), size)

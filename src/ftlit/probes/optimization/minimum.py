@@ -111,16 +111,18 @@ def _with_best_bias(loss: LinearLoss, basis: PrincipalAxes, point: Tensor, l2: f
 
 def _lbfgs_once(loss: LinearLoss, basis: PrincipalAxes, point: Tensor, l2: float, tolerance: float) -> Tensor:
     """The point after one run of L-BFGS, in coordinates where the curvature is near 1."""
-    curvature = loss.curvature(basis.outputs(point)).clamp(min=MIN_CURVATURE * loss.largest)
+    first = basis.outputs(point)
+    curvature = loss.curvature(first).clamp(min=MIN_CURVATURE * loss.largest)
     scale = torch.cat([1 / torch.sqrt(basis.spread[:, None] * curvature + l2), 1 / torch.sqrt(curvature)[None]])
+    start = point / scale
 
     def objective(scaled: Tensor, columns: Tensor) -> Evaluation:
         own = scale if scaled.shape[1] == scale.shape[1] else scale[:, columns]
         now = own * scaled
-        mean, slope = loss(basis.outputs(now), columns)
+        mean, slope = loss(first if scaled is start else basis.outputs(now), columns)
         value = mean + 0.5 * l2 * sum_by_problem(now[:-1].square(), len(mean))
         gradient = torch.cat([basis.gradient(slope) + l2 * now[:-1], slope.sum(dim=0, keepdim=True)])
         left = 0.5 * sum_by_problem(torch.cat([gradient[:-1].square() / l2, (gradient[-1:] * own[-1:]).square()]), len(mean))
         return value, gradient.mul_(own), left
 
-    return scale * minimise(objective, point / scale, tolerance)
+    return scale * minimise(objective, start, tolerance)

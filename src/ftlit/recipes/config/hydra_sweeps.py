@@ -1,4 +1,4 @@
-"""How Hydra runs the jobs of a sweep: the undocumented parts of it that choose, launch and compose them.
+"""How Hydra composes a single run and runs the jobs of a sweep: the undocumented parts of it that choose, launch and compose them.
 
 Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/recipes/config/test_hydra_internals.py.
 """
@@ -9,14 +9,49 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from ftlit.recipes.config.hydra_internals import use_hydra_config
 
 Launch = Callable[..., Sequence[Any]]
+
+
+@contextmanager
+def composed_once() -> Iterator[None]:
+    """Within a block, a program that makes a single run composes its config once. Hydra composes it once to read `hydra.mode` (whether it
+    is a sweep), and a second time for the run.
+    """
+    original = Hydra.get_mode
+
+    def get_mode(program: Any, config_name: str | None, overrides: list[str]) -> Any:
+        loader, given = program.config_loader, [*overrides]
+        load = loader.load_configuration
+        try:
+            cfg = load(config_name=config_name, overrides=given, run_mode=RunMode.RUN)
+        except Exception:  # a value for several runs, for instance; what is wrong is reported where the run is composed
+            return original(program, config_name, overrides)
+
+        def load_once(*, overrides: list[str], run_mode: RunMode, **options: Any) -> DictConfig:
+            del loader.load_configuration
+            if (overrides, run_mode) != ([*given, "hydra.mode=RUN"], RunMode.RUN):  # Hydra adds the word
+                return load(overrides=overrides, run_mode=run_mode, **options)  # type: ignore[no-any-return]
+            cfg.hydra.mode = RunMode.RUN
+            cfg.hydra.overrides.hydra.append("hydra.mode=RUN")
+            return cfg  # type: ignore[no-any-return]
+
+        loader.load_configuration = load_once
+        return cfg.hydra.mode
+
+    Hydra.get_mode = get_mode  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = original  # type: ignore[method-assign]
 
 
 @contextmanager
