@@ -1,5 +1,6 @@
 """`finetune`, `probe` and `advise`: training, probes and advice of the command line as functions."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ftlit.api.results import Advised, Finetuned, Probed
@@ -86,6 +87,8 @@ def advise(
 
 
 def _run(recipe: str, data: AnyPath | None, named: Options, folder: AnyPath | None, options: Options | None) -> Path:
+    if not isinstance(options, Mapping | None):
+        raise UserError(f'options={options!r}: give a dict such as {{"optimizer.lr": 1e-3}}')
     if options and "recipe" in options:
         raise UserError(
             f"options: this function always runs recipe={recipe}, so leave recipe out; other recipes are other functions, such as finetune"

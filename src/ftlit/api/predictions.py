@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from ftlit.api.words import AnyPath
 from ftlit.errors import UserError, shorten
+from ftlit.plain_arguments import plain_arguments
 
 if TYPE_CHECKING:
     from ftlit.inference.prediction import Prediction
     from ftlit.inference.prior import Prior
 
 
+@plain_arguments
 def predict(
     run: AnyPath,
     paths: AnyPath | Iterable[AnyPath],

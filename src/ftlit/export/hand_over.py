@@ -23,6 +23,7 @@ from ftlit.export.program_files import ImagesToLogitsFunction
 from ftlit.formatting import printable, shell_word, size_in_words
 from ftlit.inference.load_network import load
 from ftlit.inference.network import Network
+from ftlit.plain_arguments import plain_arguments
 
 SCRIPT, LABELS, CARD, SAMPLE = "predict.py", "labels.txt", "README.md", "sample.json"
 WRITER = "ftlit export"  # in the sample: the files beside it are those of an export, and may be replaced
@@ -43,6 +44,7 @@ class HandOver(NamedTuple):
     agreement: Agreement | None
 
 
+@plain_arguments
 def export_run(
     run: str | Path, to: str, out: str | Path | None = None, *, preprocessing: bool = False, half: bool = False, trust: bool = False
 ) -> tuple[Path, str]:

@@ -21,6 +21,7 @@ from ftlit.errors import UserError, one_line
 from ftlit.features.shard import rows_of
 from ftlit.features.table import FeatureKey, FeatureTable
 from ftlit.formats import NewerFormat, read_json, with_format
+from ftlit.plain_arguments import plain_arguments
 
 DIGEST = re.compile("[0-9a-f]{32}")
 
@@ -33,6 +34,7 @@ class Store:
         trust: use the files of other users too. Who can write features can decide what a network learns.
     """
 
+    @plain_arguments
     def __init__(self, folder: str | Path | None = None, *, trust: bool = False) -> None:
         self.folder = Path(folder or os.environ.get("FTLIT_CACHE") or "~/.cache/ftlit").expanduser().absolute()
         self.trust = trust

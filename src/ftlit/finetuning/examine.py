@@ -21,6 +21,7 @@ from ftlit.finetuning.train_entries import part_of, pattern_of
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import covers, not_covered
+from ftlit.plain_arguments import plain_arguments
 
 # Steps that a head with random weights needs. Measured: linear and mlp heads on pooled features of glyph, batches of 32, AdamW at 1e-3 and
 # 1e-2, 3 seeds. Of the accuracy after 800 steps, 21, 50, 100 and 200 steps reach on average: digits .80, .92, .98, .99; sign_digits .50,
@@ -28,6 +29,7 @@ from ftlit.patterns import covers, not_covered
 HEAD_STEPS = 100
 
 
+@plain_arguments
 def examine(
     module: nn.Module,
     schedule: Schedule,

@@ -23,6 +23,7 @@ from ftlit.finetuning.train_entries import Given, entries_of, select
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.patterns import covers, idle
+from ftlit.plain_arguments import plain_arguments
 
 Policy = Literal["live", "frozen", "frozen_stats"]
 Choice = Policy | Literal["auto"]
@@ -39,6 +40,7 @@ def check_batchnorm(batchnorm: BatchNorm) -> None:
             raise unknown("batchnorm policy", policy, POLICIES)
 
 
+@plain_arguments
 def set_trainable(module: nn.Module, train: Given, batchnorm: BatchNorm = "auto") -> bool:
     """Train exactly the parameters that `train` covers; freeze all others. `module` is changed in place.
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ftlit.errors import UserError
+from ftlit.plain_arguments import plain_arguments
 
 
+@plain_arguments
 def interpolated(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float, of_end: Collection[str] = ()) -> dict[str, Tensor]:
     """Return the weights (1 - alpha) start + alpha end of two states of one network: Wortsman et al. 2022, section 3.
 

@@ -26,6 +26,7 @@ from torch.optim.lr_scheduler import (
 
 from ftlit.errors import UserError
 from ftlit.formatting import count
+from ftlit.plain_arguments import plain_arguments
 
 AnyScheduler = LRScheduler | ReduceLROnPlateau
 Curve = Callable[[Optimizer, int], AnyScheduler]
@@ -48,6 +49,7 @@ class Rates(LRScheduler):
         UserError: a warm-up out of its range.
     """
 
+    @plain_arguments
     def __init__(
         self,
         optimizer: Optimizer,

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from ftlit.errors import UserError, shorten
 from ftlit.patterns import first_match
+from ftlit.plain_arguments import plain_arguments
 
 Group = dict[str, Any]
 EVERYTHING: Sequence[tuple[str, float]] = (("*", 1.0),)
@@ -16,6 +17,7 @@ FLOORS = {"eta_min": "eta_min", "min_lr": "min_lrs"}  # arguments of torch's sch
 NO_DECAY = " (no decay)"  # suffix of the name of a group without weight decay
 
 
+@plain_arguments
 def param_groups(module: nn.Module, lr_scale: Sequence[tuple[str, float]] = EVERYTHING, *, decay_all: bool = True) -> list[Group]:
     """Build one group for each pattern, in the given order: `{"name": pattern, "params": [...], "lr_scale": factor}`.
 
@@ -44,6 +46,7 @@ def param_groups(module: nn.Module, lr_scale: Sequence[tuple[str, float]] = EVER
     return [group for group in groups.values() if group["params"]]
 
 
+@plain_arguments
 def build_optimizer(
     module: nn.Module,
     factory: Callable[[list[Group]], Optimizer],

@@ -16,11 +16,13 @@ from ftlit.finetuning.train_entries import LayerPart, entries_of, pattern_of, wh
 from ftlit.formatting import count
 from ftlit.models.lora import Lora
 from ftlit.patterns import covers
+from ftlit.plain_arguments import plain_arguments
 from ftlit.registry import Registry
 
 SCHEDULES: Registry[Callable[..., Schedule]] = Registry("schedule")
 
 
+@plain_arguments
 def lr_factors(
     layers: Sequence[str], scale: float = 1.0, decay: float = 1.0, *, backbone: str = "backbone", head: str = "head"
 ) -> list[tuple[str, float]]:
@@ -77,6 +79,7 @@ def head_then_all(
 
 
 @SCHEDULES.register("last_k")
+@plain_arguments
 def last_k(
     layers: Sequence[str],
     *,
@@ -96,6 +99,7 @@ def last_k(
 
 
 @SCHEDULES.register("top_down")
+@plain_arguments
 def top_down(
     layers: Sequence[str],
     *,

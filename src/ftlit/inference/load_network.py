@@ -21,10 +21,12 @@ from ftlit.inference.record import KEY, build_backbone, build_head, read_record,
 from ftlit.inference.record_checks import RESTORE, BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.lora import merge_lora
+from ftlit.plain_arguments import plain_arguments
 from ftlit.run_folder import RUN, RUN_STATE, identity_of, is_sharded_checkpoint, meant_run
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 
+@plain_arguments
 def load(run: str | Path, *, trust: bool = False) -> Network:
     """The network of a run, with the weights of its best epoch. Nothing in the file is executed. Only the base weights of a slim checkpoint
     are downloaded, if they are not in their cache.

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftlit.errors import UserError, shorten
 from ftlit.identity.code_identity import versioned
+from ftlit.plain_arguments import plain_arguments
 
 SourceT = TypeVar("SourceT", bound=nn.Module)
 ResultT = TypeVar("ResultT", bound=nn.Module)
@@ -75,6 +76,7 @@ class AffineNorm(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
+@plain_arguments
 def batchnorm_to_affine(module: nn.Module) -> nn.Module:
     """Replace every BatchNorm in `module` by the a x + b that it is in evaluation mode; exact to rounding, idempotent.
 
@@ -94,6 +96,7 @@ def batchnorm_to_affine(module: nn.Module) -> nn.Module:
     return _replace(module, _BatchNorm, _affine)
 
 
+@plain_arguments
 def affine_to_batchnorm(module: nn.Module) -> nn.Module:
     """Replace every `AffineNorm` in `module` by a BatchNorm of its original class, for export; the same function in evaluation mode.
 

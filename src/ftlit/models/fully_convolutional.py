@@ -16,6 +16,7 @@ from ftlit.identity.code_identity import versioned
 from ftlit.models.backbone import Backbone, Layers, run_on_meta
 from ftlit.models.batchnorm_fold import AffineNorm
 from ftlit.models.heads import head_cuts
+from ftlit.plain_arguments import plain_arguments
 
 Size = tuple[int, int]
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.Hardswish, nn.SiLU, nn.Tanh, nn.Dropout, nn.Identity)
@@ -23,6 +24,7 @@ ENDS_MAPS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear)
 NORMS = (nn.BatchNorm2d, AffineNorm, LayerNorm2d)  # exact classes, used on maps unchanged: LayerNorm2d is also an nn.LayerNorm
 
 
+@plain_arguments
 def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
     """Convert a linear layer of a flattened map (C, h, w) to a convolution with a kernel of that size.
 
@@ -44,6 +46,7 @@ def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
     return _conv(linear, linear.weight.detach().view(-1, channels, height, width))
 
 
+@plain_arguments
 def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
     """Build a network from images (N, 3, H, W) of the training size or larger to logits (N, K, h, w) for each window of the training size.
 

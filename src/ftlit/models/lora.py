@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from ftlit.errors import UserError
 from ftlit.identity.code_identity import versioned
 from ftlit.patterns import covers, idle
+from ftlit.plain_arguments import plain_arguments
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 POSITION = re.compile(r"pos|cpb|bias", re.IGNORECASE)  # small networks for positions inside attention: no projection of tokens
@@ -73,6 +74,7 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.b @ self.a).view_as(weight)
 
 
+@plain_arguments
 def add_lora(module: nn.Module, lora: Lora = Lora(), within: Sequence[str] = ("*",)) -> list[str]:
     """Give weights of `module` low-rank matrices, in place; its output stays the same. Build the optimizer afterwards.
 
@@ -118,6 +120,7 @@ def add_lora(module: nn.Module, lora: Lora = Lora(), within: Sequence[str] = ("*
     return [name for name, _, _ in chosen]
 
 
+@plain_arguments
 def merge_lora(module: nn.Module) -> nn.Module:
     """Add the products of the low-rank matrices to their weights and remove the matrices, in place. Returns `module`."""
     for part in list(module.modules()):

@@ -12,6 +12,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import RANDOM, WeightsOrigin
+from ftlit.plain_arguments import plain_arguments
 from ftlit.zoo import torchvision_layers
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.timm_split import timm_layers
@@ -20,6 +21,7 @@ from ftlit.zoo.timm_split.timm_trace import ModuleCall, preserved_state, record_
 REL_TOLERANCE = 1e-5  # of the check, relative to the largest value
 
 
+@plain_arguments
 def backbone_from(
     model: nn.Module, layers: Sequence[str] | None = None, *, input_spec: InputSpec | None = None, origin: WeightsOrigin = RANDOM
 ) -> Backbone:

@@ -19,6 +19,7 @@ from ftlit.identity.code_identity import versioned
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import TokenPooling, real_tokens
 from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.plain_arguments import plain_arguments
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, pool_tokens
 from ftlit.zoo.text_blocks import BLOCKS, MaskedNorm, copy_relative_positions
@@ -27,6 +28,7 @@ from ftlit.zoo.weights.weight_sources import WeightSource, as_record, find, weig
 
 
 @BACKBONES.register("bert")
+@plain_arguments
 def load_bert(
     name: str,
     *,

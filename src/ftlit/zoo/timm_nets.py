@@ -20,6 +20,7 @@ from ftlit.errors import UserError, invalid, one_line, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import TokenPooling
 from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.plain_arguments import plain_arguments
 from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, pool_tokens, spec_of
@@ -35,6 +36,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @BACKBONES.register("timm")
+@plain_arguments
 def load_timm(
     name: str,
     *,

@@ -16,6 +16,7 @@ from ftlit.errors import UserError, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import TokenPooling
 from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.plain_arguments import plain_arguments
 from ftlit.zoo import efficientnet_lite, glyph, mlp
 from ftlit.zoo.blocks import IMAGENET, NetworkParts
 from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, pool_tokens, spec_of
@@ -81,6 +82,7 @@ HIDDEN_ARGUMENTS = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated"
 
 
 @BACKBONES.register("torchvision")
+@plain_arguments
 def load_backbone(
     name: str,
     *,

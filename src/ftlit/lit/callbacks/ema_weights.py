@@ -13,6 +13,7 @@ from ftlit.errors import UserError
 from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import keeps_whole_weights
 from ftlit.lit.trainer_internals import find_callback
+from ftlit.plain_arguments import plain_arguments
 
 LOW = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")  # precisions in which also the weights are rounded
 PRECISE = (torch.float32, torch.float64)
@@ -46,6 +47,7 @@ class EmaWeights(WeightAveraging):
             that begins from the best weights, which are those of training, not of the average.
     """
 
+    @plain_arguments
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"average.decay={decay}: give a number of at least 0 and below 1, such as 0.999")

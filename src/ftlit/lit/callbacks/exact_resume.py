@@ -32,6 +32,7 @@ from ftlit.lit.resumed_checkpoint import (
 from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
 from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
 from ftlit.lit.trainer_internals import leave_fit, mark_batch_not_begun, restart_loaders, running_loader, step_skipped_plateau_schedulers
+from ftlit.plain_arguments import plain_arguments
 from ftlit.run_folder import RUN_STATE
 
 OLD_STATE = "resuming"  # the key of earlier releases in a checkpoint, which is not read
@@ -58,6 +59,7 @@ class LastCheckpoint(Callback):
         paused: whether the last fit ended so.
     """
 
+    @plain_arguments
     def __init__(self, path: str | PathLike[str], *, every_seconds: float = 120, every_n_steps: int | None = None) -> None:
         self.path, self.every_seconds, self.every_n_steps = Path(path), every_seconds, every_n_steps
         self.run: str | None = None

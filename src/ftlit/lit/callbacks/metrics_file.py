@@ -12,6 +12,7 @@ from xxhash import xxh3_64
 from ftlit.files import naming
 from ftlit.formats import ENCODING, reading
 from ftlit.lit.trainer_internals import has_csv_writer, waiting_rows
+from ftlit.plain_arguments import plain_arguments
 
 Row = dict[str, str]
 
@@ -19,6 +20,7 @@ Row = dict[str, str]
 class MetricsFile(CSVLogger):
     """Lightning's CSVLogger, which always begins a new `metrics.csv`, able to continue the one of the run that is resumed."""
 
+    @plain_arguments
     def __init__(self, save_dir: str | Path, name: str | None = "", version: int | str | None = "") -> None:
         super().__init__(save_dir, name=name, version=version)
         self._earlier_rows: list[Row] = []

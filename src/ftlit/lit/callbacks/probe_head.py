@@ -27,6 +27,7 @@ from ftlit.lit.sharding.fsdp2 import assign, is_sharded
 from ftlit.lit.strategies import keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.models.heads import Combine, LinearHead, head_cuts
+from ftlit.plain_arguments import plain_arguments
 from ftlit.probes.fitted_head.head_probe import HeadProbe, fit_head
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.nearest import TrainVectors
@@ -73,6 +74,7 @@ class FitProbeHead(Callback):
 
     fits_head = True  # the plan of `StagedFinetuning` asks for it
 
+    @plain_arguments
     def __init__(
         self,
         head: str = "head",

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ftlit.errors import UserError
+from ftlit.plain_arguments import plain_arguments
 from ftlit.seeding import derived_seed
 
 
@@ -21,6 +22,7 @@ class SeedEachStep(Callback):
         UserError: on resuming: the checkpoint was written with another seed.
     """
 
+    @plain_arguments
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 

@@ -10,6 +10,7 @@ from ftlit.data.samplers import EpochOrder, SeededItems
 from ftlit.errors import UserError
 from ftlit.lit.datamodules.epoch_position import ContinuesEpoch
 from ftlit.lit.trainer_internals import process_share
+from ftlit.plain_arguments import plain_arguments
 
 OWN = ("shuffle", "sampler", "batch_sampler")  # arguments of a DataLoader that decide the order
 
@@ -32,6 +33,7 @@ class ResumableData(ContinuesEpoch):
         UserError: a training set without a length, or an argument that decides the order.
     """
 
+    @plain_arguments
     def __init__(self, train: Any, val: Any = None, test: Any = None, *, seed: int = 0, **loader: Any) -> None:
         super().__init__()
         if not isinstance(train, Sized) or not hasattr(train, "__getitem__"):

@@ -11,6 +11,7 @@ from ftlit.features.keys import DTYPE_OF
 from ftlit.features.pixel_plan import PIXEL_CHOICES, PixelChoice, StorablePixels
 from ftlit.features.stored_pixels import StoredPixels, reads_files
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.plain_arguments import plain_arguments
 
 
 def check_options(data: ImageData, dtype: str | None, max_gb: float) -> None:
@@ -24,6 +25,7 @@ def check_options(data: ImageData, dtype: str | None, max_gb: float) -> None:
     check_store_options(dtype, max_gb)
 
 
+@plain_arguments
 def check_store_options(dtype: str | None, max_gb: float) -> None:
     """Raise `UserError` for options out of their range."""
     if dtype is not None and dtype not in DTYPE_OF:

@@ -24,6 +24,7 @@ from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.features.extraction import evaluation_features
 from ftlit.lit.tasks.layer_pretrainer import ErrorsByEpoch, LayerPretrainer, Pretraining
 from ftlit.models.backbone import Backbone
+from ftlit.plain_arguments import plain_arguments
 from ftlit.seeding import derived_seed
 from ftlit.tensor_files import read_tensors, write_tensors
 
@@ -59,6 +60,7 @@ class LayerwisePretrainer:
         seed: of the random numbers of each layer.
     """
 
+    @plain_arguments
     def __init__(
         self,
         pretraining: Pretraining,
