@@ -137,3 +137,18 @@ def test_two_processes_compare_with_the_baseline_of_one(worse, tmp_path):
     one, two = result(worse[0]), result(tmp_path / "run")
     assert {name: two[name] for name in one if name.startswith(BASELINE)} == {name: one[name] for name in one if name.startswith(BASELINE)}
     assert all(torch.equal(value, weights(worse[0], "best")[name]) for name, value in weights(tmp_path / "run", "best").items())
+
+
+@pytest.mark.parametrize("augment", ["photo", "none"])
+def test_before_training_a_note_says_that_mirrored_digits_are_other_signs(tmp_path, augment):
+    words = [*(word for word in LARGE if not word.startswith(("data.per_class", "trainer.max_epochs"))), "trainer.max_epochs=1"]
+    printed = run(tmp_path / "run", *words, "data.per_class=20", f"data.augment={augment}")
+    notes = [line for line in printed[: printed.index("epoch 0 (")].splitlines() if line.startswith("note") and "data.augment=" in line]
+    losses = {name.rpartition("/")[2]: value for name, value in result(tmp_path / "run").items() if "/augmentation/" in name}
+    if augment == "none":
+        assert not notes and not losses
+    else:
+        (note,) = notes
+        assert note.endswith("stop this run and type data.augment=none")
+        assert f"{losses['augmented']:.3f} if it is fitted on augmented images, and {losses['plain']:.3f} if" in note
+        assert f"{losses['standard_error']:.3f}" in note

@@ -123,7 +123,14 @@ def keeps_logits(classifiers: int, examples: int, classes: int) -> bool:
 
 
 def cross_validate(
-    examples: LabelledVectors, classes: int, l2_penalties: Sequence[float], kind: ProbeKind, seed: int, *, folds: int = FOLDS
+    examples: LabelledVectors,
+    classes: int,
+    l2_penalties: Sequence[float],
+    kind: ProbeKind,
+    seed: int,
+    *,
+    folds: int = FOLDS,
+    fitted_on: LabelledVectors | None = None,
 ) -> HeldOut:
     """Results in stratified 5-fold cross-validation. The views of an example are held out together, and the examples of a group; results
     are on the vector of the example itself.
@@ -135,6 +142,7 @@ def cross_validate(
         kind: of the classifier.
         seed: of the folds.
         folds: how many of the 5 are held out.
+        fitted_on: other vectors of the same examples, in their order, to fit on in place of theirs.
 
     Raises:
         UserError: no class has two examples.
@@ -147,7 +155,8 @@ def cross_validate(
             "or more examples of each class"
         )
     keeps = keeps_logits(len(l2_penalties), sum(int((fold == number).sum()) for number in used), classes)
-    parts = [hold_out(examples.at(fold != i), examples.at(fold == i), classes, l2_penalties, kind, keeps_logits=keeps) for i in used]
+    fitted_on = fitted_on or examples
+    parts = [hold_out(fitted_on.at(fold != i), examples.at(fold == i), classes, l2_penalties, kind, keeps_logits=keeps) for i in used]
     places = torch.cat([torch.nonzero(fold == i)[:, 0] for i in used])
     correct, losses = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("correct", "losses"))
     logits = torch.cat([part.logits for part in parts if part.logits is not None], dim=1) if keeps else None

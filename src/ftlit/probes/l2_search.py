@@ -21,6 +21,7 @@ def held_out_results(
     l2_penalties: Sequence[float],
     kind: ProbeKind,
     seed: int,
+    fitted_on: LabelledVectors | None = None,
 ) -> tuple[Sequence[float], HeldOut]:
     """The L2 penalties that were tried, the strongest first, and the held-out results at these: on `others`, or in cross-validation.
 
@@ -33,6 +34,7 @@ def held_out_results(
         l2_penalties: the strongest first.
         kind: of the classifier.
         seed: of the folds.
+        fitted_on: in cross-validation, see `cross_validate`.
     """
     folds = 1 if len(examples.labels) * classes >= MIN_LOGITS_OF_ONE_FOLD else FOLDS
     if others is None and len(l2_penalties) > 1 and kind.coarse_fit:  # all penalties alike, however they are grouped
@@ -41,7 +43,7 @@ def held_out_results(
     def results(penalties: Sequence[float]) -> HeldOut:
         if others is not None:
             return hold_out(examples, others, classes, penalties, kind)
-        return cross_validate(examples, classes, penalties, kind, seed, folds=folds)
+        return cross_validate(examples, classes, penalties, kind, seed, folds=folds, fitted_on=fitted_on)
 
     is_large = examples.vectors.numel() * (1 + len(examples.views)) * classes >= MIN_PRODUCTS_TO_SEARCH
     return search_l2(results, l2_penalties) if is_large else (l2_penalties, results(l2_penalties))

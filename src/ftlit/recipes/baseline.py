@@ -116,6 +116,7 @@ def build_baseline(cfg: DictConfig, backbone: Backbone, images: Any, base: Recor
     head = instantiate(cfg.head, **arguments, num_classes=images.num_classes)
     weights, identity = class_weights_of(cfg, images), RunIdentity()
     probe_head = FitProbeHead("head", instantiate(cfg.probe), trains=False, class_weights=weights)
+    probe_head.compares_views = True  # before layers train on augmented images
     recorder = Recorder(cfg.paths.run) if cfg.report or cfg.init_from is not None else None
     callbacks: list[Callback | None] = [StagedFinetuning(schedule), probe_head, identity, recorder]
     if (count := len(images.collection.splits["train"])) > MAX_IMAGES:

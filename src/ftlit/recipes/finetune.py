@@ -24,12 +24,14 @@ from ftlit.lit.stop_signals import PauseReached
 from ftlit.lit.strategies import compiled_layers_allowed, keeps_whole_weights
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
+from ftlit.printing import print_line
 from ftlit.recipes.baseline import Baseline, Results, checkpoint_in, evaluate_fitted, judged_by, propose
 from ftlit.recipes.build_run import Run, build, plan_of
 from ftlit.recipes.compare_start import StartPredictions, compare, predict_with_start
 from ftlit.recipes.console.plan_rows import plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.console.run_facts import RunFacts
+from ftlit.recipes.console.training_row import harmful_augmentation_note
 from ftlit.recipes.final_run import check_final, end_final, plan_rows_of
 from ftlit.recipes.interrupted_run import left_after_interruption
 from ftlit.recipes.processes.job_process import is_sweep
@@ -191,6 +193,8 @@ def _fit_baseline(cfg: DictConfig, run: Run, found: Results) -> Results | None:
     if run.resume_from is None and run.trainer.is_global_zero:  # a run that was interrupted before its first step left an earlier head
         (folder / "checkpoints" / "best.ckpt").unlink(missing_ok=True)
     results = run.baseline.fit(folder, last.run if last else None, found)
+    for note in harmful_augmentation_note(cfg, run.baseline.probe_head.view_effect):
+        print_line(f"note      {note}")
     run.probe_head.given = run.baseline.start_for(run.model.head)
     number = sum(run.data.counts["val"].values())
     propose(run.trainer, folder, results, limited(number, run.data.batch_size * run.trainer.world_size, run.trainer.limit_val_batches))

@@ -1,6 +1,7 @@
 """The result of a run: which model it is, where that was fitted, and what `result.json` holds beside its metrics."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import isnan
 from typing import Any
 
@@ -61,6 +62,8 @@ def beside_result(run: Run, baseline: Results | None, images: Mapping[str, int])
     if baseline:
         compared = {**baseline, **{f"{split}/fitted_on": splits for split, splits in fitted_on(run.baseline).items()}}
         compared |= _intervals(baseline, images)
+    if run.baseline and (effect := run.baseline.probe_head.view_effect):
+        compared |= {f"augmentation/{name}": value for name, value in asdict(effect).items()}
     trained = _best_of_epochs(run)
     return (
         {f"{BASELINE}/{name}": value for name, value in compared.items()} | ({} if trained is None else {TRAINED: trained}) | _ignored(run)

@@ -29,6 +29,7 @@ from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.models.heads import Combine, LinearHead, head_cuts
 from ftlit.plain_arguments import plain_arguments
 from ftlit.probes.fitted_head.head_probe import HeadProbe, fit_head
+from ftlit.probes.fitted_head.view_effect import ViewEffect, effect_of_views
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.nearest import TrainVectors
 
@@ -63,6 +64,9 @@ class FitProbeHead(Callback):
         then: called with the head after the probe was copied into it, where training follows; it may change the head in place.
         resumes: whether `fit` loads a checkpoint, from which the head comes; read under `Fsdp2Strategy` only, because Lightning says so too
             late there: after the weights are sharded.
+        compares_views: whether the first augmented view is compared with the plain one, see `effect_of_views`: for a head from which layers
+            will train elsewhere.
+        view_effect: the result of this comparison, in the first process; `None`: not compared.
         probe: fitted on the training images; it is the head once `fit` begins.
         refitted: fitted on train + val; see `use_refitted`.
         train_vectors: features of the training images at the highest cut, in the first process; `None` where training follows, or where
@@ -90,7 +94,8 @@ class FitProbeHead(Callback):
         self.refitted: HeadProbe | None = None
         self.train_vectors: TrainVectors | None = None
         self.subspace: FeatureSubspace | None = None
-        self.resumes = False
+        self.resumes = self.compares_views = False
+        self.view_effect: ViewEffect | None = None
 
     def before_sharding(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the probe and copy it into the head, in place, while each process has all weights."""
@@ -118,6 +123,8 @@ class FitProbeHead(Callback):
                 self.probe = fit_head(self.probing, features, augmented, cuts, combine, self.class_weights)
                 both = [own[0] for own in splits], [own[1:] for own in splits]
                 self.refitted = self.probe.refitted(*both) if "val" in fitted_on else None
+                if augmented and self.compares_views:
+                    self.view_effect = effect_of_views(self.probing, self.probe, features, augmented[0], cuts[-1])
                 self.train_vectors = None if self.trains else TrainVectors.of(features, cuts[-1])
                 if not self.trains:
                     places = some_places(*(len(own[0]) for own in splits))

@@ -11,6 +11,7 @@ from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.plan import Plan
 from ftlit.formatting import count
 from ftlit.intervals import accuracy_interval
+from ftlit.probes.fitted_head.view_effect import ViewEffect
 from ftlit.recipes.config.class_weights import class_weights_text
 from ftlit.recipes.console.run_facts import RunFacts
 
@@ -83,6 +84,19 @@ def unread_views(cfg: DictConfig, data: Any, stage_inputs: Sequence[StageInput],
     if views in (None, "auto", 0) or facts.views or on_features or not getattr(data, "augments", False):  # those of ImageData note that
         return
     yield f"data.views={views} is ignored: no head is fitted as a linear probe, and no stage trains from stored features"
+
+
+def harmful_augmentation_note(cfg: DictConfig, effect: ViewEffect | None) -> Iterator[str]:
+    """A note where a probe of augmented images is clearly worse than one of plain images, before training begins."""
+    if effect is None or not effect.is_worse:
+        return
+    name, instead = ("data.augment", "data.augment=none") if "augment" in cfg.data else ("augmentation", "ImageData(augment='none')")
+    value = f"={given}" if isinstance(given := cfg.data.get("augment"), str) else ""
+    yield (
+        f"{name}{value} may make training less accurate here: on held-out images without augmentation, a linear probe has a loss of "
+        f"{effect.augmented:.3f} if it is fitted on augmented images, and {effect.plain:.3f} if it is not (standard error of the "
+        f"difference {effect.standard_error:.3f}); to train without augmentation, stop this run and type {instead}"
+    )
 
 
 def few_val_note(cfg: DictConfig, data: Any, plan: Plan, noun: str) -> Iterator[str]:
