@@ -72,8 +72,8 @@ def test_any_setting_can_be_compared_with(tmp_path, capsys):
     table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert table[-1] == ["linear", "large_different", "3", table[-1][3], "-"]
     assert table[0][-1] == "+0.1400 ± 0.1739" and sorted(tmp_path.iterdir()) == before  # of 0.07, 0.14, 0.21
-    for words, number in (("head=linear", 4), ("head=mlp", 0)):
-        with pytest.raises(UserError, match=f"--against '{words}' stands for {number} settings: give values that one has, of head=l"):
+    for words, number in (("head=linear", "4 settings"), ("head=mlp", "no setting")):
+        with pytest.raises(UserError, match=f"--against '{words}' matches {number}: give values that one has, of head=l"):
             main.report([folder, "--against", words])
     with pytest.raises(UserError, match="--against has no value: give the values of one setting"):
         main.report([folder, "--against", ""])

@@ -27,7 +27,7 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
         words: `name=value` of swept options that only this setting has.
 
     Raises:
-        UserError: they stand for no setting, or for several.
+        UserError: they match no setting, or several.
     """
     results = SettingResults(jobs)
     if not words:
@@ -36,7 +36,8 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
     found = [place for place, own in enumerate(pairs) if set(words) <= set(own)]
     if len(found) != 1:
         settings = shorten(" ".join(own) for own in pairs)
-        raise UserError(f"--against '{' '.join(words)}' stands for {len(found)} settings: give values that one has, of {settings}")
+        matches = f"{len(found)} settings" if found else "no setting"
+        raise UserError(f"--against '{' '.join(words)}' matches {matches}: give values that one has, of {settings}")
     (place,) = found
     other = results.settings[place]
     differences = [None if setting is other else difference(setting, other, TEST) for setting in results.settings]

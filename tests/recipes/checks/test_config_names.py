@@ -59,6 +59,30 @@ def test_values_that_are_read_and_options_in_the_defaults_list_pass(content, wor
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("-m seed=1,2 hydra.run.dir=x", "hydra.run.dir=x is the folder of a single run, and a sweep ignores it: give hydra.sweep.dir=x"),
+        ("hydra.sweep.dir=x", "hydra.sweep.dir=x is the folder of a sweep, and a single run ignores it: add -m for a sweep, or give hyd"),
+        (
+            "recipe=pretrain pretrain=autoencoder trainer.max_epochs=1",
+            "which trains each layer by itself: give pretrain.epochs=1 (docs",
+        ),
+        (
+            "recipe=pretrain pretrain=rbm optimizer.lr=1",
+            "optimizer.lr=1 has no effect with pretrain=rbm, which trains each layer by itself",
+        ),
+        ("recipe=pretrain pretrain=rbm head=mlp", ": leave head=mlp out (docs/pretraining.md#options-of-the-training)"),
+        ("pretrain=rbm", "pretrain=rbm has an effect with recipe=pretrain only: give recipe=pretrain too, or leave pretrain=rbm out"),
+    ],
+)
+def test_options_that_the_command_would_ignore_are_refused_and_nothing_is_written(words, line, tmp_path):
+    done = warm.run([sys.executable, "-m", "ftlit.cli.train", *words.split()], cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and line in done.stderr
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.e2e
 def test_the_error_names_the_file_of_the_experiment(tmp_path):
     (tmp_path / "c/experiment").mkdir(parents=True)
     for name, content in (("plain", "scenario: large_similar"), ("typo", "sede: 1")):

@@ -21,7 +21,7 @@ def test_a_row_of_the_plan_stays_one_row(capsys, tmp_path):
     print_plan(OmegaConf.create(), [("classes", f"a\nb: 3, {NAME}: 4")], plan, str(tmp_path), trains=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].rstrip() == "classes  a\\nb: 3, \\x1b[31mred\\x07 [bold]\\u202e: 4"
-    assert lines[-1] == "doctor  \\x1b[31mred\\x07 [bold]\\u202e"
+    assert lines[-1] == "doctor    \\x1b[31mred\\x07 [bold]\\u202e"
 
 
 @pytest.mark.parametrize(("columns", "width"), [("80", 80), ("200", 200), ("", 160), ("0", 160), ("wide", 160)])

@@ -16,7 +16,7 @@ from ftlit.models.backbone import Layers
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import load_backbone
 from ftlit.zoo.torchvision_nets import BUILDERS, Net
-from ftlit.zoo.weights.weight_sources import WeightSource, read
+from ftlit.zoo.weights.weight_sources import WeightSource, file_of, read
 
 pytestmark = pytest.mark.zoo
 
@@ -229,6 +229,21 @@ def test_a_file_may_lack_the_reinitialized_layers(tmp_path):
     assert load_backbone("glyph", weights=tmp_path / "lower.pth", reinit=["layer3", "layer4"]).reinit == ("layer3", "layer4")
     with pytest.raises(UserError, match="missing"):
         load_backbone("glyph", weights=tmp_path / "lower.pth")
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (("efficientnet_lite0_x.pth", "mobilenetv2_imagenet.pth"), "if {0}/mobilenetv2_imagenet.pth is for mobilenet_v2, give"),
+        (("efficientnet_lite0_x.pth", "resnet18.pth"), "add that file, or give another file as backbone.weights={0}/NAME"),
+    ],
+)
+def test_of_a_folder_without_the_file_of_a_network_only_a_file_with_a_similar_name_is_proposed(names, remedy, tmp_path):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError) as caught:
+        file_of(tmp_path, "mobilenet_v2")
+    assert remedy.format(tmp_path) in str(caught.value) and f"={tmp_path}/efficientnet" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5.pth", "shufflenet_v2_x0_5-0123abcd.pth"])

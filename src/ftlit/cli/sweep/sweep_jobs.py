@@ -20,6 +20,7 @@ from ftlit.errors import UserError, one_line, shorten
 from ftlit.formatting import count, shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS, PauseReached
 from ftlit.recipes.checks.check_jobs import check_jobs, check_launcher
+from ftlit.recipes.checks.early_checks import check_folder_words
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
 from ftlit.recipes.processes.job_process import REASON, USER_ERROR_STATUS, JobExit, is_requeue
 from ftlit.recipes.resuming.resume import RESUMABLE_RECIPES
@@ -47,6 +48,7 @@ class SweepCallback(Callback):
         """
         folder = Path(config.hydra.sweep.dir)
         try:
+            check_folder_words(config.hydra.overrides.hydra, is_sweep=True)
             check_launcher(config.hydra.runtime.choices.get("hydra/launcher"))
             sweep_rungs.check_sweeper(config)
             done = sweep_resume.count_done(config)

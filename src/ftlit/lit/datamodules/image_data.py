@@ -100,7 +100,9 @@ class ImageData(ContinuesEpoch, NormalizesOnDevice):
         self.num_classes = len(collection.class_names)
         self.multilabel = collection.multilabel
         self.notes = list(collection.notes)
-        if per_class is not None and (short := [name for name, count in self.counts["train"].items() if count < per_class]):
+        if per_class is not None and (
+            short := [f"{name!r} ({number})" for name, number in self.counts["train"].items() if number < per_class]
+        ):
             self.notes.append(
                 f"all training {input_spec.noun} of these classes are used, because they are fewer than data.per_class={per_class}: "
                 f"{shorten(short)}"

@@ -2,7 +2,7 @@
 range, paths that do not exist.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,7 +12,8 @@ from ftlit.errors import UserError
 from ftlit.recipes.checks.config_names import check_names
 from ftlit.recipes.checks.ranges import check_ranges
 from ftlit.recipes.config.candidates import AUTO, GROUP, candidates_of
-from ftlit.recipes.config.hydra_internals import choices
+from ftlit.recipes.config.hydra_internals import choices, hydra_config, run_mode
+from ftlit.recipes.config.overrides import given
 
 CSV_FILES = ("csv", "val_csv", "test_csv")
 GIVEN_PATHS = (  # where an empty text would be the current folder
@@ -25,6 +26,9 @@ OF_A_RUN = {  # values that have one place in a run's folder: resume=true, predi
     "callbacks.best.filename": "best",
     "average.path": "checkpoints/start.ckpt",
 }
+NOT_OF_LAYERS = (  # names that layer-wise pretraining does not read
+    *("optimizer", "lr_scheduler", "schedule", "loss", "head", "average", "batchnorm", "decay_all", "compile", "trainer.max_epochs"),
+)
 PATHS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Path]]] = {  # data source -> values that are paths, and their check
     "ftlit.lit.datamodules.image_sources.folder_data": (("root",), existing_folder),
     "ftlit.lit.datamodules.image_sources.unlabelled_data": (("root",), existing_folder),
@@ -52,8 +56,47 @@ def check_early(cfg: DictConfig) -> None:
             check(path)
     if choices().get(GROUP) == AUTO and cfg.backbone.among is not None:
         candidates_of(cfg)  # without names it would look for weights, which takes torch
+    if hydra_config() is not None and run_mode() == "RUN":
+        check_folder_words(hydra_config().overrides.hydra, is_sweep=False)
+    _check_pretraining(cfg)
     _check_callbacks(cfg)
     check_ranges(cfg)
+
+
+def check_folder_words(words: Sequence[str], *, is_sweep: bool) -> None:
+    """Raise `UserError` for the folder of a run given to a sweep, or the reverse: Hydra would ignore it.
+
+    >>> check_folder_words(["hydra.run.dir=runs/a"], is_sweep=True)
+    Traceback (most recent call last):
+    ftlit.errors.UserError: hydra.run.dir=runs/a is the folder of a single run, and a sweep ignores it: give hydra.sweep.dir=runs/a
+    """
+    pairs = [word.lstrip("+").partition("=") for word in words]
+    folders = {name: value for name, _, value in pairs if name in ("hydra.run.dir", "hydra.sweep.dir")}
+    if is_sweep and (folder := folders.get("hydra.run.dir")) is not None:
+        raise UserError(f"hydra.run.dir={folder} is the folder of a single run, and a sweep ignores it: give hydra.sweep.dir={folder}")
+    if not is_sweep and [*folders] == ["hydra.sweep.dir"]:  # a job of a sweep that runs by itself has both
+        folder = folders["hydra.sweep.dir"]
+        raise UserError(
+            f"hydra.sweep.dir={folder} is the folder of a sweep, and a single run ignores it: add -m for a sweep, or give "
+            f"hydra.run.dir={folder}"
+        )
+
+
+def _check_pretraining(cfg: DictConfig) -> None:
+    """Refuse an objective of layers in a recipe that trains none, and options of other training beside it."""
+    if not isinstance(cfg.get("pretrain"), DictConfig) or hydra_config() is None:
+        return
+    chosen = f"pretrain={choices()['pretrain']}"
+    if cfg.recipe != "pretrain":
+        raise UserError(f"{chosen} has an effect with recipe=pretrain only: give recipe=pretrain too, or leave {chosen} out")
+    for word in given(*NOT_OF_LAYERS):
+        name, _, value = word.lstrip("+").partition("=")
+        own = "pretrain.epochs" if name == "trainer.max_epochs" else f"pretrain.{name}"
+        meant = own if OmegaConf.select(cfg, own) is not None and "." in name else None
+        remedy = f"give {meant}={value}" if meant else f"leave {word} out"
+        raise UserError(
+            f"{word} has no effect with {chosen}, which trains each layer by itself: {remedy} (docs/pretraining.md#options-of-the-training)"
+        )
 
 
 def _check_callbacks(cfg: DictConfig) -> None:
@@ -65,9 +108,9 @@ def _check_callbacks(cfg: DictConfig) -> None:
     if "csv" in cfg.logger and not isinstance(cfg.logger.csv, DictConfig):
         raise UserError("logger.csv=null is not supported, because ftlit report and resume=true read metrics.csv: leave logger.csv out")
     for name, place in OF_A_RUN.items():
-        given = OmegaConf.select(cfg, name)
-        if given is not None and Path(str(given)) != (Path(place) if name.endswith("filename") else Path(cfg.paths.run, place)):
+        path = OmegaConf.select(cfg, name)
+        if path is not None and Path(str(path)) != (Path(place) if name.endswith("filename") else Path(cfg.paths.run, place)):
             raise UserError(
-                f"{name}={given} is not supported, because best.ckpt and last.ckpt must be in {Path(cfg.paths.run, 'checkpoints')}, where "
+                f"{name}={path} is not supported, because best.ckpt and last.ckpt must be in {Path(cfg.paths.run, 'checkpoints')}, where "
                 f"ftlit predict, ftlit report and resume=true read them: leave {name} out, or give another hydra.run.dir=..."
             )

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ftlit.data.limits import MAX_VALUE
 from ftlit.errors import UserError
+from ftlit.recipes.checks.value_types import several_values
 
 LARGEST_SEED = 2**32 - 1  # numpy's
 MANY = 10**9
@@ -175,7 +176,7 @@ def check_ranges(cfg: DictConfig) -> None:
     for name, value in [*((name, cfg[name]) for name in OF_TRAIN_YAML), *numbers_in(cfg)]:
         allowed = range_of(name)
         if allowed is not None and value not in allowed:
-            raise UserError(f"{name}={value!r}: give {allowed.describe()}{allowed.hint}")
+            raise UserError(f"{name}={value!r}: give {allowed.describe()}{allowed.hint}{several_values(name, value)}")
         if not isfinite(value):
             raise UserError(f"{name}={value}: give a finite number")
 

@@ -1,5 +1,6 @@
 """Compare values of a config with annotated types, and word what is accepted."""
 
+import re
 from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, ListConfig
 
 from ftlit.errors import UserError, closest, in_quotes
 
+MANY_VALUES = 10  # that are not written one by one
 USUAL_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # shown of the many that `trainer.precision` takes
 
 
@@ -33,10 +35,23 @@ def check_type(name: str, value: Any, hint: Any) -> None:
         near = closest(value, [kind for kind in plain if isinstance(kind, str)]) if isinstance(value, str) else None
         meant = f"did you mean {near}? Accepted: " if near else "give "
         quoted = in_quotes(value) if {int, float} & set(plain) else ""
-        raise UserError(f"{name}={value!r}: {meant}{_alternatives([_expected(kind, value) for kind in plain])}{quoted}")
+        several = several_values(name, value) if int in plain else ""
+        raise UserError(f"{name}={value!r}: {meant}{_alternatives([_expected(kind, value) for kind in plain])}{quoted}{several}")
     for inner in _element_types(alternatives) if isinstance(value, ListConfig) else ():
         for i, part in enumerate(value):
             check_type(f"{name}[{i}]", part, inner)
+
+
+def several_values(name: str, value: Any) -> str:
+    """The end of an error for a range that should be a whole number: how a sweep over its numbers is given.
+
+    >>> several_values("seed", "1..3"), several_values("seed", "first")
+    ('; for a sweep over these values, give -m seed=1,2,3', '')
+    """
+    found = re.fullmatch(r"(\d{1,6})(?:\.\.\.?|-|:)(\d{1,6})", str(value))
+    numbers = range(int(found[1]), int(found[2]) + 1) if found else ()
+    short = f"range({numbers[0]},{numbers[-1] + 1})" if len(numbers) > MANY_VALUES else ",".join(map(str, numbers))
+    return f"; for a sweep over these values, give -m {name}={short}" if numbers else ""
 
 
 def _element_types(alternatives: Sequence[Any]) -> Iterator[Any]:

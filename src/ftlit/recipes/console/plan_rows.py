@@ -238,7 +238,7 @@ def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resuming: s
     if trains:
         show(layers_table(plan))
     for warning in plan.warnings:
-        show(f"[bold]doctor[/bold]  {plain(warning)}")
+        show(f"[bold]doctor[/bold]    {plain(warning)}")
 
 
 def print_rows(rows: Sequence[PlanRow]) -> None:

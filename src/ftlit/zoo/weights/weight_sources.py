@@ -111,9 +111,11 @@ def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike
         raise UserError(f"backbone.weights={weights} has several files for {network} ({names}): leave one of them in the folder")
     if files and not found:
         there = shorten(shown(file.name) for file in files)
+        near = next((file for file in files if _plain(network) in _plain(file.stem)), None)
+        remedy = f"if {shown(near)} is for {network}, give this path" if near else "add that file"
         raise UserError(
             f"backbone.weights={weights} has no {network}{files[0].suffix} (files there: {there}): in a folder each backbone finds the "
-            f"file with its name; add that file, or give a file, as backbone.weights={shown(files[0])}"
+            f"file with its name; {remedy}, or give another file as backbone.weights={Path(weights, 'NAME')}"
         )
     return found[0] if found else weights
 
@@ -128,6 +130,11 @@ def _named_after(network: str, files: Iterable[Path]) -> list[Path]:
     """The files of weights among these whose name is that of the network, with or without the hash of a published file."""
     named = re.compile(rf"{re.escape(network)}(-[0-9a-f]{{8,}})?")
     return [file for file in files if file.suffix in SUFFIXES and named.fullmatch(file.stem)]
+
+
+def _plain(name: str) -> str:
+    """A name without case, `_` and `-`, in which names of files and of networks differ."""
+    return name.casefold().replace("_", "").replace("-", "")
 
 
 def _unknown(text: str, sources: Mapping[str, WeightSource]) -> UserError:
