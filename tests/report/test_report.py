@@ -156,7 +156,9 @@ def test_the_feature_map_marks_errors_where_they_are_known(classes):
 
 def test_the_page_says_what_the_nearest_images_are_where_it_shows_them():
     run_data = run_data_of(3)
-    assert NEAREST_IMAGES in page(run_data, {}) and NEAREST_IMAGES not in page(replace(run_data, nearest=None), {})
+    assert NEAREST_IMAGES not in page(replace(run_data, nearest=None), {})
+    text = page(run_data, {"mistakes": {"jpg": b""}})
+    assert text.index('id="mistakes"') < text.index(NEAREST_IMAGES) < text.index('alt="Most confident errors"')  # above the images
 
 
 def test_the_reliability_diagram_shows_the_probabilities_before_and_after_the_temperature(tmp_path):
@@ -171,8 +173,18 @@ def test_the_reliability_diagram_shows_the_probabilities_before_and_after_the_te
         legends.append((axes.get_title(), axes.get_legend_handles_labels()[1]))
     after = legends[0][0].rpartition(" ")[2]
     before = f"{reliability(replace(both, probability=again.uncalibrated))[3]:.3f}"
-    assert legends[1][0] == f"expected calibration error {before} -> {after}"
-    assert legends[1][1] == ["perfect calibration", "before its temperature", "test images"]
+    assert legends[1][0] == f"expected calibration error {after} ({before} before temperature scaling)"
+    assert legends[1][1] == ["perfect calibration", "at the mean probability", "before temperature scaling", "test images"]
+
+
+def test_bars_of_few_images_are_pale_and_the_page_judges_the_calibration_error():
+    run_data = run_data_of(3)
+    probability = np.where(np.arange(len(run_data.predictions.items)) < 4, 0.41, 0.95)
+    known = replace(run_data, predictions=replace(run_data.predictions, probability=probability))
+    bars = SECTIONS["calibration"].draw(known).axes[0].containers
+    assert [(bar.get_label(), len(bar)) for bar in bars if bar.get_label().startswith("fewer")] == [("fewer than 5 images", 1)]
+    text = page(known, {})
+    assert "perfectly calibrated probabilities would have an error of up to" in text and "the error found is not only chance." in text
 
 
 def test_an_interrupted_write_keeps_the_previous_file_and_a_damaged_file_is_an_error(tmp_path, monkeypatch):
@@ -271,8 +283,8 @@ def test_the_nearest_training_images_stand_beside_each_error():
     nearest = Pictures(images[:, 1:].reshape(-1, 2, 2, 3), [f"near {place}" for place in range(7) for _ in range(NEAREST)])
     maps = Pictures(errors.images + np.uint8(100), [f"map {place}" for place in range(7)])
     known = replace(run_data, mistakes=errors, nearest=nearest)
-    assert shown_values(SECTIONS["mistakes"].draw(known), columns=8, number=28) == list(range(28))
-    both = shown_values(SECTIONS["mistakes"].draw(replace(known, maps=maps)), columns=10, number=35)
+    assert shown_values(SECTIONS["mistakes"].draw(known), columns=4, number=28) == list(range(28))
+    both = shown_values(SECTIONS["mistakes"].draw(replace(known, maps=maps)), columns=5, number=35)
     assert both[::5] == list(range(0, 28, 4)) and both[1::5] == list(range(100, 128, 4)) and both[2:5] == [1, 2, 3]
     for other in (None, replace(nearest, images=nearest.images[:5])):  # a run without them, and files of two runs
         assert shown_values(SECTIONS["mistakes"].draw(replace(known, nearest=other)), columns=6, number=7) == list(range(0, 28, 4))

@@ -11,7 +11,15 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ftlit.lit.callbacks.recorder import predictions_of
 from ftlit.report.contents import Predictions
-from ftlit.report.scores import ClassScore, class_scores, confusion, low_recalls, most_confident_errors, reliability
+from ftlit.report.scores import (
+    ClassScore,
+    calibration_error_by_chance,
+    class_scores,
+    confusion,
+    low_recalls,
+    most_confident_errors,
+    reliability,
+)
 
 
 @pytest.mark.parametrize("number", [2, 10])
@@ -50,3 +58,14 @@ def test_low_recalls_are_those_below_half_of_the_accuracy():
     scores = [ClassScore(name, images, 0.0, recall, 0.0) for name, (images, recall) in recalls.items()]
     assert [score.name for score in low_recalls(scores)] == ["ants", "crabs"]  # the accuracy is 0.92
     assert not low_recalls([ClassScore("ants", 10, 0.0, 0.2, 0.0), ClassScore("bees", 10, 0.0, 0.3, 0.0)])
+
+
+@pytest.mark.parametrize("number", [50, 2000])
+def test_perfect_probabilities_exceed_the_calibration_error_by_chance_in_one_of_twenty_cases(number):
+    random = np.random.default_rng(1)
+    probability = random.uniform(0.5, 1, number)
+    drawn = [random.random(number) < probability for _ in range(300)]
+    held = [Predictions([""] * number, [(int(value),) for value in right], [(1,)] * number, probability) for right in drawn]
+    by_chance = calibration_error_by_chance(held[0])
+    assert np.mean([reliability(own)[3] > by_chance for own in held]) == pytest.approx(0.05, abs=0.045)
+    assert (0.1 < by_chance < 0.3) if number == 50 else (0.01 < by_chance < 0.05)

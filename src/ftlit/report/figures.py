@@ -1,7 +1,6 @@
 """The plots of a report: pure functions from run data to a figure, or to `None` where the run left no data for it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from ftlit.report.contents import Array, RunData
 from ftlit.report.scores import confusion as confused
-from ftlit.report.scores import reliability
+from ftlit.report.scores import reliability, uncalibrated
 from ftlit.report.tsne import tsne
 
 STAGE_COLOURS = ("#eef2f7", "#dfe7f1")
@@ -25,6 +24,7 @@ MAX_NAME_LENGTH = 24  # characters of a name along an axis
 MAX_NAMED_CLASSES = 40  # with names along the axes of the matrix
 MAX_LEGEND_CLASSES = 20
 MAX_MATRIX_CLASSES = 500
+FEW_IN_BAR = 5  # images of a bar whose accuracy is rough
 
 
 def curves(run: RunData) -> Figure | None:
@@ -112,13 +112,17 @@ def calibration(run: RunData) -> Figure | None:
     width = 1 / len(counts)
     begins = np.arange(len(counts)) * width
     upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1, label="perfect calibration")
-    upper.bar(begins, np.nan_to_num(accuracy), width, align="edge", color="#8fb4dc", edgecolor="white", label=f"test {run.noun}")
-    upper.plot(confidence, accuracy, "o", color="#1d4370", markersize=4)
+    few = (counts > 0) & (counts < FEW_IN_BAR)
+    for shown, colour, label in ((~few, "#8fb4dc", f"test {run.noun}"), (few, "#e3ecf6", f"fewer than {FEW_IN_BAR} {run.noun}")):
+        if accuracy[shown].size:
+            heights = np.nan_to_num(accuracy[shown])
+            upper.bar(begins[shown], heights, width, align="edge", color=colour, edgecolor="white", label=label)
+    upper.plot(confidence, accuracy, "o", color="#1d4370", markersize=4, clip_on=False, label="at the mean probability")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"expected calibration error {error:.3f}")
     if run.predictions.uncalibrated is not None:
-        before = reliability(replace(run.predictions, probability=run.predictions.uncalibrated))
-        upper.plot(before[0], before[1], "o", color="#c9762b", markersize=4, label="before its temperature")
-        upper.set_title(f"expected calibration error {before[3]:.3f} -> {error:.3f}")
+        before = reliability(uncalibrated(run.predictions))
+        upper.plot(before[0], before[1], "o", color="#c9762b", markersize=4, clip_on=False, label="before temperature scaling")
+        upper.set_title(f"expected calibration error {error:.3f} ({before[3]:.3f} before temperature scaling)", fontsize=9)
     upper.legend(loc="upper left", fontsize=8)
     lower.bar(begins, counts, width, align="edge", color="#d9dce1", edgecolor="white")
     lower.set(xlabel="probability of the predicted class", ylabel=run.noun)

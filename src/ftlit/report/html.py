@@ -73,7 +73,7 @@ def page(run: RunData, pictures: Mapping[str, Mapping[str, bytes] | str], traini
         inline = name in pictures and name != "confusion"  # the page's script draws the matrix, so that it can be sorted
         body = _image(name, section.title, pictures[name]) if inline else ""
         if body := body + (beside[name](run) if name in beside else ""):
-            meaning = section.meaning.format(noun=run.noun)
+            meaning = section.meaning.format(noun=run.noun) + (f" {tables.about_mistakes(run)}" if name == "mistakes" else "")
             sections.append((name, section.title, f"<p>{escape(meaning)}</p>{body}"))
         if name == "confusion" and run.predictions:
             sections.append(("classes", "Scores per class", tables.classes(run)))
@@ -114,4 +114,4 @@ def _image(name: str, title: str, drawn: Mapping[str, bytes] | str) -> str:
         return f'<p class="warning">not drawn: {escape(drawn)}</p>'
     kind = PNG if PNG in drawn else JPEG
     shown = f'<img alt="{escape(title)}" src="data:image/{kind};base64,{base64.b64encode(drawn[kind]).decode()}">'
-    return f'<a href="{FOLDER}/{name}.{kind}">{shown}</a>'
+    return f'<a class="{kind}" href="{FOLDER}/{name}.{kind}">{shown}</a>'

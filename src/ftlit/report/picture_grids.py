@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ftlit.report.contents import NEAREST, Array, Pictures, RunData
 
-SIDE, GAP, LINE = 165, 11, 14  # pixels: the longer side of an image, the space between two, and a line of a caption
-FONT_SIZE = 11
+SIDE, GAP, LINE = 165, 11, 17  # pixels: the longer side of an image, the space between two, and a line of a caption
+FONT_SIZE = 13
 
 
 def samples(run: RunData) -> Image.Image | None:
@@ -20,7 +20,7 @@ def samples(run: RunData) -> Image.Image | None:
 
 
 def mistakes(run: RunData) -> Image.Image | None:
-    """The test images with the most confident errors, each with its map and the nearest training images beside it, where they are known."""
+    """The test images with the most confident errors. Where maps or nearest training images are known, each error has a row with them."""
     if run.mistakes is None:
         return None
     number, images, captions = len(run.mistakes.images), list[Array](), list[str]()
@@ -30,7 +30,7 @@ def mistakes(run: RunData) -> Image.Image | None:
         for own, each in known:
             images += list(own.images[each * place : each * (place + 1)])
             captions += own.captions[each * place : each * (place + 1)]
-    return grid(Pictures(np.stack(images), captions), columns=6 if len(known) == 1 else 2 * sum(each for _, each in known))
+    return grid(Pictures(np.stack(images), captions), columns=6 if len(known) == 1 else sum(each for _, each in known))
 
 
 def suspects(run: RunData) -> Image.Image | None:

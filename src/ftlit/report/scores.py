@@ -1,7 +1,7 @@
 """Metrics of the predictions on test images: scores per class, confusion, calibration, most confident errors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,22 @@ def reliability(predictions: Predictions) -> tuple[Array, Array, Array, float]:
     with np.errstate(invalid="ignore"):
         confidence, accuracy = (np.bincount(places, values, BINS) / counts for values in (probability, right))
     return confidence, accuracy, counts, float(np.nansum(np.abs(confidence - accuracy) * counts) / max(counts.sum(), 1))
+
+
+def uncalibrated(predictions: Predictions) -> Predictions:
+    """The predictions with their probabilities before temperature scaling, where these are known."""
+    return predictions if predictions.uncalibrated is None else replace(predictions, probability=predictions.uncalibrated)
+
+
+def calibration_error_by_chance(predictions: Predictions, draws: int = 200) -> float:
+    """The expected calibration error that perfect probabilities would not exceed on as many images in 95 % of cases: its quantile over
+    random draws of which predictions are correct, each with its own probability (Bröcker and Smith 2007).
+    """
+    probability = predictions.probability[np.isfinite(predictions.probability)]
+    places = np.minimum((probability * BINS).astype(int), BINS - 1)
+    random = np.random.default_rng(0)
+    found = [np.abs(np.bincount(places, probability - (random.random(len(places)) < probability), BINS)).sum() for _ in range(draws)]
+    return float(np.quantile(found, 0.95) / max(len(places), 1))
 
 
 def most_confident_errors(predictions: Predictions) -> list[int]:

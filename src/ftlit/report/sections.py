@@ -54,8 +54,8 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "calibration": Section(
         "Calibration",
-        "Bars: the share of correct predictions among those of about the same probability. On the dashed line both are equal; below it "
-        "the probabilities are too high.",
+        "Bars: the share of correct predictions among those of about the same probability; pale bars have few {noun}. Dots: the same "
+        "share, at the mean probability of the bar. On the dashed line both are equal; below it the probabilities are too high.",
         figures.calibration,
     ),
     "features": Section(

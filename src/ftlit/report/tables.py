@@ -13,7 +13,7 @@ from ftlit.report.contents import RunData
 from ftlit.report.document import table
 from ftlit.report.figures import MAX_MATRIX_CLASSES
 from ftlit.report.run_files import FOLDER, RUN, SUSPECTS, TEST
-from ftlit.report.scores import class_scores, most_confident_errors, reliability
+from ftlit.report.scores import calibration_error_by_chance, class_scores, most_confident_errors, reliability, uncalibrated
 from ftlit.report.scores import confusion as confused
 from ftlit.report.start_rows import start_rows
 from ftlit.run_folder import BASELINE, keeps_baseline
@@ -99,13 +99,22 @@ def classes(run: RunData) -> str:
 
 
 def calibration(run: RunData) -> str:
-    """The expected calibration error."""
+    """The expected calibration error, what temperature scaling changed, and whether the error may be chance."""
     if run.predictions is None or run.about.get("multilabel"):
         return ""
-    without = int((~np.isfinite(run.predictions.probability)).sum())
-    error = run.result.get("test/ece", reliability(run.predictions)[3])  # one number in all places
-    lost = f" {without:,} test {escape(run.noun)} have probabilities that are not finite, and are left out." if without else ""
-    return f"<p>Expected calibration error: {error:.4f}.{lost}</p>"
+    predictions, noun = run.predictions, escape(run.noun)
+    without = int((~np.isfinite(predictions.probability)).sum())
+    error = run.result.get("test/ece", reliability(predictions)[3])  # one number in all places
+    before = "" if predictions.uncalibrated is None else f" ({reliability(uncalibrated(predictions))[3]:.4f} before temperature scaling)"
+    by_chance, number = calibration_error_by_chance(predictions), len(predictions.labels) - without
+    judged = "may be chance" if error <= by_chance else "is not only chance"
+    chance = (
+        f" On {number:,} test {noun}, perfectly calibrated probabilities would have an error of up to {by_chance:.4f} in 95 % of cases: "
+    )
+    chance += f"the error found {judged}."
+    lost = f" {without:,} test {noun} have probabilities that are not finite, and are left out." if without else ""
+    what = "the mean distance of the dots from the dashed line, weighted by the number of " + noun
+    return f"<p>Expected calibration error, {what}: {error:.4f}{before}.{chance if number else ''}{lost}</p>"
 
 
 def confusion(run: RunData) -> str:
@@ -161,8 +170,12 @@ def mistakes(run: RunData) -> str:
             second = names[predictions.second[place]]
             rows[-1] += [f"{predictions.of_label[place]:.4f}", second, f"{predictions.of_second[place]:.4f}"]
     link = f'<p>The predictions of all test {escape(run.noun)}: <a href="{FOLDER}/{TEST}">{FOLDER}/{TEST}</a>.</p>'
-    notes = [note for note, known in ((MAPS, run.maps), (NEAREST_IMAGES, run.nearest)) if known]
-    return (f"<p>{' '.join(notes)}</p>" if notes else "") + table(header, rows, sortable=True) + link
+    return table(header, rows, sortable=True) + link
+
+
+def about_mistakes(run: RunData) -> str:
+    """What stands beside each of the most confident errors in their figure."""
+    return " ".join(note for note, known in ((MAPS, run.maps), (NEAREST_IMAGES, run.nearest)) if known)
 
 
 def suspects(run: RunData) -> str:
