@@ -91,6 +91,12 @@ def test_the_cache_of_the_plan_has_the_features_of_a_fitted_head(tmp_path, monke
     assert sizes("scenario=small_similar", "data.views=2") == size_in_words(3 * 30 * 128 * 4)
 
 
+@pytest.mark.parametrize(("words", "said"), [(["scenario=small_similar"], True), (["scenario=large_similar"], True), ([*LINEAR], False)])
+def test_the_plan_says_that_a_head_of_few_images_per_class_is_not_refitted(words, said, tmp_path, monkeypatch):
+    head = dict(planned(tmp_path, monkeypatch, *words)).get("head", "")
+    assert ("It is not refitted on train + val, because data.per_class=3 limits the training images." in head) == said
+
+
 def test_views_whose_features_do_not_fit_are_an_error_before_anything_is_computed(tmp_path, monkeypatch):
     words = ("scenario=small_similar", "cache.max_gb=0.0001")
     with pytest.raises(UserError, match=r"^data\.views=9: the features .* only 100 kB: give fewer views, or cache\.max_gb=1$"):

@@ -4,13 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 from composed_configs import composed
+from omegaconf import OmegaConf
 
+from ftlit.finetuning.plan import Plan
 from ftlit.lit.features.feature_data import FeatureData
 from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.console.training_row import few_of_class_note, few_test_note
+from ftlit.recipes.console.training_row import estimate_text, few_of_class_note, few_test_note
 
 
 def planned(tmp_path, monkeypatch, *words):
@@ -89,3 +91,11 @@ def test_the_note_on_few_test_images_ends_at_a_hundred(number, text):
 def test_classes_with_few_test_images_are_noted(counts, text):
     notes = list(few_of_class_note(SimpleNamespace(counts={"test": counts}), "images"))
     assert len(notes) == (text is not None) and all(text in note for note in notes)
+
+
+def test_the_estimate_says_what_takes_the_time_and_that_stored_features_take_less():
+    cached, uncached = (OmegaConf.create({"cache": {"folder": folder}, "checkpoint": "full"}) for folder in ("cache", None))
+    plan = Plan((), (), (), ())
+    text = estimate_text(cached, plan, (600.0, 120.0), RunFacts("CPU", has_baseline=True))
+    assert text.startswith("up to about 10 min (the linear probe before training 2 min, training 8 min), less where features are stored ")
+    assert estimate_text(uncached, plan, (600.0, 0.0), RunFacts("CPU", trains=False)) == "up to about 10 min"

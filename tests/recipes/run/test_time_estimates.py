@@ -61,7 +61,9 @@ def rows(network, *modes):
 
 def estimate(network, images, spans, layers, **settings):
     trainer = pl.Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False)
-    return estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), spans, [], **{"head_passes": 0, "tests": 1} | settings)
+    return estimate_run(
+        trainer, network.backbone, images, Plan((), layers, (), ()), spans, [], **{"head_passes": 0, "tests": 1} | settings
+    ).whole
 
 
 def test_epochs_of_full_training_cost_three_forward_passes_and_the_last_pass_is_the_test(timed):
@@ -115,12 +117,20 @@ def test_limits_of_the_trainer_count(timed):
     network, images, *_, test = timed
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, limit_train_batches=1, limit_val_batches=0.0)
     layers = rows(network, ["train"] * len(network.backbone.cuts))
-    seconds = estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), [range(1)], [], head_passes=0, tests=1)
+    seconds = estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), [range(1)], [], head_passes=0, tests=1).whole
     assert seconds == pytest.approx(3 * images.batch_size + test)
     assert estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), None, [], head_passes=0, tests=1) is None
 
 
 def test_stored_pixels_are_decoded_once_and_then_read_in_less_time_than_images():
     stages = [StageWork(range(3), 0.0, None, pixels) for pixels in (False, True)]
-    images, pixels = (_run_seconds((10.0, 1.0), {"train": 10, "val": 5, "test": 0}, [stage], head_passes=0, tests=1) for stage in stages)
+    images, pixels = (
+        _run_seconds((10.0, 1.0), {"train": 10, "val": 5, "test": 0}, [stage], head_passes=0, tests=1).whole for stage in stages
+    )
     assert images == 3 * 15 * 10.0 and pixels == pytest.approx(15 * 10.0 + 3 * 15 * 10.0 * PIXEL_LOADING)
+
+
+def test_the_time_before_training_is_that_of_the_fitted_head_and_its_test():
+    training = StageWork(range(2), 0.0, None)
+    found = _run_seconds((0.5, 1.0), {"train": 10, "val": 5, "test": 4}, [training], head_passes=3, tests=2)
+    assert found == (3 * 15 + 4 + 2 * (3 * 10 + 5) + 4, 3 * 15 + 4)

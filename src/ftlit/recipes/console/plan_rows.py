@@ -9,7 +9,7 @@ from rich.table import Table
 from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import Plan
-from ftlit.formatting import count, duration_in_words, shown_folder, size_in_words, three_digits
+from ftlit.formatting import count, shown_folder, size_in_words, three_digits
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.features.feature_data import FeatureData
 from ftlit.models.backbone import Backbone
@@ -22,7 +22,7 @@ from ftlit.recipes.config.overrides import chosen_part, given, ignored_without_t
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.console.training_row import few_of_class_note, few_test_note, few_val_note, training_text, unread_views
+from ftlit.recipes.console.training_row import estimate_text, few_of_class_note, few_test_note, few_val_note, training_text, unread_views
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
@@ -73,7 +73,7 @@ def plan_rows(
     epochs += "" if plan.steps is None else f", {count(plan.steps, 'optimizer step')}"
     rows.append(("run", f"{epochs}, seed {cfg.seed}, folder {cfg.paths.run}"))
     if facts.seconds is not None:
-        rows.append(("estimate", _estimate_text(cfg, plan, facts)))
+        rows.append(("estimate", estimate_text(cfg, plan, facts.seconds, facts)))
     return rows
 
 
@@ -107,16 +107,6 @@ def _average_rows(cfg: DictConfig) -> list[PlanRow]:
     else:
         return []
     return [("average", text)]
-
-
-def _estimate_text(cfg: DictConfig, plan: Plan, facts: RunFacts) -> str:
-    """Time of the run, and size of its two checkpoints with two float32 values of an optimizer for each that trains."""
-    text = f"up to about {duration_in_words(facts.seconds or 0)}"
-    if not facts.trains:
-        return text
-    trained = sum(row.trained for row in plan.rows)
-    stored = trained if cfg.checkpoint == "slim" else sum(row.size for row in plan.rows)
-    return f"{text}; checkpoints take about {size_in_words(2 * 4 * (stored + 2 * trained))}"
 
 
 def data_rows(data: Any, noun: str) -> list[PlanRow]:
@@ -179,6 +169,8 @@ def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
     of_cuts = several[cfg.head.combine] if facts.fitted_cuts else ""
     cuts = f" at the cuts {', '.join(facts.fitted_cuts)}" if facts.has_baseline and facts.fitted_cuts else ""
     text = f"linear probe{of_cuts}, fitted on features{cuts} of {_fitted_images(data, facts, noun)} {views}{weights}; {l2}."
+    if cfg.data.get("per_class") is not None and (facts.has_baseline or not facts.trains):
+        text += f" It is not refitted on train + val, because data.per_class={cfg.data.per_class} limits the training {noun}."
     if facts.trains:
         begin = given("schedule.epoch", "schedule.until")
         unused = f", so {' and '.join(begin)} {_is(begin)} ignored" if begin else ""

@@ -85,5 +85,6 @@ def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Map
         table.add_row(depth.cut, f"{depth.accuracy:.4f}{mark}", f"{depth.logme:.3f}")
     show(table)
     print_line(f"* {reason}")
-    print_line("estimated time: " + ", ".join(f"{name} {duration_in_words(seconds)}" for name, seconds in costs.items()))
+    times = ", ".join(f"{name} {duration_in_words(seconds)}" for name, seconds in costs.items())
+    print_line(f"estimated time: {times}; less where features are stored already")
     print_line(shell_command([*typed_command(), *search_words(), *command]))

@@ -29,7 +29,7 @@ class RunFacts:
         rates: the learning rates over time, if known.
         shards: whether the weights are sharded.
         memory: what each process holds, if the weights are sharded, and the state of the optimizer is known.
-        seconds: estimate for the whole run on this machine, if there is one.
+        seconds: estimates for the whole run on this machine, and for the linear probe before training, if there are any.
     """
 
     devices: str
@@ -49,4 +49,4 @@ class RunFacts:
     rates: Rates | None = None
     shards: bool = False
     memory: ProcessMemory | None = None
-    seconds: float | None = None
+    seconds: tuple[float, float] | None = None

@@ -1,4 +1,4 @@
-"""The row `training` of the plan, and notes on few images for the choice of the epoch and for the test."""
+"""The rows `training` and `estimate` of the plan, and notes on few images for the choice of the epoch and for the test."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.plan import Plan
-from ftlit.formatting import count
+from ftlit.formatting import count, duration_in_words, size_in_words
 from ftlit.intervals import accuracy_interval
 from ftlit.probes.fitted_head.view_effect import ViewEffect
 from ftlit.recipes.config.class_weights import class_weights_text
@@ -134,3 +134,15 @@ def few_of_class_note(data: Any, noun: str) -> Iterator[str]:
             f"test has fewer than {FEW_OF_CLASS} {noun} of {shorten(few, most=5)}: the recall of such a class, and with it macro F1, may "
             f"be chance; more {noun} of it make them reliable"
         )
+
+
+def estimate_text(cfg: DictConfig, plan: Plan, seconds: tuple[float, float], facts: RunFacts) -> str:
+    """Time of the run, and size of its two checkpoints with two float32 values of an optimizer for each that trains."""
+    whole, probe, training = map(duration_in_words, (*seconds, seconds[0] - seconds[1]))
+    parts = f" (the linear probe before training {probe}, training {training})" if facts.has_baseline else ""
+    text = f"up to about {whole}{parts}" + (", less where features are stored already" if cfg.cache.get("folder") else "")
+    if not facts.trains:
+        return text
+    trained = sum(row.trained for row in plan.rows)
+    stored = trained if cfg.checkpoint == "slim" else sum(row.size for row in plan.rows)
+    return f"{text}; checkpoints take about {size_in_words(2 * 4 * (stored + 2 * trained))}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -46,6 +46,18 @@ class StageWork:
     pixels: bool = False
 
 
+class RunSeconds(NamedTuple):
+    """Seconds that a run takes at most.
+
+    Args:
+        whole: of the run.
+        before_training: the part of them until the linear probe is fitted and, where the run has a baseline, tested.
+    """
+
+    whole: float
+    before_training: float
+
+
 def estimate_run(
     trainer: pl.Trainer,
     backbone: Backbone,
@@ -56,7 +68,7 @@ def estimate_run(
     *,
     head_passes: int,
     tests: int,
-) -> float | None:
+) -> RunSeconds | None:
     """Seconds of a run in one process on a CPU, at most: no stage begins early, and no features are stored yet.
 
     Args:
@@ -102,7 +114,7 @@ def limited(number: int, batch_size: int, limit: float) -> float:
 
 def _run_seconds(
     per_image: tuple[float, float], sizes: Mapping[Split, float], stages: Sequence[StageWork], *, head_passes: int, tests: int
-) -> float:
+) -> RunSeconds:
     """Seconds of a run: features and the fit of the head from one pass over train and val, the epochs, the test.
 
     Args:
@@ -129,7 +141,8 @@ def _run_seconds(
         for epoch in stage.span:
             epochs[epoch] = max(epochs.get(epoch, 0.0), train * step + val * check)
     decoded = loading if any(stage.pixels for stage in stages) else 0.0
-    return (extracted + fitted + decoded) * (train + val) + sum(epochs.values()) + from_image * test * tests
+    before = fitted * (train + val) + from_image * test * (tests - 1)
+    return RunSeconds((extracted + decoded) * (train + val) + before + sum(epochs.values()) + from_image * test, before)
 
 
 def _frozen_prefix(backbone: Backbone, rows: Sequence[LayerRow], stage: int) -> list[str]:
@@ -168,7 +181,7 @@ def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, Dict
         if not small:
             stages.append(StageWork(range(of_head, epochs), 0.0, None))
         passes = 1 + number_of_views(data, fitted_on) if fits_head else 0
-        yield name, _run_seconds(per_image, sizes, stages, head_passes=passes, tests=1 if small or not fits_head else 2)
+        yield name, _run_seconds(per_image, sizes, stages, head_passes=passes, tests=1 if small or not fits_head else 2).whole
 
 
 def epochs_of(cfg: DictConfig, batches: float) -> float:
