@@ -126,6 +126,13 @@ def test_an_optimizer_in_place_of_its_factory_is_one_line():
         build_optimizer(module, torch.optim.SGD, {"*": 1.0})
 
 
+@pytest.mark.parametrize("factor", [-1, float("nan"), float("inf"), "0.1", None, True])
+def test_a_factor_that_is_no_number_from_0_is_one_line(factor):
+    with pytest.raises(UserError, match=rf"^learning-rate factor {factor!r} of '\*': give a number, 0 or more( \('0.1' is a text.*)?$"):
+        build_optimizer(nn.Linear(2, 2), partial(torch.optim.SGD, lr=0.1), [("bias", 1.0), ("*", factor)])
+    assert build_optimizer(nn.Linear(2, 2), partial(torch.optim.SGD, lr=0.1), [("bias", 1.0), ("*", 0)]).param_groups[1]["lr"] == 0
+
+
 def test_factors_may_come_from_an_iterator_which_can_be_read_once():
     pairs = [("layer0", 1.0), ("*", 0.1)]
     sizes = [[(group["name"], len(group["params"])) for group in param_groups(net(), given)] for given in (iter(pairs), pairs)]

@@ -119,19 +119,40 @@ def test_the_top_layer_of_a_backbone_is_no_head():
 
 
 def test_a_linear_probe_is_proposed_only_where_it_may_be_fitted():
-    assert "FitProbeHead" in plan(steps=99).warnings[0] and "FitProbeHead" not in plan(steps=99, may_fit_head=False).warnings[0]
+    line = plan(steps=99, may_fit_head=True).warnings[0]
+    assert "begin with a fitted head (FitProbeHead)" in line
+    assert plan(steps=99, may_fit_head=False).warnings == plan(steps=99).warnings  # a fitted head needs a `Backbone`
+    assert "FitProbeHead" not in plan(steps=99).warnings[0]
+    model = Net()
+    model.head.origin = WeightsOrigin("custom", "my head")  # as the line says
+    assert 'origin = WeightsOrigin("custom", "my head")' in line and plan(model=model, steps=99).warnings == ()
 
 
 def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
     model = Net()
     forgotten = torch.optim.SGD([*model.low.parameters(), *model.high.parameters()], lr=0.1)
     twice = build_optimizer(model, SGD)
+    alike = Schedule(SCHEDULE.stages)  # without learning-rate factors
     twice.param_groups.append({**twice.param_groups[0], "params": [model.head.bias]})
-    (missing,), (double,) = plan(model=model, optimizer=forgotten).warnings, plan(model=model, optimizer=twice).warnings
+    (missing,), (double,) = plan(alike, model, forgotten).warnings, plan(alike, model, twice).warnings
     assert missing.startswith("these parameters do not train, because they are in no optimizer group: head.weight, head.bias")
     assert double.startswith(
         "these parameters are updated more than once per step, because they are in several optimizer groups: head.bias"
     )
+
+
+def test_factors_of_the_optimizer_that_are_not_those_of_the_schedule_are_the_error_of_training():
+    model, schedule = Net(), Schedule([Stage(["*"])], [("head", 1.0), ("low", 0.01), ("high", 0.1)])
+    with pytest.raises(UserError, match=r"holds low\.\S+ with the learning-rate factor 0\.1, but the schedule has 0\.01 for it"):
+        plan(model=model, schedule=schedule, optimizer=build_optimizer(model, SGD, [("head", 1.0), ("*", 0.1)]))
+    assert plan(model=model, schedule=schedule, optimizer=build_optimizer(model, SGD, schedule.lr_scale))
+
+
+def test_a_scheduler_that_overwrites_the_learning_rates_is_a_warning():
+    model = Net()
+    optimizer = build_optimizer(model, SGD, SCHEDULE.lr_scale)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    assert any("a scheduler has overwritten" in line for line in plan(model=model, optimizer=([optimizer], [scheduler])).warnings)
 
 
 def test_the_optimizer_of_another_module_is_one_warning():
@@ -140,7 +161,7 @@ def test_the_optimizer_of_another_module_is_one_warning():
         "the optimizer holds parameters of another module: build it from this module",
     )
     partly = torch.optim.SGD([*model.low.parameters(), *model.high.parameters(), *other.head.parameters()], lr=0.1)
-    foreign, missing = plan(model=model, optimizer=partly).warnings
+    foreign, missing = plan(Schedule(SCHEDULE.stages), model, partly).warnings
     assert "another module" in foreign and missing.endswith("head.weight, head.bias; use ftlit.build_optimizer")
 
 
@@ -190,7 +211,7 @@ def test_rows_are_the_modules_that_stages_and_groups_name_so_that_a_gap_is_repor
 def test_an_unknown_layer_is_an_error_with_the_closest_name():
     model = Net()
     with pytest.raises(UserError, match="Net has no module 'hihg': did you mean 'high'"):
-        examine(model, SCHEDULE, build_optimizer(model, SGD), ["hihg"])
+        examine(model, SCHEDULE, build_optimizer(model, SGD, SCHEDULE.lr_scale), ["hihg"])
 
 
 @pytest.mark.parametrize("known", [{"max_epochs": 3}, {"max_epochs": 3, "steps": 300}])
@@ -254,7 +275,8 @@ def test_the_plan_as_text_has_a_line_for_each_stage_layer_and_warning():
         "high: 20 parameters; trains in stage 1-2; learning rate 5.0e-02",
         "low: 24 parameters; trains in stage 2; learning rate 5.0e-02; batch norm live",
         "warning: the head starts from random weights and gets only 5 optimizer steps, but usually needs 100: "
-        "train longer, use smaller batches, or begin with a fitted head (FitProbeHead)",
+        "train longer, or use smaller batches; if it is trained already, give its linear layer the attribute "
+        'origin = WeightsOrigin("custom", "my head")',
     ]
 
 

@@ -5,7 +5,7 @@ import timm
 import torch
 from invariant_1 import check_cuts
 from torch import nn
-from torchvision.models import efficientnet_b0, mobilenet_v3_small, resnet18, squeezenet1_1, vgg11
+from torchvision.models import VisionTransformer, alexnet, efficientnet_b0, mnasnet0_5, mobilenet_v3_small, resnet18, squeezenet1_1, vgg11
 from transformers import ViTConfig, ViTModel
 
 from ftlit import InputSpec, UserError, WeightsOrigin, backbone_from, load_backbone
@@ -28,11 +28,34 @@ def test_a_network_of_torchvision_without_classifier_has_the_layers_below_it(bui
         assert len(backbone.cuts) > 4 and torch.allclose(features, network.features(IMAGES), atol=1e-5)
 
 
-@pytest.mark.parametrize("build", [squeezenet1_1, mobilenet_v3_small])
-def test_a_replaced_classifier_is_one_line_that_names_layers(build):
+CLASSIFIERS = [
+    lambda: nn.AdaptiveAvgPool2d(1),
+    lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)),
+    lambda: nn.Sequential(nn.Dropout(), nn.Flatten(), nn.ReLU(), nn.LazyLinear(3)),  # as many modules as mobilenet_v3 has
+]
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS, ids=["one", "two", "four"])
+@pytest.mark.parametrize("build", [squeezenet1_1, mobilenet_v3_small, mnasnet0_5, alexnet])
+def test_the_classifier_of_a_network_of_torchvision_may_be_any_module(build, classifier):
     network = build()
-    network.classifier = nn.AdaptiveAvgPool2d(1)
-    with pytest.raises(UserError, match=r"give layers=\[\.\.\.\], .* such as 'features'"):
+    network.classifier = classifier()
+    assert len(backbone_from(network, input_spec=SPEC).cuts) > 4
+
+
+@pytest.mark.parametrize("heads", [nn.Identity(), nn.Linear(8, 2), nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))], ids=type)
+def test_the_heads_of_a_vision_transformer_may_be_any_module(heads):
+    network = VisionTransformer(image_size=64, patch_size=32, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8)
+    network.heads = heads
+    assert backbone_from(network, input_spec=SPEC).cuts == ("embeddings", "encoder.0", "encoder.1")
+
+
+def test_another_replaced_part_is_one_line_that_names_layers():
+    network = squeezenet1_1()
+    network.features = nn.Conv2d(3, 512, 8)
+    with pytest.raises(
+        UserError, match=r"SqueezeNet is built in another way .*give layers=\[\.\.\.\], .* such as 'features', 'classifier'"
+    ):
         backbone_from(network, input_spec=SPEC)
 
 

@@ -23,7 +23,7 @@ from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.checks.early_checks import check_early
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, set_help
 from ftlit.recipes.config.hydra_sweeps import composed_once, jobs_of_sweeps, launched_by
-from ftlit.recipes.config.overrides import command_environment, job_label
+from ftlit.recipes.config.overrides import command_environment, given, job_label
 from ftlit.recipes.processes import job_process, launched
 from ftlit.recipes.processes.process_state import error_environment, job_state, process_state, wants_traceback
 from ftlit.recipes.resuming import resume
@@ -145,9 +145,9 @@ def _print_loading(cfg: DictConfig) -> None:
     own = launched.launched()
     rank = own.rank if own else int(os.environ.get("LOCAL_RANK", 0))
     if "torch" not in sys.modules and rank == 0:
-        chosen = choices()
-        network = f"backbone={chosen['backbone']}" if cfg.init_from is None else f"init_from={cfg.init_from}"
-        print(f"loading   PyTorch and Lightning, then {network} and data={chosen['data']}", flush=True)
+        chosen = {group: (given(f"{group}._target_") or [f"{group}={choices()[group]}"])[-1].lstrip("+") for group in ("backbone", "data")}
+        network = chosen["backbone"] if cfg.init_from is None else f"init_from={cfg.init_from}"
+        print(f"loading   PyTorch and Lightning, then {network} and {chosen['data']}", flush=True)
 
 
 def exit_for_interruption(cfg: DictConfig) -> NoReturn:

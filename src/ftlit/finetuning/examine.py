@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import shorten
-from ftlit.finetuning.freeze import says_pretrained, trained
+from ftlit.finetuning.freeze import has_trained, says_pretrained, trained
 from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
-from ftlit.finetuning.param_groups import NO_DECAY, optimizer_of
+from ftlit.finetuning.param_groups import NO_DECAY, check_same_factors, lost_ratios, optimizer_of
 from ftlit.finetuning.plan import LayerRow, Plan, default_layers, lowest_first, policy_of, row_of
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
@@ -41,7 +41,7 @@ def examine(
     steps: int | None = None,
     max_epochs: int | None = None,
     fits_head: bool = False,
-    may_fit_head: bool = True,
+    may_fit_head: bool | None = None,
     hints: Hints = IN_PYTHON,
 ) -> Plan:
     """Examine what `schedule` will do to `module`, without changing it; `print` shows the plan.
@@ -59,18 +59,20 @@ def examine(
         steps: optimizer steps of the whole training, if known.
         max_epochs: epochs of the whole training, if known.
         fits_head: whether the head starts as a fitted linear probe, or otherwise trained, not from random weights. An `nn.Linear` whose
-            attribute `origin` says so, as that of `Probe.as_head`, needs no `fits_head` at the end of the top layer.
-        may_fit_head: whether it could, with this data and strategy.
+            attribute `origin` says so, as that of `Probe.as_head`, or that `StagedFinetuning` has trained before, needs no `fits_head` at
+            the end of the top layer.
+        may_fit_head: whether it could, with this data and strategy; `None`: if the module has a `Backbone`.
         hints: what to type, for the warnings.
 
     Raises:
-        UserError: a pattern that covers nothing, a layer that the module lacks, no optimizer or several, a stage that training with
-            `max_epochs` never reaches.
+        UserError: a pattern that covers nothing, a layer that the module lacks, no optimizer or several, one whose learning-rate factors
+            are not those of the schedule, a stage that training with `max_epochs` never reaches.
     """
     if max_epochs is not None:
         per_epoch = None if steps is None else ceil(steps / max(max_epochs, 1))
         schedule.check_reached(max_epochs, -1 if steps is None else steps, per_epoch)
     optimizer = optimizer_of(optimizer)
+    check_same_factors(module, schedule.lr_scale, optimizer.param_groups)
     named = [pattern_of(entry) for stage in schedule.stages for entry in stage.entries]
     named += [str(group.get("name", "*")).removesuffix(NO_DECAY) for group in optimizer.param_groups]
     layers = default_layers(module, named) if layers is None else lowest_first(module, layers)
@@ -88,19 +90,23 @@ def examine(
                 foreign = True
     rows = tuple(row_of(module, layer, schedule.stages, chosen, groups) for layer in layers)
     head = _head(module, rows)
-    fits_head = fits_head or (head is not None and says_pretrained(_last_with_parameters(module.get_submodule(head.layer))))
+    last = None if head is None else _last_with_parameters(module.get_submodule(head.layer))
+    fits_head = fits_head or (last is not None and (says_pretrained(last) or has_trained(last)))
+    if may_fit_head is None:
+        may_fit_head = any(isinstance(part, Backbone) for part in module.modules())
     bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
     warnings = [
         *_ungrouped(groups, foreign=foreign),
         *_never([row for row in rows if row.layer not in schedule.frozen], schedule.stages),
         *([] if fits_head else _late_head(head, rows, schedule.stages)),
+        *filter(None, [lost_ratios(optimizer)]),
         *schedule.unreachable_patience(),
         *_under_frozen(rows, schedule.frozen, hints),
         *_pooler(rows, hints),
         *_small_batches(module, schedule.stages, chosen, batch_size, processes, hints),
         *_inputs(module, hints),
         *_random(module, chosen, hints),
-        *([] if fits_head else _few_steps(steps, hints.fitted_head if may_fit_head else None)),
+        *([] if fits_head else _few_steps(steps, hints, may_fit_head)),
     ]
     return Plan(
         tuple(_line(stage, names_in, sizes) for stage, names_in in zip(schedule.stages, chosen, strict=True)),
@@ -219,15 +225,12 @@ def _random(module: nn.Module, chosen: Sequence[set[str]], hints: Hints) -> Iter
                 yield f"no stage trains {names}, {has}: load weights ({hints.weights}), or train these layers"
 
 
-def _few_steps(steps: int | None, fitted_head: str | None) -> Iterable[str]:
+def _few_steps(steps: int | None, hints: Hints, may_fit: bool) -> Iterable[str]:
     """Warn of a head with random weights that training ends too early for."""
-    ways = "train longer, or use smaller batches"
-    if fitted_head:
-        ways = f"train longer, use smaller batches, or begin with a fitted head ({fitted_head})"
     if steps is not None and steps < HEAD_STEPS:
-        yield (
-            f"the head starts from random weights and gets only {count(steps, 'optimizer step')}, but usually needs {HEAD_STEPS}: {ways}"
-        )
+        given = f"the head starts from random weights and gets only {count(steps, 'optimizer step')}, but usually needs {HEAD_STEPS}"
+        fitted = f"use smaller batches, or begin with a fitted head ({hints.fitted_head})" if may_fit else "or use smaller batches"
+        yield f"{given}: train longer, {fitted}{hints.trained_before}"
 
 
 def _small_batches(

@@ -14,6 +14,7 @@ those of a few steps (benchmarks/batchnorm.py).
 from collections.abc import Mapping
 from functools import partial
 from typing import Literal, get_args
+from weakref import WeakSet
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -29,6 +30,7 @@ Policy = Literal["live", "frozen", "frozen_stats"]
 Choice = Policy | Literal["auto"]
 BatchNorm = Choice | Mapping[str, Choice]
 POLICIES: tuple[Choice, ...] = ("auto", *get_args(Policy))
+_TRAINED: WeakSet[nn.Module] = WeakSet()  # modules that a fit of this process has trained
 
 
 def check_batchnorm(batchnorm: BatchNorm) -> None:
@@ -124,6 +126,16 @@ def says_pretrained(module: nn.Module) -> bool:
     """Whether the attribute `origin` of a module says that its weights are not random."""
     origin = vars(module).get("origin")
     return isinstance(origin, WeightsOrigin) and origin.pretrained
+
+
+def remember_trained(module: nn.Module) -> None:
+    """Remember which modules within this one have trained: those of whose parameters one is not frozen."""
+    _TRAINED.update(part for part in module.modules() if any(parameter.requires_grad for parameter in part.parameters(recurse=False)))
+
+
+def has_trained(module: nn.Module) -> bool:
+    """Whether `remember_trained` saw this module train."""
+    return module in _TRAINED
 
 
 def set_modes(modes: Mapping[nn.Module, bool]) -> None:

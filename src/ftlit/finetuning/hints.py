@@ -15,6 +15,7 @@ class Hints:
         fitted_head: lets the head start as a fitted linear probe.
         trained_head: trains the head from random weights instead.
         own_fit: after `trained_head`: fits a linear probe by other means; empty where there are none.
+        trained_before: how to say that the head has trained; empty where a program knows.
         batchnorm: makes batch norms independent of the batch.
         sync_batchnorm: shares the statistics of batch norms among processes.
     """
@@ -26,6 +27,7 @@ class Hints:
     fitted_head: str = "FitProbeHead"
     trained_head: str = "leave FitProbeHead out of the callbacks"
     own_fit: str = ", or fit the head before training: head = fit_probe(extract_features(backbone, loader)).as_head()"
+    trained_before: str = '; if it is trained already, give its linear layer the attribute origin = WeightsOrigin("custom", "my head")'
     batchnorm: str = 'Stage(..., batchnorm="frozen_stats") or ftlit.batchnorm_to_affine'
     sync_batchnorm: str = "Trainer(sync_batchnorm=True)"
 
@@ -39,6 +41,7 @@ ON_COMMAND_LINE = Hints(
     fitted_head="head=linear_probe",
     trained_head="give head=linear, which is trained in gradient steps",
     own_fit="",
+    trained_before="",
     batchnorm="batchnorm=frozen_stats or batchnorm=affine",
     sync_batchnorm="trainer.sync_batchnorm=true",
 )

@@ -1,13 +1,15 @@
 """Parameter groups: every parameter, frozen or not, is in exactly one named group from the first step (invariant 2)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from ftlit.errors import UserError, shorten
-from ftlit.patterns import first_match
+from ftlit.errors import UserError, in_quotes, shorten
+from ftlit.patterns import covers, first_match
 from ftlit.plain_arguments import plain_arguments
 
 Group = dict[str, Any]
@@ -31,7 +33,7 @@ def param_groups(module: nn.Module, lr_scale: Sequence[tuple[str, float]] = EVER
             `weight_decay` 0, `"head (no decay)"` for instance (He et al. 2019, section 3.1; the original AdamW decays all).
 
     Raises:
-        UserError: a parameter that no pattern covers, or a pattern without parameters.
+        UserError: a parameter that no pattern covers, a pattern without parameters, or a factor that is not a number from 0.
     """
     lr_scale = check_factors(lr_scale)
     parameters = dict(module.named_parameters())
@@ -76,13 +78,44 @@ def build_optimizer(
     return optimizer
 
 
-def check_factors(lr_scale: object) -> list[tuple[str, float]]:
-    """Return the pairs (pattern, factor), of an iterator too, which can be read only once. Raise `UserError` for anything else."""
+def check_factors(lr_scale: object, *, positive: bool = False) -> list[tuple[str, float]]:
+    """Return the pairs (pattern, factor), of an iterator too, which can be read only once. Raise `UserError` for anything else.
+
+    Args:
+        lr_scale: the pairs.
+        positive: whether a factor must be above 0, as that of layers that a stage trains.
+    """
     pairs: list[Any] = list(lr_scale) if isinstance(lr_scale, Iterable) and not isinstance(lr_scale, str | Mapping) else [lr_scale]
     for pair in pairs:
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[0], str):
             raise UserError(f'learning-rate factors are a list of pairs (pattern, factor), not {pair!r}: give [("head", 1.0), ("*", 0.1)]')
-    return pairs
+    for pattern, factor in pairs:
+        is_number = isinstance(factor, Real) and not isinstance(factor, bool) and isfinite(factor)
+        if not is_number or factor < 0 or (positive and factor == 0):
+            give = f"a number above 0{in_quotes(factor)}; to freeze layers, remove them from `train`" if positive else "a number, 0 or more"
+            raise UserError(f"learning-rate factor {factor!r} of {pattern!r}: give {give}{'' if positive else in_quotes(factor)}")
+    return [(pattern, float(factor)) for pattern, factor in pairs]
+
+
+def check_same_factors(module: nn.Module, lr_scale: Sequence[tuple[str, float]], groups: Sequence[Group]) -> None:
+    """Check that each parameter of `module` in the groups has the factor of a schedule there, unless the schedule has none.
+
+    Raises:
+        UserError: the first parameter with another factor.
+    """
+    if tuple(lr_scale) == tuple(EVERYTHING):
+        return
+    scales = {id(parameter): group.get("lr_scale") for group in groups for parameter in group["params"]}
+    for name, parameter in module.named_parameters():
+        wanted = next((scale for pattern, scale in lr_scale if covers(pattern, name)), None)
+        given = scales.get(id(parameter), wanted)  # one that is in no group trains in no stage
+        if wanted is not None and given != wanted:
+            has = "without a learning-rate factor" if given is None else f"with the learning-rate factor {given:g}"
+            raise UserError(
+                f"the optimizer holds {name} {has}, but the schedule has {wanted:g} for it: build the optimizer with "
+                "build_optimizer(module, factory, schedule.lr_scale), or, for a schedule of ftlit.schedules, with "
+                "schedules.layer_lrs(module, ...) of the same layers, scale and decay; FineTuner takes lr_scale=schedule.lr_scale"
+            )
 
 
 def lost_ratios(optimizer: Optimizer, tolerance: float = REL_TOLERANCE) -> str:

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
-from ftlit.errors import UserError, in_quotes
+from ftlit.errors import UserError
 from ftlit.finetuning.freeze import BatchNorm
 from ftlit.finetuning.param_groups import check_factors
 from ftlit.finetuning.stage import Stage
@@ -41,7 +40,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(check_stages(self.stages)))
-        object.__setattr__(self, "lr_scale", tuple((pattern, _factor(pattern, factor)) for pattern, factor in check_factors(self.lr_scale)))
+        object.__setattr__(self, "lr_scale", tuple(check_factors(self.lr_scale, positive=True)))
         if not self.stages:
             raise UserError("the schedule has no stages: give at least one, which begins at epoch 0")
         if self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
@@ -57,11 +56,6 @@ class Schedule:
             times = [getattr(stage, unit) for stage in self.stages if getattr(stage, unit) is not None]
             if any(b <= a for a, b in pairwise(times)):
                 raise UserError(f"stages begin at {unit}s {times}: give each stage a later one than the stage before it")
-        for pattern, factor in self.lr_scale:
-            if not (factor > 0 and isfinite(factor)):
-                raise UserError(
-                    f"learning-rate factor {factor} of {pattern!r}: give a number above 0; to freeze layers, remove them from `train`"
-                )
 
     def stage_at(self, epoch: int, step: int = 0, decided: Mapping[int, int] = NO_TRANSITIONS) -> int:
         """Return the index of the current stage: a pure function of epoch, step and logged transitions.
@@ -199,10 +193,3 @@ def check_stages(stages: object) -> list[Stage]:
     if wrong := next((repr(one) for one in given if not isinstance(one, Stage)), "" if given != [stages] else repr(stages)):
         raise UserError(f'a Schedule is a list of stages, not {wrong}: give Schedule([Stage(["head"]), Stage(["*"], epoch=2)])')
     return given
-
-
-def _factor(pattern: str, factor: object) -> float:
-    try:
-        return float(factor)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise UserError(f"learning-rate factor {factor!r} of {pattern!r}: give a number above 0{in_quotes(factor)}") from None

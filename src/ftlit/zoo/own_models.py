@@ -56,9 +56,10 @@ def backbone_from(
             parts = torchvision_layers.take_apart(model)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # the user has replaced parts of it
             names = _sequence(_calls(model, images), images, 0)
+            named = f"give layers=[...], names of modules that run one after the other, such as {shorten(map(repr, names))}"
             raise UserError(
-                f"{type(model).__name__} has not the parts that torchvision gives it (a classifier or another part was replaced): give "
-                f"layers=[...], names of modules that run one after the other, such as {shorten(map(repr, names))}"
+                f"{type(model).__name__} is built in another way than torchvision builds it ({type(error).__name__}: {one_line(error)}): "
+                f"{named if names[1:] else 'build ftlit.Backbone from its modules'}"
             ) from error
     elif hasattr(model, "forward_features") and hasattr(model, "pretrained_cfg"):
         parts, _ = timm_layers.take_apart(model, spec.size, in_chans=spec.channels)  # checks the output itself

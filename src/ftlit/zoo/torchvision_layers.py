@@ -2,7 +2,8 @@
 
 Layers keep torchvision's names where there are any. A module without parameters or a single norm belongs to the layer before it, a
 downsampling to the stage after it. Only the last linear layer is the classifier, together with a pooling, flattening or dropout right
-before it, so the last features of a convolutional network are a map before pooling. Auxiliary heads are dropped.
+before it, so the last features of a convolutional network are a map before pooling. Auxiliary heads are dropped. Where the user has
+replaced the whole classifier, all of it is the classifier.
 """
 
 from collections.abc import Callable, Iterable
@@ -42,12 +43,13 @@ def _with_fully_connected(model: Any, convs: list[list[nn.Module]]) -> NetworkPa
     These are the 4,096-D CNN features of Razavian et al. 2014 (section 2) and of the CS231n notes.
     """
     layers = {f"conv{i}": sequential(**_by_short_name(group)) for i, group in enumerate(convs, 1)}
-    if _has_no_classifier(model):
-        return NetworkParts(layers, nn.Identity())
-    fc6, fc7, last = _split(model.classifier, after=(nn.ReLU,))
-    layers["fc6"] = sequential(avgpool=model.avgpool, flatten=nn.Flatten(1), **_by_short_name(fc6))
-    layers["fc7"] = sequential(**_by_short_name(fc7))
-    return NetworkParts(layers, sequential(**_by_short_name(last)))
+    vector = {"avgpool": model.avgpool, "flatten": nn.Flatten(1)}
+    groups = _split(_modules(model.classifier), after=(nn.ReLU,))
+    if len(groups) != 3:
+        return NetworkParts(layers, sequential(**vector, classifier=model.classifier))
+    fc6, fc7, last = map(_by_short_name, groups)
+    layers |= {"fc6": sequential(**vector, **fc6), "fc7": sequential(**fc7)}
+    return NetworkParts(layers, sequential(**last))
 
 
 def _resnet(model: Any) -> NetworkParts:
@@ -90,9 +92,7 @@ def _squeezenet(model: Any) -> NetworkParts:
     layers = {"conv1": sequential(**_by_short_name(conv1))} | {
         f"fire{i}": sequential(**_by_short_name(group)) for i, group in enumerate(fires, 2)
     }
-    if _has_no_classifier(model):
-        return NetworkParts(layers, nn.Identity())
-    return NetworkParts(layers, sequential(**_by_short_name(model.classifier), flatten=nn.Flatten(1)))
+    return NetworkParts(layers, sequential(**_classifier(model), flatten=nn.Flatten(1)))
 
 
 def _shufflenet(model: Any) -> NetworkParts:
@@ -104,21 +104,26 @@ def _features(model: Any) -> dict[str, nn.Module]:
     return {f"features.{i}": module for i, module in enumerate(model.features)}
 
 
-def _has_no_classifier(model: Any) -> bool:
-    """Whether the user has replaced the classifier by an `Identity`: the layers then end below it."""
-    return isinstance(model.classifier, nn.Identity)
+def _modules(classifier: nn.Module) -> list[nn.Module]:
+    """The modules of a classifier; the classifier itself where the user has replaced it by a single module."""
+    return list(classifier) if isinstance(classifier, nn.Sequential) else [classifier]
+
+
+def _classifier(model: Any) -> dict[str, nn.Module]:
+    """The modules of the classifier by name, or all of it where the user has replaced it by modules of other types."""
+    if isinstance(model.classifier, nn.Sequential) and all(type(module) in SHORT_NAMES for module in model.classifier):
+        return _by_short_name(model.classifier)
+    return {"classifier": model.classifier}
 
 
 def _features_and_linear(model: Any) -> NetworkParts:
-    if _has_no_classifier(model):
-        return NetworkParts(_features(model), nn.Identity())
-    return NetworkParts(_features(model), pooled_sequential(**_by_short_name(model.classifier)))
+    return NetworkParts(_features(model), pooled_sequential(**_classifier(model)))
 
 
 def _mobilenet_v3(model: Any) -> NetworkParts:
-    if _has_no_classifier(model):
-        return NetworkParts(_features(model), nn.Identity())
-    linear, activation, dropout, last = model.classifier
+    if len(modules := _modules(model.classifier)) != 4:
+        return NetworkParts(_features(model), pooled_sequential(classifier=model.classifier))
+    linear, activation, dropout, last = modules
     fc = pooled_sequential(linear=linear, activation=activation)
     return NetworkParts({**_features(model), "fc": fc}, sequential(dropout=dropout, linear=last))
 
@@ -128,7 +133,7 @@ def _mnasnet(model: Any) -> NetworkParts:
     modules = list(model.layers)
     stacks = {f"stack{i}": stack for i, stack in enumerate(modules[8:14], 1)}
     layers = {"stem": sequential(**_by_short_name(modules[:8])), **stacks, "conv_last": sequential(**_by_short_name(modules[14:]))}
-    return NetworkParts(layers, pooled_sequential(**_by_short_name(model.classifier)))
+    return NetworkParts(layers, pooled_sequential(**_classifier(model)))
 
 
 def _regnet(model: Any) -> NetworkParts:
@@ -137,10 +142,12 @@ def _regnet(model: Any) -> NetworkParts:
 
 def _convnext(model: Any) -> NetworkParts:
     """Split a ConvNeXt: the final norm acts on the pooled map, so the last layer gives a vector."""
-    norm, flatten, last = model.classifier
     grouped = stages(model.features)
-    grouped[f"stage{len(grouped)}"] |= {"avgpool": model.avgpool, "norm": norm, "flatten": flatten}
-    return NetworkParts({"stem": model.features[0]} | {name: sequential(**inner) for name, inner in grouped.items()}, last)
+    classifier: nn.Module = sequential(avgpool=model.avgpool, classifier=model.classifier)
+    if len(modules := _modules(model.classifier)) == 3:
+        norm, flatten, classifier = modules
+        grouped[f"stage{len(grouped)}"] |= {"avgpool": model.avgpool, "norm": norm, "flatten": flatten}
+    return NetworkParts({"stem": model.features[0]} | {name: sequential(**inner) for name, inner in grouped.items()}, classifier)
 
 
 def _layers(model: Layers) -> NetworkParts:
@@ -199,6 +206,6 @@ def _split(
 def _by_short_name(modules: Iterable[nn.Module]) -> dict[str, nn.Module]:
     """Name each module after its type, with a number if the type occurs more than once: conv1, relu1, conv2, ..."""
     listed = list(modules)
-    types = [SHORT_NAMES[type(module)] for module in listed]
+    types = [SHORT_NAMES.get(type(module), type(module).__name__.lower()) for module in listed]
     names = [name if types.count(name) == 1 else f"{name}{types[: i + 1].count(name)}" for i, name in enumerate(types)]
     return dict(zip(names, listed, strict=True))

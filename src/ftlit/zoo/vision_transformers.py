@@ -57,7 +57,8 @@ def vit(model: Any) -> NetworkParts:
     encoder = [*blocks, sequential(block=last, norm=model.encoder.ln)]
     layers = {"embeddings": PatchEmbeddings(model)} | {f"encoder.{i}": block for i, block in enumerate(encoder)}
     if not hasattr(model.heads, "pre_logits"):
-        return NetworkParts(layers, sequential(class_token=ClassToken(), head=model.heads.head), token_pool="class_token")
+        head = getattr(model.heads, "head", model.heads)  # the user may have replaced all heads
+        return NetworkParts(layers, sequential(class_token=ClassToken(), head=head), token_pool="class_token")
     layers["fc"] = sequential(class_token=ClassToken(), linear=model.heads.pre_logits, tanh=model.heads.act)
     return NetworkParts(layers, model.heads.head, token_pool="class_token")
 
@@ -84,7 +85,9 @@ def swin(model: Any) -> NetworkParts:
 
 def maxvit(model: Any) -> NetworkParts:
     """Split a MaxViT: the hidden linear layer of the classifier, with the modules before it, is the layer `fc`."""
-    avgpool, flatten, norm, linear, tanh, last = model.classifier
     layers = {"stem": model.stem} | {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
+    if not isinstance(model.classifier, nn.Sequential) or len(model.classifier) != 6:
+        return NetworkParts(layers, model.classifier)  # the user has replaced it
+    avgpool, flatten, norm, linear, tanh, last = model.classifier
     layers["fc"] = sequential(avgpool=avgpool, flatten=flatten, norm=norm, linear=linear, tanh=tanh)
     return NetworkParts(layers, last)

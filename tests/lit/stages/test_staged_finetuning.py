@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from staged_net import Net, fit, moved
+from torch import nn
 
 from ftlit import Rates, Schedule, Stage, StagedFinetuning, UserError, schedules
 from ftlit.finetuning.lr_schedule import linear
@@ -181,5 +182,17 @@ def test_verbose_prints_the_plan_before_the_first_stage_and_the_schedule_may_be_
     out = capsys.readouterr().out
     assert out.index("stage 0, epoch 0: head; 27 of ") < out.index("head: 27 parameters; trains in stage 0-1; learning rate 1.0e-01")
     assert out.index("body.low: ") < out.index("stage 0 begins at epoch 0: head")
+    assert "gets only 8 optimizer steps" in out
     with pytest.raises(UserError, match=r"^StagedFinetuning needs a Schedule, or a function of the module .*, not list: give Schedule"):
         fit(1, schedule=[Stage(["*"])])
+
+
+def test_the_head_that_an_earlier_fit_trained_is_not_said_to_have_random_weights(capsys, monkeypatch):
+    monkeypatch.setattr("staged_net.StagedFinetuning", partial(StagedFinetuning, verbose=True))
+    model, _ = fit(1, schedule=Schedule([Stage(["head"])]))
+    assert "random weights" in capsys.readouterr().out
+    fit(1, schedule=Schedule([Stage(["*"])]), model=model)
+    assert "random weights" not in capsys.readouterr().out
+    model.head = nn.Linear(8, 3)
+    fit(1, schedule=Schedule([Stage(["*"])]), model=model)
+    assert "random weights" in capsys.readouterr().out

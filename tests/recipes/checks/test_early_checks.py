@@ -63,6 +63,8 @@ def test_a_line_says_what_is_loaded_before_torch_is_and_further_processes_are_si
     assert (
         run(tmp_path, *words).stdout == "loading   PyTorch and Lightning, then backbone=resnet18 and data=torchvision\ntorch is imported\n"
     )
+    own = run(tmp_path, "backbone._target_=my_parts.net", "data._target_=my_parts.Data").stdout
+    assert "then backbone._target_=my_parts.net and data._target_=my_parts.Data\n" in own
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert run(tmp_path, *words).stdout == "torch is imported\n"
 

@@ -16,12 +16,11 @@ from torch.optim import Optimizer
 from ftlit.errors import UserError, shorten
 from ftlit.finetuning import train_entries
 from ftlit.finetuning.freeze import batchnorm_choices, trained
-from ftlit.finetuning.param_groups import EVERYTHING, floors_lose_ratios, lost_ratios
+from ftlit.finetuning.param_groups import check_same_factors, floors_lose_ratios, lost_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
 from ftlit.lit.trainer_internals import find_callback, is_trial_run, steps_per_epoch
 from ftlit.models.backbone import Backbone
-from ftlit.patterns import covers
 
 STATISTICS_OF_RANDOM_ORIGIN = (
     "the batch norms of the backbone hold statistics, but its origin says that the weights are random: to keep the statistics, give "
@@ -56,19 +55,7 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
                 f"stage {stage.name!r} trains parameters that are not in the optimizer: {shorten(missing, most=3)}; "
                 "build the optimizer with ftlit.build_optimizer, which includes frozen parameters"
             )
-    if tuple(schedule.lr_scale) == tuple(EVERYTHING):
-        return
-    scales = {id(parameter): group.get("lr_scale") for group in groups for parameter in group["params"]}
-    for name, parameter in module.named_parameters():
-        wanted = next((scale for pattern, scale in schedule.lr_scale if covers(pattern, name)), None)
-        given = scales.get(id(parameter), wanted)  # one that is in no group trains in no stage
-        if wanted is not None and given != wanted:
-            has = "without a learning-rate factor" if given is None else f"with the learning-rate factor {given:g}"
-            raise UserError(
-                f"the optimizer holds {name} {has}, but the schedule has {wanted:g} for it: build the optimizer with "
-                "build_optimizer(module, factory, schedule.lr_scale), or, for a schedule of ftlit.schedules, with "
-                "schedules.layer_lrs(module, ...) of the same layers, scale and decay; FineTuner takes lr_scale=schedule.lr_scale"
-            )
+    check_same_factors(module, schedule.lr_scale, groups)
 
 
 def check_length(schedule: Schedule, trainer: Trainer, module: LightningModule) -> None:

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
-from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_modes, set_trainable
+from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, remember_trained, set_modes, set_trainable
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.lit.module_internals import builds_layers_late, wrap_ddp_again
@@ -193,8 +193,9 @@ class StagedFinetuning(Callback):
             self.trigger.update(trainer, pl_module, self.index)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if training ended before the last stage began."""
+        """Warn if training ended before the last stage began. Remember which modules have trained."""
         check_unchanged(pl_module, self._expected)
+        remember_trained(pl_module)
         if not self.is_last and not is_trial_run(trainer):
             warnings.warn(f"training ended in stage {self.stage.name!r}, before the last stage began", stacklevel=1)
 
