@@ -92,8 +92,7 @@ def examine(
     head = _head(module, rows)
     last = None if head is None else _last_with_parameters(module.get_submodule(head.layer))
     fits_head = fits_head or (last is not None and (says_pretrained(last) or has_trained(last)))
-    if may_fit_head is None:
-        may_fit_head = any(isinstance(part, Backbone) for part in module.modules())
+    may_fit = any(isinstance(part, Backbone) for part in module.modules()) if may_fit_head is None else may_fit_head
     bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
     warnings = [
         *_ungrouped(groups, foreign=foreign),
@@ -106,7 +105,7 @@ def examine(
         *_small_batches(module, schedule.stages, chosen, batch_size, processes, hints),
         *_inputs(module, hints),
         *_random(module, chosen, hints),
-        *([] if fits_head else _few_steps(steps, hints, may_fit_head)),
+        *([] if fits_head else _few_steps(steps, hints, may_fit)),
     ]
     return Plan(
         tuple(_line(stage, names_in, sizes) for stage, names_in in zip(schedule.stages, chosen, strict=True)),
