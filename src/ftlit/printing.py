@@ -4,9 +4,8 @@ import os
 import sys
 from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.table import Table
 
 from ftlit.formatting import without_control
 
@@ -27,8 +26,8 @@ def print_rows(rows: Iterable[tuple[str, str]]) -> None:
         print_line(f"{name:<8}  {text}")
 
 
-def show(item: Table | str) -> None:
-    """Print a table, or a text with markup in one line; without spaces at the ends of lines."""
+def show(item: RenderableType) -> None:
+    """Print a text with markup in one line, or a table, wrapped for the terminal; without spaces at the ends of lines."""
     out = console()
     with out.capture() as captured:
         out.print(item, soft_wrap=isinstance(item, str))

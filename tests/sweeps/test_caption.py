@@ -114,3 +114,35 @@ def test_a_sweep_of_which_no_job_began_leaves_no_plan(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "SWEEPS", {folder: RunningSweep(), other: RunningSweep()})
     sweep_jobs.end_sweep()
     assert not folder.exists() and [path.name for path in other.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "line"),
+    [
+        (
+            [(0.9, False), (0.9, False)],
+            "(val accuracy 0.9000): no epoch was clearly better on val, so that this probe is the result of all 2 jobs",
+        ),
+        ([(0.9, False), (0.8, False)], "(val accuracy 0.8000 to 0.9000)"),
+        ([(0.9, False)], "the result of 1 job that trained"),
+        ([(0.9, False), (0.9, True)], None),
+        ([], None),
+    ],
+)
+def test_the_caption_says_that_no_job_beat_the_linear_probe(trained, line, tmp_path):
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        Job(number, (f"x={number}",), status=0, reason="").write(tmp_path / str(number))
+        (tmp_path / str(number) / "result.json").write_text('{"val/accuracy": 0.99}')  # of a head that was only fitted
+    for number, (accuracy, better) in enumerate(trained):
+        result = {"val/accuracy": 1.0 if better else accuracy, "linear_probe/val/accuracy": accuracy, "trained/val/accuracy": 0.5}
+        (tmp_path / str(number) / "result.json").write_text(json.dumps(result))
+    text = caption_of(jobs_in(tmp_path))
+    none_better = "No job beat the linear probe before training"
+    assert (none_better in text and line in text) if line else none_better not in text
+
+
+@pytest.mark.parametrize(("seeds", "has_note"), [(1, False), (2, True), (3, False)])
+def test_an_interval_of_two_seeds_has_a_note(seeds, has_note):
+    jobs = [Job(seed, (f"seed={seed}",), status=0, metrics={"val/accuracy": 0.5, "test/accuracy": seed / 10}) for seed in range(seeds)]
+    assert ("Two seeds say little" in caption_of(jobs)) == has_note

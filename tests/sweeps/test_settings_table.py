@@ -150,3 +150,22 @@ def test_the_column_that_ranks_says_how_the_accuracy_was_measured_and_of_how_man
     jobs = [Job(i, (f"x={i}",), status=0, metrics={**own, TEST: 0.5}) for i, own in enumerate(metrics)]
     assert column(jobs, ranking) == ["0.5000", "0.6000 *"]
     assert note in caption_of(jobs) and f"* marks the best {ranking.partition(',')[0]}." in caption_of(jobs)
+
+
+def test_long_reasons_of_failed_jobs_stand_once_below_the_table_at_its_full_width():
+    reason = "CUDA out of memory: " + "give a smaller batch " * 4
+    jobs = [
+        Job(0, ("x=1", "seed=1"), status=0, metrics={VAL: 0.5, TEST: 0.5}),
+        *(Job(i, (f"x={i}", "seed=1"), status=1, reason=reason) for i in (2, 3)),
+        Job(4, ("x=4", "seed=1"), status=130, reason="interrupted"),
+    ]
+    table, _, below = printed(jobs, 140).partition("└")
+    assert "CUDA" not in table and "job 2 (seed=1): see below" in table and "job 4 (seed=1): interrupted" in table
+    assert below.count("jobs 2, 3: CUDA out of memory") == 1 and "interrupted" not in below
+    assert reason in markdown_of(jobs)
+
+
+def test_the_caption_of_a_narrow_table_has_the_width_of_the_terminal():
+    jobs = [Job(i, (f"x={i}",), status=0, metrics={VAL: 0.5, TEST: 0.5}) for i in range(2)]
+    lines = printed(jobs, 200).splitlines()
+    assert max(map(len, lines[:5])) < 100 < max(map(len, lines[5:])) <= 200

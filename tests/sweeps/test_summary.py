@@ -9,7 +9,7 @@ from ftlit.cli import main
 from ftlit.errors import UserError
 from ftlit.sweeps.jobs import Job, jobs_of
 from ftlit.sweeps.settings_table import DIFFERENCE, markdown_of, table_of
-from ftlit.sweeps.summary import MAX_DRAWN_SETTINGS, draw
+from ftlit.sweeps.sweep_figure import MAX_DRAWN_SETTINGS, draw
 
 
 def made(folder, *jobs):
@@ -218,3 +218,9 @@ def test_errors_for_a_missing_empty_or_damaged_sweep_are_one_line(tmp_path):
     (tmp_path / "0/job.json").write_text("{")
     with pytest.raises(UserError, match=r"job\.json is damaged"):
         main.report([str(tmp_path)])
+
+
+def test_a_sweep_without_a_finished_job_has_no_figure(tmp_path, capsys):
+    made(tmp_path, ("seed=1", {}, "it broke"))
+    main.report([str(tmp_path)])
+    assert "\nsweep.csv, settings.csv, sweep.md: " in capsys.readouterr().out and not (tmp_path / "sweep.png").exists()

@@ -16,6 +16,7 @@ from ftlit.finetuning.plan import Plan
 from ftlit.inference.load_network import load
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
+from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.features.feature_data import FeatureData
 from ftlit.lit.hardware import describe_devices
@@ -204,6 +205,9 @@ def _fit_baseline(cfg: DictConfig, run: Run, found: Results) -> Results | None:
 def _evaluate(cfg: DictConfig, run: Run, baseline: Results | None, found: Results) -> Results:
     """Metrics of the best checkpoint on val and test. Adds those of a head that was only fitted to `found` as they become known."""
     checkpoints = Path(cfg.paths.run, "checkpoints")
+    for logger in run.trainer.loggers:
+        if isinstance(logger, MetricsFile):
+            logger.trains = False
     if run.probe_head and not run.trains:
         paths = [checkpoints / "last.ckpt", checkpoints / "best.ckpt"]
         return evaluate_fitted(run.trainer, run.model, run.data, run.probe_head, paths, found)

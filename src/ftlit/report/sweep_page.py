@@ -15,9 +15,13 @@ from ftlit.sweeps.caption import RESUME, caption_of, finished
 from ftlit.sweeps.jobs import CROSS_VALIDATED, SEED, TEST, VAL, Job, jobs_of, varying
 from ftlit.sweeps.probe_layers import SettingLayer, layers_table, read_layers, settings_layers
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
-from ftlit.sweeps.settings_table import DIFFERENCE, RUNG, table_of
+from ftlit.sweeps.settings_table import DIFFERENCE, RUNG, at_rung, table_of
 
 SWEEP_PAGE, FIGURE = "sweep.html", "sweep.png"
+FIGURE_NOTE = (
+    "A point for each seed; mean and 95 % interval of each setting. Below, where there is a plot: the metric that ranks the settings, at "
+    "each rung of successive halving; and the results by the values of a numeric option."
+)
 LAYERS_NOTE = (
     "Means over samples (seeds, and random samples of probe.repeats); of two or more that differ, a 95 % interval (Student's t). Choose a "
     "layer by its held-out accuracy: a layer that is chosen by its test accuracy is chosen on test. All digits are in settings_layers.csv."
@@ -47,7 +51,7 @@ def sweep_page(name: str, found: Sequence[tuple[Path, Job]], figure: bytes | Non
     sections = [("settings", "Settings", _settings(jobs))]
     if figure:
         shown = f'<img alt="settings" src="data:image/png;base64,{base64.b64encode(figure).decode()}">'
-        sections.append(("figure", "Settings and seeds", f"<p>A point for each seed; mean and 95 % interval of each setting.</p>{shown}"))
+        sections.append(("figure", "Settings and seeds", f"<p>{escape(FIGURE_NOTE)}</p>{shown}"))
     if layers := settings_layers(jobs, read_layers(found)):
         sections.append(("layers", "Accuracy by layer", _layers(jobs, layers)))
     sections.append(("jobs", "Jobs", _jobs(found)))
@@ -94,7 +98,7 @@ def _jobs(found: Sequence[tuple[Path, Job]]) -> str:
         scores = [f"{job.metrics[name]:.4f}" if name in job.metrics else "-" for name in metrics]
         seconds = "-" if job.seconds is None else duration_in_words(job.seconds)
         values = [job.values.get(name, "-") for name in swept]
-        reached = [job.rung_in_words] if halved else []
+        reached = [job.rung_in_words, "-" if job.at_last_rung is None else f"{job.at_last_rung:.4f}"] if halved else []
         rows.append([link, *values, job.status_in_words, *reached, *scores, seconds, job.reason or "-"])
-    header = ["job", *swept, "status", *([RUNG] if halved else []), *(names[name] for name in metrics), "duration", "reason"]
+    header = ["job", *swept, "status", *([RUNG, at_rung(jobs)] if halved else []), *(names[name] for name in metrics), "duration", "reason"]
     return above + table(header, rows, sortable=True)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from ftlit.errors import shorten
 from ftlit.formatting import count
-from ftlit.run_folder import TRAINED, keeps_baseline
+from ftlit.run_folder import BASELINE, TRAINED, keeps_baseline
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, SEED, STOPPED, VAL, Job, varying
 from ftlit.sweeps.seed_statistics import ESTABLISHED
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 
+PROBE_VAL = f"{BASELINE}/{VAL}"
 MOST_NAMED = 6  # jobs that have not begun
 RESUME = "If this sweep is not running any more, this command runs the other jobs:"
 NOTHING_NOTE = "No job of this sweep has finished: there are no results to compare."
@@ -16,6 +17,10 @@ MARKED_NOTE = "* marks the best {by}."
 PROBE_NOTE = (
     "In {kept} of {all} jobs that train layers the result, and so the test accuracy, is that of the linear probe before training, because "
     "no epoch was clearly better on val; with callbacks.best=null it is that of the last epoch."
+)
+NONE_BETTER_NOTE = (
+    "No job beat the linear probe before training (val accuracy {found}): no epoch was clearly better on val, so that this probe is the "
+    "result of {jobs} that trained layers; to test the trained networks, give callbacks.best=null."
 )
 TEST_NOTE = "Choosing settings by test accuracy would be biased."
 CROSSED_NOTE = (
@@ -30,6 +35,9 @@ SAMPLES_NOTE = "Of a setting with one seed they are over the random samples of p
 SCORE_NOTE = "The score is the number that the recipe returns, higher is better."
 RATE_NOTE = "The score is the learning rate that recipe=lr_find suggests, so a higher one is not better."
 STATISTICS_NOTE = "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
+TWO_SEEDS_NOTE = (
+    "Two seeds say little about their mean: half of their interval is 9 standard deviations, of three seeds 2.5. Give three or more."
+)
 DIFFERENCE_NOTE = (
     "Difference to the best: test accuracy minus that of the {first}setting with *, with the same seed; its mean over seeds ± half of the "
     "95 % interval."
@@ -43,8 +51,8 @@ SAME_NOTE = (
     "options it ignores."
 )
 RUNG_NOTE = (
-    "Rung: where successive halving stopped a job ({stopped} of {all} jobs), which was not tested; the best setting is "
-    "one of those that reached the last rung."
+    "Rung: where successive halving stopped a job ({stopped} of {all} jobs), which was not tested, and whose seconds are those until then; "
+    "the best setting is one of those that reached the last rung."
 )
 STEPS_NOTE = "The jobs trained {trained:,} of the {all:,} epochs of the full grid ({share:.0%}), {saved:,} fewer."
 ESTABLISHED_NOTE = (
@@ -112,7 +120,7 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
     notes += {CROSS_VALIDATED: [CROSSED_NOTE], HELD_OUT: [HELD_OUT_NOTE]}.get(results.by, [])
     notes += [BEST_OF_NOTE.format(number=results.probes_tried)] if results.probes_tried else []
     if kept := sum(keeps_baseline(job.metrics) for job in done):
-        notes.append(PROBE_NOTE.format(kept=kept, all=sum(TRAINED in job.metrics for job in done)))
+        notes.append(_kept_note(kept, [job for job in done if PROBE_VAL in job.metrics]))
     if names := [name for name in results.names if any(name in job.ignored for job in done)]:
         number = sum(any(name in job.ignored for name in names) for job in done)
         notes.append(ignored_note(f"{number} of {len(done)} jobs only fit a linear probe, and", names))
@@ -122,6 +130,7 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
     notes += [SAMPLES_NOTE] if any(setting.spread(results.metric) != setting.of(results.metric) for setting in results.settings) else []
     if any(results.differences):
         notes.append(DIFFERENCE_NOTE.format(first="first " if len(results.best) > 1 else ""))
+    notes += [TWO_SEEDS_NOTE] if any(len(setting.spread(results.metric)) == 2 for setting in results.settings) else []
     notes += [ESTABLISHED_NOTE] if any(found and found.is_established for found in results.differences) else []
     values = [setting.of(results.metric) for setting in results.settings]
     notes += [EQUAL_NOTE] if any(len(own) > 1 and len(set(own)) == 1 for own in values) else []
@@ -131,6 +140,15 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
         trained, every = sum(job.epochs if job.rung else plan.epochs * (job.status == 0) for job in jobs), plan.total * plan.epochs
         notes.append(STEPS_NOTE.format(trained=trained, all=every, share=trained / every, saved=every - trained))
     return [*notes, SECONDS_NOTE]
+
+
+def _kept_note(kept: int, trained: Sequence[Job]) -> str:
+    """That the result of some of the jobs that trained layers, or of all, is the linear probe before training."""
+    if kept < len(trained):
+        return PROBE_NOTE.format(kept=kept, all=len(trained))
+    found = sorted({f"{job.metrics[PROBE_VAL]:.4f}" for job in trained})
+    number = f"{'all ' if len(trained) > 1 else ''}{count(len(trained), 'job')}"
+    return NONE_BETTER_NOTE.format(found=" to ".join(dict.fromkeys((found[0], found[-1]))), jobs=number)
 
 
 def _all_equal(results: SettingResults) -> bool:

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from statistics import mean
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ftlit.errors import UserError, shorten
 from ftlit.printing import show
@@ -15,7 +17,7 @@ from ftlit.sweeps.setting_results import SettingResults
 
 PAIRED_NOTE = (
     "Difference: test accuracy minus that of {setting}, with the same seed; its mean over the seeds ± half of the 95 % interval (Student's "
-    "t); - with fewer than two seeds in common."
+    "t), without ± where it is the same for all seeds; - with fewer than two seeds in common."
 )
 
 
@@ -43,11 +45,11 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
     differences = [None if setting is other else difference(setting, other, TEST) for setting in results.settings]
     notes = [*missing_notes(jobs), PAIRED_NOTE.format(setting=" ".join(pairs[place]))]
     notes += [ESTABLISHED_NOTE] if any(found and found.is_established for found in differences) else []
-    table = Table(caption=escape(" ".join(notes)), caption_justify="left")
+    table = Table()
     for name in (*results.names, "seeds", "test accuracy", "difference"):
         table.add_column(escape(name), overflow="fold")
     for setting, compared in zip(results.settings, differences, strict=True):
         values = setting.of(TEST)
         numbers = str(len(values)), f"{mean(values):.4f}" if values else "-", str(compared or "-")
         table.add_row(*map(escape, (*setting.values, *numbers)))
-    show(table)
+    show(Group(table, Text(" ".join(notes))))

@@ -49,6 +49,7 @@ class Job:
         seconds: duration of the whole job; of a resumed one, of all its parts together.
         rung: the last rung of successive halving that it reached, 1 for the first; 0 for none, and in other sweeps.
         epochs: that it had trained there.
+        at_rungs: of each rung that it reached, the epochs and the metric that ranks, at its best epoch so far.
         metrics: of `result.json`, means where that has several entries; empty where there is none.
         samples: the same of each entry, which is a random sample of training images (`probe.repeats`).
         advised: the scenario that `scenario=auto` chose; empty for other scenarios.
@@ -68,6 +69,7 @@ class Job:
     seconds: float | None = None
     rung: int = 0
     epochs: int = 0
+    at_rungs: Sequence[tuple[int, float]] = ()
     metrics: dict[str, float] = field(default_factory=dict, compare=False)
     samples: Sequence[Mapping[str, float]] = field(default=(), compare=False)
     advised: str = field(default="", compare=False)
@@ -91,6 +93,11 @@ class Job:
     def rung_in_words(self) -> str:
         """The rung that it reached, with its epochs: `2 (epoch 6)`; `-` for none."""
         return f"{self.rung} (epoch {self.epochs})" if self.rung else "-"
+
+    @property
+    def at_last_rung(self) -> float | None:
+        """The metric that ranks, at the last rung that it reached; `None` for none."""
+        return self.at_rungs[-1][1] if self.at_rungs else None
 
     @property
     def values(self) -> dict[str, str]:
@@ -121,7 +128,7 @@ def read_job(folder: Path) -> Job | None:
         return None
     with reading(path, REMEDY):
         content = read_json(path, lambda old: {**old, KEY: 0}, remedy=REMEDY)
-        job = Job(**{**content, "overrides": tuple(content["overrides"])})
+        job = Job(**{**content, "overrides": tuple(content["overrides"]), "at_rungs": tuple(map(tuple, content.get("at_rungs", ())))})
     if job.status != 0:
         return job
     entries = _results(folder)

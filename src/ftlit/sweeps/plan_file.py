@@ -20,6 +20,7 @@ class SweepPlan:
         resume: the command that runs the jobs that have not finished.
         jobs: the overrides of each job, by number; none before a search has drawn them, and in files of earlier versions.
         epochs: of a whole job, in a sweep by successive halving; 0 in others.
+        monitor: the metric that ranks the settings there; empty in others.
         going: numbers of the jobs that train to the rung of successive halving that runs, or ran last.
     """
 
@@ -28,6 +29,7 @@ class SweepPlan:
     resume: str
     jobs: Sequence[Sequence[str]] = field(default=(), compare=False)
     epochs: int = 0
+    monitor: str = ""
     going: Sequence[int] = field(default=(), compare=False)
 
     def write(self, folder: Path) -> None:

@@ -1,9 +1,12 @@
 """Sweeps that run: those of this process, and jobs of them in other processes."""
 
+import fcntl
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ftlit.errors import UserError
 from ftlit.sweeps.halving import Halving
 from ftlit.sweeps.jobs import FILE, read_job
 
@@ -26,6 +29,34 @@ class RunningSweep:
 
 
 SWEEPS: dict[Path, RunningSweep] = {}  # by folder; empty for a single run
+
+
+LOCKS: dict[Path, int] = {}  # the open folders of these sweeps
+
+
+def lock(folder: Path) -> None:
+    """Keep other sweeps out of a folder, until `unlock` or the end of this process. The folder is made. The lock is the kernel's, on the
+    folder itself; where the file system has none, nothing is kept out.
+
+    Raises:
+        UserError: another sweep runs there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(f"another sweep runs in {folder}: wait until it ends, stop it, or give another hydra.sweep.dir=...") from None
+    except OSError:
+        pass  # this file system has no locks
+    LOCKS[folder] = handle
+
+
+def unlock() -> None:
+    """Release the folders of all sweeps of this process."""
+    while LOCKS:
+        os.close(LOCKS.popitem()[1])
 
 
 def wait_for_running(folder: Path, seconds: float) -> None:

@@ -107,12 +107,19 @@ def chosen_by(setting: Setting, field: str) -> str:
     return ", ".join(dict.fromkeys(value or "-" for value in found)) if any(found) else ""
 
 
+def at_rung_of(setting: Setting) -> float | None:
+    """The metric that ranks at the last rung that the jobs of a setting reached, their mean; `None` where none has it."""
+    last = max(job.rung for job in setting.jobs)
+    found = [job.at_last_rung for job in setting.jobs if job.rung == last and job.at_last_rung is not None]
+    return mean(found) if found else None
+
+
 def rung_of(setting: Setting) -> str:
     """The rungs of successive halving that the jobs of a setting reached, see `Job.rung_in_words`; comma separated."""
     return ", ".join(dict.fromkeys(job.rung_in_words for job in setting.jobs))
 
 
 def seconds_of(setting: Setting) -> float | None:
-    """The mean duration of a job."""
-    seconds = [job.seconds for job in setting.done if job.seconds is not None]
+    """The mean duration of a job that has finished, or stopped at a rung."""
+    seconds = [job.seconds for job in setting.jobs if not job.has_failed and job.seconds is not None]
     return mean(seconds) if seconds else None

@@ -2,13 +2,17 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import mean, stdev
 
 from rich.cells import cell_len
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ftlit.errors import shorten
+from ftlit.formatting import without_control
 from ftlit.sweeps.caption import RESUME, caption_of, finished
 from ftlit.sweeps.jobs import (
     SCORE,
@@ -19,15 +23,16 @@ from ftlit.sweeps.jobs import (
     varying,
 )
 from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, SettingLayer, layers_table
-from ftlit.sweeps.setting_results import CHOSEN, SettingResults, chosen_by, rung_of, seconds_of
+from ftlit.sweeps.setting_results import CHOSEN, RANKINGS, SettingResults, at_rung_of, chosen_by, rung_of, seconds_of
 
 STD, INTERVAL, F1, SECONDS, FAILED = "std", "95 % interval", "macro F1", "job seconds", "failed or interrupted"
 RUNG = "rung"
 DIFFERENCE = "difference to the best (paired)"
 LEFT_OUT_FIRST = (STD, F1, SECONDS, INTERVAL)  # where the table is wider than the terminal, in this order
-WORD = re.compile(r"\S+(?: (?:\*|to|±|†)(?!\S))?")  # the sign after a number stays beside it
+WORD = re.compile(r"\S+(?: (?:\*|to|±|†)(?!\S)| \(epoch \d+\))?")  # the sign after a number stays beside it, and its epoch
 MAX_WORD = 24  # longer words of a cell are folded
 BY_LAYER = f"By layer: {SETTINGS_LAYERS}, and the section Accuracy by layer of sweep.html."
+MAX_REASON = 30  # longer reasons of failed jobs stand below the printed table
 MARK = " *"  # beside the number that is best
 WIDTH_NOTE = "Left out at this width: {names} (sweep.md has all columns)."
 
@@ -42,6 +47,7 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
             columns[name] = [chosen_by(setting, field) or "-" for setting in settings]
     if any(job.rung for job in jobs):
         columns[RUNG] = [rung_of(setting) for setting in settings]
+        columns[at_rung(jobs)] = ["-" if (value := at_rung_of(setting)) is None else f"{value:.4f}" for setting in settings]
     if not any(setting.done for setting in settings):
         columns[FAILED] = [failure_reasons(setting.failed) for setting in settings]
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
@@ -59,6 +65,12 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     if any(job.has_failed for job in jobs):
         columns[FAILED] = [failure_reasons(setting.failed) for setting in settings]
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def at_rung(jobs: Sequence[Job]) -> str:
+    """The name of the metric by which the settings of a sweep by successive halving are ranked, at their last rungs."""
+    monitor = jobs[0].sweep.monitor if jobs[0].sweep else ""
+    return f"{RANKINGS.get(monitor, monitor or 'metric')} at the rung"
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -112,12 +124,16 @@ def printed_layers(jobs: Sequence[Job], layers: Sequence[SettingLayer]) -> Table
     return table
 
 
-def printed_table(jobs: Sequence[Job], width: int) -> Table:
-    """The table for a terminal of this width. No word of a cell is cut: columns of `LEFT_OUT_FIRST` are left out where there is no room for
-    them, and the caption names them; then cells are broken between words.
+def printed_table(jobs: Sequence[Job], width: int) -> Group:
+    """The table for a terminal of this width, its caption, and long reasons of failed jobs. No word of a cell is cut: columns of
+    `LEFT_OUT_FIRST` are left out where there is no room for them, and the caption names them; then cells are broken between words.
     """
     header, rows = table_of(jobs)
     columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
+    long = [job for job in jobs if job.has_failed and len(job.reason) > MAX_REASON]
+    if long:
+        short = [replace(job, reason="see below") if job in long else job for job in jobs]
+        columns[FAILED] = [failure_reasons(setting.failed) for setting in SettingResults(short).settings]
     left_out = []
     for name in LEFT_OUT_FIRST:
         if name in columns and _total([_longest_word(name, cells) for name, cells in columns.items()]) > width:
@@ -128,12 +144,12 @@ def printed_table(jobs: Sequence[Job], width: int) -> Table:
     while _total(list(widths.values())) > width and (wide := [name for name in widths if widths[name] > least[name]]):
         widths[max(wide, key=lambda name: widths[name])] -= 1
     caption = " ".join([caption_of(jobs), *([WIDTH_NOTE.format(names=", ".join(left_out))] if left_out else [])])
-    table = Table(caption=escape(caption), caption_justify="left")
+    table = Table()
     for name, own in widths.items():
         table.add_column(escape(name), width=own, overflow="fold")
     for row in zip(*columns.values(), strict=True):
         table.add_row(*map(escape, row))
-    return table
+    return Group(table, Text(caption), *([Text(without_control(failure_reasons(long)))] if long else []))
 
 
 def _longest_word(name: str, cells: Sequence[str]) -> int:

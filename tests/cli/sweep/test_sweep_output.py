@@ -5,6 +5,7 @@ import os
 import pickle
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from hydra import compose
@@ -12,14 +13,14 @@ from omegaconf import OmegaConf
 
 from ftlit.cli import train
 from ftlit.cli.sweep import sweep_jobs, sweep_output
-from ftlit.cli.sweep.sweep_output import BEGAN, LOG, TOTAL, VARYING, _time_left, begin_sweep, job_log, print_job, print_kept, print_stopped
+from ftlit.cli.sweep.sweep_output import BEGAN, LOG, TOTAL, VARYING, _time_left, begin_sweep, job_log, print_job, print_stopped
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import COMMAND
 from ftlit.recipes.processes.job_process import JobExit
 from ftlit.sweeps import running, summary
 from ftlit.sweeps.halving import Monitor
-from ftlit.sweeps.jobs import STOPPED, Job
+from ftlit.sweeps.jobs import STOPPED, Job, read_job
 from ftlit.sweeps.plan_file import SweepPlan
 from ftlit.sweeps.running import RunningSweep, wait_for_running
 
@@ -81,6 +82,11 @@ def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
             {"val/accuracy": 0.5, "test/accuracy": 0.25, "trained/val/accuracy": 0.75, "linear_probe/val/accuracy": 0.5},
             "best epoch 0.7500 on val, not clearly better; result: linear probe, val accuracy 0.5000, test accuracy 0.2500",
         ),
+        (
+            0.25,
+            {"val/accuracy": 0.5, "test/accuracy": 0.25, "trained/val/accuracy": 0.25, "linear_probe/val/accuracy": 0.5},
+            "best epoch 0.2500 on val, not better; result: linear probe, val accuracy 0.5000, test accuracy 0.2500",
+        ),
     ],
 )
 def test_a_job_has_one_line_with_settings_result_and_seconds(score, result, shown, tmp_path, capsys):
@@ -130,6 +136,27 @@ def test_a_job_at_a_rung_shows_the_metric_that_ranks_it(monitor, shown, tmp_path
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
     print_stopped(tmp_path, monitor)
     assert capsys.readouterr().out == f"job 0 (optimizer.lr=1), rung 1: 2 epochs{shown and ', '}{shown}, 1 s\n"
+
+
+def test_a_job_records_the_metric_that_ranks_at_each_rung(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,val/accuracy,val/loss\n0,0.5,0.6\n1,0.75,0.4\n2,0.7,0.1\n")
+    Job(0, status=STOPPED, rung=1, epochs=1).write(tmp_path)
+    sweep_jobs._record_rung(tmp_path, Monitor("val/accuracy", False))
+    replace(read_job(tmp_path), status=0, rung=2, epochs=3).write(tmp_path)
+    sweep_jobs._record_rung(tmp_path, Monitor("val/accuracy", False))
+    assert read_job(tmp_path).at_rungs == ((1, 0.5), (3, 0.75)) and read_job(tmp_path).at_last_rung == 0.75
+
+
+def test_a_second_sweep_in_the_folder_of_one_that_runs_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(running, "SWEEPS", {})
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 2}, "runtime": {"choices": {}}}})
+    sweep_jobs.SweepCallback().on_multirun_start(config)
+    with pytest.raises(SystemExit):
+        sweep_jobs.SweepCallback().on_multirun_start(config)
+    assert capsys.readouterr().err.startswith(f"ftlit: another sweep runs in {tmp_path}: wait until it ends, stop it, or give another ")
+    sweep_jobs.end_sweep()
+    sweep_jobs.SweepCallback().on_multirun_start(config)
+    sweep_jobs.end_sweep()
 
 
 def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):
@@ -203,32 +230,6 @@ def test_a_search_without_a_finished_job_says_so_in_its_table_and_its_last_line(
     assert text.splitlines()[-1] == "the search has no finished job, so there is no best one"
 
 
-@pytest.mark.parametrize(
-    ("trained", "line"),
-    [
-        (
-            [(0.9, False), (0.9, False)],
-            "(val accuracy 0.9000): no epoch was clearly better on val, so this probe is the result of all 2 jobs",
-        ),
-        ([(0.9, False), (0.8, False)], "(val accuracy 0.8000 to 0.9000)"),
-        ([(0.9, False)], "the result of 1 job that trained"),
-        ([(0.9, False), (0.9, True)], None),
-        ([], None),
-    ],
-)
-def test_the_last_line_says_that_no_job_beat_the_linear_probe(trained, line, tmp_path, capsys):
-    for number in range(3):
-        (tmp_path / str(number)).mkdir()
-        Job(number, (f"x={number}",), status=0, reason="").write(tmp_path / str(number))
-        (tmp_path / str(number) / "result.json").write_text('{"val/accuracy": 0.99}')  # of a head that was only fitted
-    for number, (accuracy, better) in enumerate(trained):
-        result = {"val/accuracy": 1.0 if better else accuracy, "linear_probe/val/accuracy": accuracy, "trained/val/accuracy": 0.5}
-        (tmp_path / str(number) / "result.json").write_text(json.dumps(result))
-    print_kept(tmp_path)
-    text = capsys.readouterr().out
-    assert (text.startswith("no job beat the linear probe before training") and line in text) if line else text == ""
-
-
 @pytest.mark.parametrize(("launcher", "waits"), [("joblib", True), ("basic", False)])
 def test_a_sweep_with_joblib_waits_for_its_jobs_at_ctrl_c(launcher, waits, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "SWEEPS", {})
@@ -269,6 +270,12 @@ def test_the_exit_of_a_job_reaches_another_process():
 )
 def test_the_time_that_is_left_is_that_of_the_jobs_of_this_start(monkeypatch, ended, done, elapsed, text):
     monkeypatch.setenv(BEGAN, f"{time.time() - elapsed} {done}")
-    assert _time_left(ended, 9) == text
+    assert _time_left(ended, 9, 60.0) == text
     monkeypatch.delenv(BEGAN)
-    assert _time_left(ended, 9) == ""
+    assert _time_left(ended, 9, 60.0) == ""
+
+
+def test_the_time_that_is_left_counts_the_start_of_the_program_once(monkeypatch):
+    monkeypatch.setenv(BEGAN, f"{time.time() - 100} 2")
+    assert _time_left(3, 13, 6.0) == "; about 60 s left"
+    assert _time_left(4, 13, 6.0) == "; about 27 s left"  # the second job took no time

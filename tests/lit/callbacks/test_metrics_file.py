@@ -128,3 +128,13 @@ def test_a_checkpoint_holds_the_hash_of_the_rows_before_it(tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*was changed")
         fitted(tmp_path, last)
+
+
+def test_the_evaluation_of_the_result_is_of_no_epoch(tmp_path):
+    logger = MetricsFile(tmp_path)
+    logger.log_metrics({"val/accuracy": 0.5, "epoch": 0}, 3)
+    logger.trains = False
+    logger.log_metrics({"val/accuracy": 0.75, "epoch": 1}, 4)
+    logger.save()
+    with logger.path.open() as file:
+        assert [(row["epoch"], row["step"], row["val/accuracy"]) for row in csv.DictReader(file)] == [("0", "3", "0.5"), ("", "4", "0.75")]

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.cli.sweep import sweep_output, sweep_resume, sweep_rungs
 from ftlit.cli.sweep.sweep_resume import failed_early, first_change, new_job, refusal
-from ftlit.errors import UserError, one_line, shorten
+from ftlit.errors import UserError, one_line
 from ftlit.formatting import count, shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS, PauseReached
 from ftlit.recipes.checks.check_jobs import check_jobs, check_launcher
@@ -27,6 +27,7 @@ from ftlit.recipes.resuming.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, running, summary
 from ftlit.sweeps.caption import finished, never_begun
+from ftlit.sweeps.halving import Monitor, score_at
 from ftlit.sweeps.jobs import SEED, Job, varying
 from ftlit.sweeps.plan_file import SweepPlan, remove_plan
 from ftlit.sweeps.running import RunningSweep, wait_for_running
@@ -51,14 +52,16 @@ class SweepCallback(Callback):
             check_folder_words(config.hydra.overrides.hydra, is_sweep=True)
             check_launcher(config.hydra.runtime.choices.get("hydra/launcher"))
             sweep_rungs.check_sweeper(config)
-            done = sweep_resume.count_done(config)
+            done, trials = sweep_resume.count_done(config), OmegaConf.select(config, "hydra.sweeper.n_trials")
+            if trials:
+                running.lock(folder)
         except UserError as error:
             print(f"ftlit: {error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
         sweep = running.SWEEPS[folder] = RunningSweep()
         if config.hydra.runtime.choices.get("hydra/launcher") == "joblib":  # which kills its processes at Ctrl-C
             STOP_SIGNALS.wait_for_jobs = partial(wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
-        if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
+        if trials:
             logging.getLogger(OPTUNA_SWEEPER).setLevel(logging.ERROR)  # it warns of each job without a score
             sweep.minimizes = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
             names = [*(OmegaConf.select(config, "hydra.sweeper.params") or {})]
@@ -91,12 +94,14 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
         running.SWEEPS.pop(folder, None)
         raise
     planned, done = [Job(number, tuple(words)) for number, words in enumerate(words_of_jobs)], sweep_resume.count_done(config)
+    if done < len(planned):
+        running.lock(folder)
     sweep_output.print_resuming(folder, done)
     if done == len(planned):
         return []
     halving = running.SWEEPS[folder].halving
-    epochs = halving.rungs[-1].epochs if halving else 0
-    SweepPlan(len(planned), varying(planned), sweep_resume.resume_command(folder), words_of_jobs, epochs).write(folder)
+    of_rungs = (halving.rungs[-1].epochs, halving.monitor.name) if halving else ()
+    SweepPlan(len(planned), varying(planned), sweep_resume.resume_command(folder), words_of_jobs, *of_rungs).write(folder)
     sweep_output.begin_sweep(folder, len(planned), done, [*varying(planned), SEED])
     return words_of_jobs
 
@@ -124,15 +129,24 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
     if before and cfg.recipe in RESUMABLE_RECIPES and (folder / "config.yaml").is_file():
         cfg.resume = True
         add_task_override("resume=true")  # for processes that the job starts, and for configs that it composes
-        this = replace(this, seconds=before.seconds, rung=before.rung, epochs=before.epochs)
+        this = replace(this, seconds=before.seconds, rung=before.rung, epochs=before.epochs, at_rungs=before.at_rungs)
     this.write(folder)
     at_rung = {} if "rung" not in cfg.sweep else {"rung": cfg.sweep.rung, "epochs": cfg.sweep.until}
     ended = _run_and_record(this, replace(this, status=0, reason="", **at_rung), folder, run)
+    if at_rung and not ended.has_failed:
+        _record_rung(folder, sweep_rungs.monitor_of(cfg))
     if ended.status == 0:
         sweep_output.print_job(folder)
     elif ended.status == jobs.STOPPED:
         sweep_output.print_stopped(folder, sweep_rungs.monitor_of(cfg))
     return ended.score
+
+
+def _record_rung(folder: Path, monitor: Monitor) -> None:
+    """Add the metric that ranks, at the rung that the job of a folder has reached, to its state."""
+    job = jobs.read_job(folder)
+    if job and isfinite(value := monitor.value(score_at(folder, job.epochs, monitor))):
+        replace(job, at_rungs=(*job.at_rungs, (job.epochs, value))).write(folder)
 
 
 def finish_alone(score: float) -> float:
@@ -143,7 +157,9 @@ def finish_alone(score: float) -> float:
 
     folder = Path(hydra_config().runtime.output_dir)
     if not rank_before_trainer() and (before := jobs.read_job(folder)) and before.status != 0:
-        replace(before, status=0, reason="", score=None if isnan(score) else score, rung=0, epochs=0).write(folder)  # it left its rungs
+        replace(before, status=0, reason="", score=None if isnan(score) else score, rung=0, epochs=0, at_rungs=()).write(
+            folder
+        )  # it left its rungs
     return score
 
 
@@ -190,6 +206,7 @@ def end_sweep() -> int:
             statuses.add(USER_ERROR_STATUS)
         except KeyboardInterrupt:
             _end_without_table(folder)
+    running.unlock()
     if not statuses:
         return 0
     return USER_ERROR_STATUS if statuses == {USER_ERROR_STATUS} else 1
@@ -206,19 +223,18 @@ def _end_without_table(folder: Path) -> NoReturn:
 
 
 def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:
-    """Print the table, the best job of a search, whether no job beat the linear probe, and the failed jobs. Returns their statuses."""
+    """Print the table, the best job of a search, and the failed jobs. Returns their statuses."""
     summary.report(folder)
     sweep_output.write_page(folder)
     if sweep.minimizes is not None:
         sweep_output.print_best(folder, minimize=sweep.minimizes)
-    sweep_output.print_kept(folder)
     statuses = set()
     for path, job in jobs.failed(folder):
         how = {None: jobs.RUNNING, INTERRUPTED_STATUS: "was interrupted"}.get(job.status, f"failed with status {job.status}")
-        print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
+        print(f"ftlit: {sweep_output.name_of(job)} {how}, its folder: {path.absolute()}", file=sys.stderr)
         statuses.add(job.status)
     if waiting := never_begun([job for _, job in jobs.jobs_of(folder)], sweep.jobs):
-        print(f"ftlit: {count(len(waiting), 'job')} never began: {shorten(waiting)}", file=sys.stderr)
+        print(f"ftlit: {count(len(waiting), 'job')} never began", file=sys.stderr)  # the caption of the table names them
         statuses.add(None)
     elif sweep.has_rungs_left:
         print("ftlit: the sweep ended before its last rung", file=sys.stderr)

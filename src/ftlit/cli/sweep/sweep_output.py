@@ -12,14 +12,13 @@ from pathlib import Path
 from ftlit.errors import one_line
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
-from ftlit.run_folder import BASELINE, TIE_BREAK, TRAINED, keeps_baseline
-from ftlit.sweeps.caption import ignored_note
+from ftlit.run_folder import TIE_BREAK, TRAINED, keeps_baseline
+from ftlit.sweeps.caption import PROBE_VAL, ignored_note
 from ftlit.sweeps.halving import Monitor, score_at
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, Job, jobs_of, read_job, varying
 from ftlit.sweeps.setting_results import RANKINGS
 
 LOG = "train.log"
-PROBE_VAL = f"{BASELINE}/{VAL}"
 TOTAL = "FTLIT_SWEEP_JOBS"  # in the environment, also of processes that run jobs: the number of jobs of the sweep
 BEGAN = "FTLIT_SWEEP_BEGAN"  # likewise: when it began, in seconds of the epoch, and how many jobs had finished before
 VARYING = "FTLIT_SWEEP_OPTIONS"  # likewise: the names of the options that differ between its jobs; unset: not known
@@ -94,14 +93,15 @@ def print_job(folder: Path) -> None:
     names = {**RANKINGS, TEST: "test accuracy"}
     found = [f"{names[name]} {job.metrics[name]:.4f}" for name in (VAL, CROSS_VALIDATED, TEST) if name in job.metrics]
     if keeps_baseline(job.metrics) and TRAINED in job.metrics:
-        found[0] = f"best epoch {job.metrics[TRAINED]:.4f} on val, not clearly better; result: linear probe, {found[0]}"
+        clearly = "clearly " if job.metrics[TRAINED] > job.metrics[PROBE_VAL] else ""
+        found[0] = f"best epoch {job.metrics[TRAINED]:.4f} on val, not {clearly}better; result: linear probe, {found[0]}"
     elif job.score is not None and (not found or job.score != job.value(HELD_OUT)):  # what a search maximizes, and ranks jobs by
         found.insert(0, f"score {job.score:.4g}")
     chosen: Mapping[str, str] = {"scenario": job.advised, "backbone": job.backbone, "cut": job.cut}
     found += [f"{name} {value}" for name, value in chosen.items() if value]
     place = f", rung {job.rung}, trained to the end" if job.rung else f", {job.number + 1} of {total}" if total else ""
-    left = _time_left(job.number + 1, int(total)) if total else ""
-    print_line(f"{_name_of(job)}{place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
+    left = _time_left(job.number + 1, int(total), job.seconds or 0) if total else ""
+    print_line(f"{name_of(job)}{place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
     ignored = [name for name in os.environ.get(VARYING, "").split() if name in job.ignored]
     note = f"note      {ignored_note('jobs that only fit a linear probe, as this one,', ignored)} {TRAINS}"
     if ignored and note not in PRINTED:
@@ -118,22 +118,32 @@ def print_stopped(folder: Path, monitor: Monitor) -> None:
     score = score_at(folder, job.epochs, monitor)
     names = {monitor.name: monitor.value(score), TIE_BREAK: score[1]}  # one where that is the metric
     found = "".join(f", {RANKINGS.get(name, name)} {value:.4f}" for name, value in names.items() if isfinite(value))
-    print_line(f"{_name_of(job)}, rung {job.rung}: {count(job.epochs, 'epoch')}{found}, {duration_in_words(job.seconds or 0)}")
+    print_line(f"{name_of(job)}, rung {job.rung}: {count(job.epochs, 'epoch')}{found}, {duration_in_words(job.seconds or 0)}")
     sys.stdout.flush()
 
 
-def _name_of(job: Job) -> str:
+def name_of(job: Job) -> str:
+    """The number of a job, and the values of the options that differ between the jobs."""
     words = [f"{name}={job.values[name]}" for name in os.environ.get(VARYING, "").split() if name in job.values] or job.overrides
     return f"job {job.number} ({' '.join(words)})"
 
 
-def _time_left(ended: int, total: int) -> str:
-    """How long the other jobs take if they take as long as those so far, whatever runs side by side; empty where that is not known."""
+def _time_left(ended: int, total: int, seconds: float) -> str:
+    """How long the other jobs take if they take as long as those so far, whatever runs side by side; empty where that is not known.
+
+    Args:
+        ended: number of jobs that have ended.
+        total: number of jobs of the sweep.
+        seconds: that the last of them took. What came before the first one, as the import of PyTorch, comes once.
+    """
     began, _, done = os.environ.get(BEGAN, "").partition(" ")
     if not began or ended <= int(done) or ended >= total:
         return ""
-    seconds = (time.time() - float(began)) / (ended - int(done)) * (total - ended)
-    return f"; about {duration_in_words(seconds)} left" if seconds >= LEAST_LEFT else ""
+    if ended == int(done) + 1:
+        began = str(max(float(began), time.time() - seconds))
+        os.environ[BEGAN] = f"{began} {done}"
+    left = (time.time() - float(began)) / (ended - int(done)) * (total - ended)
+    return f"; about {duration_in_words(left)} left" if left >= LEAST_LEFT else ""
 
 
 def write_page(folder: Path) -> None:
@@ -157,17 +167,3 @@ def print_best(folder: Path, *, minimize: bool) -> None:
     score, _, job, path = min(scored, key=lambda pair: (pair[0] if minimize else -pair[0], pair[1]))
     values = [f"{name}={job.values[name]}" for name in names if name in job.values] or job.overrides
     print_line(f"best of {count(len(scored), 'finished job')}: {' '.join(values)}, score {score:.4g}, folder {path}")
-
-
-def print_kept(folder: Path) -> None:
-    """Print, in one line, that no job of a sweep beat the linear probe before training, where jobs train layers and none did."""
-    trained = [job.metrics for _, job in jobs_of(folder) if job.status == 0 and PROBE_VAL in job.metrics]
-    if not trained or not all(map(keeps_baseline, trained)):
-        return
-    accuracies = sorted({f"{metrics[PROBE_VAL]:.4f}" for metrics in trained})
-    found = " to ".join(dict.fromkeys((accuracies[0], accuracies[-1])))
-    number = f"{'all ' if len(trained) > 1 else ''}{count(len(trained), 'job')}"
-    print_line(
-        f"no job beat the linear probe before training (val accuracy {found}): no epoch was clearly better on val, so this probe is the "
-        f"result of {number} that trained layers; to test the trained networks, give callbacks.best=null"
-    )

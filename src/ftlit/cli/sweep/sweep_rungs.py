@@ -190,7 +190,8 @@ def _launch_drawn(config: DictConfig, launch: Launch, jobs: list[list[str]], swe
     sweep.jobs, sweep.halving = jobs, plan_rungs(config, jobs, composed)
     if sweep.halving:
         swept = dict.fromkeys([*(OmegaConf.select(config, "hydra.sweeper.params") or {}), *varying(sweep.halving.jobs)])
-        SweepPlan(len(jobs), [*swept], resume_command(folder), jobs, sweep.halving.rungs[-1].epochs).write(folder)
+        epochs, monitor = sweep.halving.rungs[-1].epochs, sweep.halving.monitor.name
+        SweepPlan(len(jobs), [*swept], resume_command(folder), jobs, epochs, monitor).write(folder)
         _run_sweep(config, launch, sweep, sweep.halving)
     ended = [read_job(folder / str(number)) for number in range(len(jobs))]
     return [result_of_job(job.score if job and job.status == 0 else None) for job in ended]

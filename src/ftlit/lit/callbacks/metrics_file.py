@@ -23,6 +23,7 @@ class MetricsFile(CSVLogger):
     @plain_arguments
     def __init__(self, save_dir: str | Path, name: str | None = "", version: int | str | None = "") -> None:
         super().__init__(save_dir, name=name, version=version)
+        self.trains = True  # whether rows are of training, not of the evaluation of the result, which is of no epoch
         self._earlier_rows: list[Row] = []
         self._replaces = False  # whether it removes rows of an earlier run
         self._count, self._hash = 0, xxh3_64()  # of the rows that were written
@@ -42,6 +43,10 @@ class MetricsFile(CSVLogger):
         with naming(self.path), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")  # see `save`
             return super().experiment
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Add a row; one of the evaluation of the result has no epoch: Lightning gives it one that was never trained."""
+        super().log_metrics(metrics if self.trains else {name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     def save(self) -> None:
         """Write the rows that are in memory. Raises `WriteError`."""
