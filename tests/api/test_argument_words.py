@@ -78,12 +78,22 @@ def test_a_folder_on_the_command_line_is_data(tmp_path, monkeypatch):
     (tmp_path / "b.txt").write_text("")
     assert complete(["photos", "seed=1"]) == complete(["data=folder", "data.root=photos", "seed=1"])
     assert complete(["--config-dir", "photos", "seed=1"]) == ["--config-dir", "photos", "seed=1"]
+    (tmp_path / "c.csv").write_text("photo;label;Image_Path\n")
+    (tmp_path / "d.csv").write_text("file,text\n")
+    for words, chosen in (
+        (["c.csv"], ["data=csv", "data.csv=c.csv", "data.path_column=Image_Path"]),  # the one usual name of such a column
+        (["d.csv"], ["data=text_csv", "data.csv=d.csv"]),
+        (["a.csv", "data.path_column=name"], ["data=csv", "data.csv=a.csv", "data.path_column=name"]),
+        (["a.csv", "data.text_column=name"], ["data=text_csv", "data.csv=a.csv", "data.text_column=name"]),
+    ):
+        assert complete(words) == complete(chosen)
+    assert words_of("a.csv", {}, {"data.text_column": "name"}) == ["data=text_csv", "data.csv=a.csv", "data.text_column=name"]
     for words, line in (
         (["phtos"], "there is no folder 'phtos': did you mean 'photos'"),
         (["photos", "data=digits"], "photos and data=digits both choose the data: leave one of them out"),
         (
             ["a.csv"],
-            "names neither a column path nor a column text: give data=csv data.csv=a.csv data.path_column=... for images",
+            "^a.csv has no column path or text, its columns are name, label: add data.path_column=name for images, or ",
         ),
         (["b.txt"], "b.txt is a file: give a folder with one folder per class, or a csv file"),
     ):

@@ -68,6 +68,7 @@ def test_the_help_names_the_command_that_was_typed_and_the_others():
     train, advise = help_of("train"), help_of("advise")
     assert "usage: ftlit train " in train and "usage: ftlit advise " in advise
     assert advise.startswith("Measure") and train.startswith("Fine-tune")
+    assert "  ftlit train photos backbone=" in train and "  ftlit advise photos.csv backbone=" in advise
     assert all(f"  ftlit {command} " in train for command in COMMANDS)
 
 

@@ -1,10 +1,11 @@
 """The command `ftlit` apart from its subcommands."""
 
+import subprocess
 import sys
 
 import pytest
 
-from ftlit.cli import main
+from ftlit.cli import first_checks, main
 
 
 @pytest.mark.parametrize("command", ["predict", "report", "export", "cache"])
@@ -17,3 +18,35 @@ def test_ctrl_c_ends_every_command_in_a_line(command, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         main.main()
     assert end.value.code == 130 and capsys.readouterr().err == "ftlit: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["predict", "runs/insekts", "a.png"], "there is no file or folder runs/insekts"),
+        (["predict", ".", "nope.png", "none.csv"], "there is no file or folder nope.png, none.csv"),
+        (["embed", "glyph", "nope.png", "--out", "a.npz"], "there is no file or folder nope.png"),
+        (["export", "runs/insekts", "--to", "onnx"], "there is no file or folder runs/insekts"),
+        (["demo", "runs/insekts"], "there is no file or folder runs/insekts"),
+    ],
+)
+def test_a_path_that_does_not_exist_is_an_error_before_pytorch_is_loaded(words, line, tmp_path):
+    program = f"""
+import sys
+sys.argv = {["ftlit", *words]}
+from ftlit.cli.main import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, f"ftlit: {line}\n")
+
+
+def test_loading_is_announced_in_a_terminal_only(monkeypatch, capsys):
+    first_checks.print_loading("runs/a")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    first_checks.print_loading("runs/a")
+    assert capsys.readouterr().err == "loading PyTorch, then runs/a\n"

@@ -153,6 +153,12 @@ def test_a_page_that_is_closed_computes_no_more_features(network, train):
     assert len(read) == 1
 
 
+def test_the_page_says_that_there_is_no_class_map_only_where_there_is_none():
+    page = files("ftlit.demo").joinpath("demo.html").read_text()
+    assert "no class map" not in page.partition("<script>")[0]
+    assert 'found.map ? "" : "This network has no class map' in page
+
+
 def test_the_page_states_data_network_classes_and_accuracy(network, train, tmp_path):
     page = files("ftlit.demo").joinpath("demo.html").read_text()
     shown = with_about(page, tmp_path / "monday", network, None)

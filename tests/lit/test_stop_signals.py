@@ -106,6 +106,51 @@ def test_a_signal_that_nobody_asks_for_raises_after_some_time(monkeypatch):
         time.sleep(1)
 
 
+HIDES = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.3)
+except KeyboardInterrupt:
+    pass
+"""
+
+
+def test_a_signal_during_an_import_raises_after_it(tmp_path, monkeypatch, capfd):
+    (tmp_path / "hides_ctrl_c.py").write_text(HIDES + "end = True")
+    monkeypatch.syspath_prepend(tmp_path)
+    with owned_signals():
+        import hides_ctrl_c
+
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(1)
+    assert hides_ctrl_c.end and "stopping as soon as the libraries are loaded" in capfd.readouterr().err
+
+
+def test_a_signal_in_a_function_of_ftlit_that_runs_during_an_import_raises_at_once(tmp_path, monkeypatch):
+    (tmp_path / "trains_when_imported.py").write_text(f"__name__ = 'ftlit.api'\ndef run():\n    exec({HIDES!r})\nrun()\nend = True")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(STOP_SIGNALS, "_hold", lambda number: pytest.fail("held"))
+    with owned_signals():
+        import trains_when_imported
+    assert trains_when_imported.end
+
+
+def test_a_second_signal_during_an_import_ends_the_program(tmp_path):
+    (tmp_path / "hides_ctrl_c.py").write_text(HIDES * 2)
+    program = "from ftlit.lit.stop_signals import owned_signals\nwith owned_signals(): import hides_ctrl_c"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr.endswith("ftlit: interrupted\n") and "Traceback" not in done.stderr
+
+
+def test_a_signal_that_is_held_when_the_block_ends_is_forgotten(tmp_path, monkeypatch):
+    (tmp_path / "hides_ctrl_c_again.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with owned_signals():
+        import hides_ctrl_c_again  # noqa: F401
+    time.sleep(0.3)
+
+
 def test_the_handler_of_a_launcher_stays():
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:

@@ -21,6 +21,7 @@ from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.overrides import COMMAND
 from ftlit.recipes.processes import job_process, launched
 from ftlit.recipes.processes.process_state import INITIAL_ENVIRONMENT, error_environment, process_state, wants_traceback
+from ftlit.recipes.resuming.interruption import print_interrupted
 
 
 def run_here(words: Sequence[str]) -> Path:
@@ -82,8 +83,6 @@ def _run(cfg: DictConfig) -> None:
     except (KeyboardInterrupt, SystemExit) as end:
         if not job_process.is_interruption(end):
             raise
-        from ftlit.recipes.resuming.interruption import print_interrupted  # here, because it imports Lightning
-
         print_interrupted(cfg)
         raise KeyboardInterrupt from None
     except Exception:

@@ -32,17 +32,17 @@ def words_of(data: AnyPath | None, named: Options, options: Options | None = Non
     of_data = [] if data is None else ["data", "data.root", "data.csv"]
     if twice := next((name for name in [*chosen, *of_data] if name in (options or {})), None):
         raise UserError(f"{twice} is given twice, as an argument and in options: leave one of them out")
-    return [*_data(data), *(f"{name}={text_of(value)}" for name, value in {**chosen, **_checked(options or {})}.items())]
+    return [*_data(data, options or {}), *(f"{name}={text_of(value)}" for name, value in {**chosen, **_checked(options or {})}.items())]
 
 
-def _data(data: AnyPath | None) -> list[str]:
+def _data(data: AnyPath | None, options: Options) -> list[str]:
     if data is None:
         return []
     path = Path(data).expanduser()
     if path.exists() and data in DATA_WITHOUT_PATH:
         raise UserError(f"{data} is a folder here and an option of data: give './{data}' for the folder, or options={{'data': '{data}'}}")
     if path.exists():
-        return [f"{name}={quote(value)}" for name, _, value in (word.partition("=") for word in data_words(path))]
+        return [f"{name}={quote(value)}" for name, _, value in (word.partition("=") for word in data_words(path, [*options]))]
     with own_hydra(), fresh_hydra():
         names = group_options("data")
     if data in names:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, shorten
 from ftlit.formatting import shell_word
 
-COLUMNS = {"path": "csv", "text": "text_csv"}  # column of a csv file -> the option of data that reads it
+COLUMNS = {"path": "csv", "text": "text_csv"}  # column of a csv file -> the option of data that reads it, with its value KEY_column
+# other usual names of the column of paths, which are taken where the file has exactly one of them
+PATH_NAMES = ("file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path")
 
 
 def set_data(words: Sequence[str], values_of_flags: Sequence[str]) -> list[str]:
@@ -33,7 +35,7 @@ def set_data(words: Sequence[str], values_of_flags: Sequence[str]) -> list[str]:
     if other := next((word for word in words if word.lstrip("+").startswith(("data=", "data.root=", "data.csv="))), None):
         raise UserError(f"{name} and {other} both choose the data: leave one of them out")
     place = words.index(name)
-    return [*words[:place], *data_words(path), *words[place + 1 :]]
+    return [*words[:place], *data_words(path, words), *words[place + 1 :]]
 
 
 def similar_folder(name: str) -> str | None:
@@ -43,20 +45,39 @@ def similar_folder(name: str) -> str | None:
     return next((str(parent / near) for near in get_close_matches(last, folders, n=1, cutoff=0.75)), None)
 
 
-def data_words(path: Path) -> list[str]:
-    """The words that choose a folder of images, or a csv file of images or texts, as data. Raises `UserError` for another file."""
+def data_words(path: Path, others: Sequence[str] = ()) -> list[str]:
+    """The words that choose a folder of images, or a csv file of images or texts, as data. Raises `UserError` for another file.
+
+    Args:
+        path: of the folder or the file.
+        others: the other words of the command line: `data.path_column=...` or `data.text_column=...` names the column that is read.
+    """
     if path.is_dir():
         return ["data=folder", f"data.root={path}"]
     if path.suffix.lower() != ".csv":
         raise UserError(f"{path} is a file: give a folder with one folder per class, or a csv file")
+    names = [word.lstrip("+").partition("=")[0] for word in others]
+    given = [key for key in COLUMNS if f"data.{key}_column" in names]
+    if len(given) == 1:
+        return [f"data={COLUMNS[given[0]]}", f"data.csv={path}"]
+    header = _header(path)
+    found = [key for key in COLUMNS if key in header]
+    usual = [name for name in header if name.strip().lower() in PATH_NAMES]
+    if len(found) == 1:
+        return [f"data={COLUMNS[found[0]]}", f"data.csv={path}"]
+    if not found and len(usual) == 1:
+        return ["data=csv", f"data.csv={path}", f"data.path_column={usual[0]}"]
+    own = next(iter(usual or header), "...")
+    why = "has the columns path and text" if found else f"has no column path or text, its columns are {shorten(header) or 'none'}"
+    image, text = found or (own, own)
+    raise UserError(
+        f"{path} {why}: add {shell_word(f'data.path_column={image}')} for images, or {shell_word(f'data.text_column={text}')} for texts"
+    )
+
+
+def _header(path: Path) -> list[str]:
+    """The names in the first line of a csv file, whose cells a comma separates, or a semicolon or tab where the line has no comma."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        header = next(csv.reader(file), [])
-    found = [option for column, option in COLUMNS.items() if column in header]
-    if len(found) != 1:
-        has = "both a column path and" if found else "neither a column path nor"
-        given = shell_word(f"data.csv={path}")
-        raise UserError(
-            f"the first line of {path} names {has} a column text: give data=csv {given} data.path_column=... for images, or "
-            f"data=text_csv {given} data.text_column=... for texts"
-        )
-    return [f"data={found[0]}", f"data.csv={path}"]
+        line = file.readline()
+    separator = next((mark for mark in (",", ";", "\t") if mark in line), ",")
+    return next(csv.reader([line], delimiter=separator), [])

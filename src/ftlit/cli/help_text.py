@@ -44,7 +44,7 @@ def help_text(config: DictConfig) -> str:
     command = " ".join(["ftlit", "advise"] if config.recipe == "advise" and typed_command()[0] == "ftlit" else typed_command())
     parts = [
         paragraph(ABOUT.get(config.recipe, "Fine-tune a pretrained network for a new task, and report its accuracy.")),
-        f"usage: {command} [GROUP=OPTION ...] [NAME=VALUE ...]",
+        f"usage: {command} [FOLDER or FILE.csv] [GROUP=OPTION ...] [NAME=VALUE ...]",
         two_columns("Examples", _examples(command, advises=config.recipe == "advise")),
         two_columns("Other commands", COMMAND_ROWS),
         paragraph(
@@ -61,7 +61,8 @@ def help_text(config: DictConfig) -> str:
 def _examples(command: str, *, advises: bool) -> list[HelpRow]:
     rows = [
         ("", "scikit-learn's handwritten digits, with the network that comes with ftlit"),
-        ("backbone=resnet50 data=folder data.root=photos", "your images, in one folder per class"),
+        ("photos backbone=resnet50", "your images, in one folder per class: short for data=folder data.root=photos"),
+        ("photos.csv backbone=resnet50", "images by a csv file with the columns path and label: short for data=csv data.csv=photos.csv"),
     ]
     training = [
         ("scenario=large_similar hydra.run.dir=runs/all", "train all layers; the run folder is runs/all"),

@@ -3,6 +3,7 @@
 import runpy
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from ftlit.cli import search_current_folder
 from ftlit.cli.command_list import describe_commands, describe_versions
+from ftlit.cli.first_checks import check_inputs, check_run, print_loading
 from ftlit.cli.output import one_line_warnings, robust_output
 from ftlit.cli.parsers import (
     ACTIONS,
@@ -23,7 +25,7 @@ from ftlit.cli.parsers import (
 )
 from ftlit.errors import UserError, named_options, one_line, unknown
 from ftlit.files import disk_error, shared_memory_error
-from ftlit.lit.stop_signals import INTERRUPTED_STATUS
+from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.processes.process_state import process_state
 
 LOW_AGREEMENT = "use predict.py of an export without --with-preprocessing, which prepares images exactly as ftlit predict does"
@@ -47,8 +49,9 @@ def _run(command: str, arguments: list[str]) -> None:
     try:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS, owner="ftlit")
-        with named_options():
-            COMMANDS[command](arguments)
+        run = COMMANDS[command]
+        with named_options(), nullcontext() if run in (train, advise) else owned_signals():  # training owns them itself
+            run(arguments)
     except KeyboardInterrupt:
         print("ftlit: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED_STATUS)
@@ -83,6 +86,9 @@ def predict(arguments: list[str]) -> None:
     given = parser.parse_intermixed_args(arguments)
     if given.trust:
         search_current_folder()
+    check_run(given.run)
+    check_inputs(given.paths)
+    print_loading(given.run)
     import ftlit.inference.dense_map  # here, so that --help stays fast
     import ftlit.inference.predict
     import ftlit.inference.prior
@@ -107,6 +113,8 @@ def embed(arguments: list[str]) -> None:
     given = embed_parser().parse_intermixed_args(arguments)
     if given.trust:
         search_current_folder()
+    check_inputs(given.paths)
+    print_loading(given.source)
     from ftlit.cli.sources import network_and_paths  # here, so that --help stays fast
     from ftlit.inference.embed import EmbedOptions
     from ftlit.inference.embed import embed as write_features
@@ -123,6 +131,8 @@ def export(arguments: list[str]) -> None:
     given = export_parser().parse_args(arguments)
     if given.trust:
         search_current_folder()
+    check_run(given.run)
+    print_loading(given.run)
     from ftlit.export.hand_over import hand_over  # here, so that --help stays fast
     from ftlit.export.images_to_logits import Variant
 
@@ -152,6 +162,8 @@ def demo(arguments: list[str]) -> None:
         raise UserError(f"--port {given.port}: give a whole number from 0 (any that is free) to 65535")
     if given.trust:
         search_current_folder()
+    check_run(given.run)
+    print_loading(given.run)
     from ftlit.demo.server import check_packages, serve  # here, so that --help stays fast
     from ftlit.inference.load_network import load
     from ftlit.recipes.resuming.stored_data import places_of, train_examples
@@ -183,26 +195,9 @@ def _rows_by(devices: int) -> Callable[..., Any]:
 def report(arguments: list[str]) -> None:
     """Write the report of a run again and print its path, or the table of a sweep."""
     given = report_parser().parse_args(arguments)
-    folder = Path(given.folder).expanduser()
-    from ftlit.report import html  # here, so that --help stays fast
-    from ftlit.report.sweep_page import write_sweep_page
-    from ftlit.sweeps import comparison, jobs, summary
-    from ftlit.sweeps.caption import RESUME, finished
+    from ftlit.cli.reports import report_again  # here, so that --help stays fast
 
-    if not (jobs.is_sweep(folder) or (folder / "multirun.yaml").is_file()):
-        if given.against is not None:
-            raise UserError(f"--against compares the settings of a sweep, and {folder} is not the folder of one: leave it out")
-        print(html.write_report(folder, plots=given.plots))
-    elif given.plots:
-        raise UserError(f"--plots is for the report of a run, and {folder} is a sweep: give the folder of one of its jobs")
-    elif given.against is not None:
-        comparison.print_comparison([job for _, job in jobs.jobs_of(folder)], given.against.split())
-    else:
-        summary.report(folder)
-        print(write_sweep_page(folder))
-        found = [job for _, job in jobs.jobs_of(folder)]
-        if (number := finished(found)) and found[0].sweep:
-            print(f"{number}. {RESUME} {found[0].sweep.resume}")
+    report_again(Path(given.folder).expanduser(), plots=given.plots, against=given.against)
 
 
 def cache(arguments: list[str]) -> None:

@@ -27,6 +27,7 @@ from ftlit.recipes.config.overrides import command_environment, given, job_label
 from ftlit.recipes.processes import job_process, launched
 from ftlit.recipes.processes.process_state import error_environment, job_state, process_state, wants_traceback
 from ftlit.recipes.resuming import resume
+from ftlit.recipes.resuming.interruption import print_interrupted
 from ftlit.sweeps import running
 from ftlit.sweeps.jobs import is_sweep
 
@@ -142,9 +143,7 @@ def _with_scenario(cfg: DictConfig) -> AbstractContextManager[DictConfig]:
 
 def _print_loading(cfg: DictConfig) -> None:
     """Print what is being loaded, before an import that takes seconds, once for all processes and jobs."""
-    own = launched.launched()
-    rank = own.rank if own else int(os.environ.get("LOCAL_RANK", 0))
-    if "torch" not in sys.modules and rank == 0:
+    if "torch" not in sys.modules and launched.own_rank() == 0:
         chosen = {group: (given(f"{group}._target_") or [f"{group}={choices()[group]}"])[-1].lstrip("+") for group in ("backbone", "data")}
         network = chosen["backbone"] if cfg.init_from is None else f"init_from={cfg.init_from}"
         print(f"loading   PyTorch and Lightning, then {network} and {chosen['data']}", flush=True)
@@ -152,11 +151,9 @@ def _print_loading(cfg: DictConfig) -> None:
 
 def exit_for_interruption(cfg: DictConfig) -> NoReturn:
     """Print how to go on, and exit with status 130. A further process exits with 0: Lightning kills the first where one ends otherwise."""
-    from ftlit.lit.trainer_internals import rank_before_trainer  # here, so that --help stays fast
-    from ftlit.recipes.resuming.interruption import print_interrupted
-
     print_interrupted(cfg)
-    raise job_process.JobExit(0 if rank_before_trainer() else INTERRUPTED_STATUS, "interrupted") from None
+    job_process.remove_empty_folder()
+    raise job_process.JobExit(0 if launched.own_rank() else INTERRUPTED_STATUS, "interrupted") from None
 
 
 def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None:

@@ -29,7 +29,8 @@ def _missing(what: str, path: Path) -> UserError:
         missing = next(folder for folder in path.parents if folder.parent.is_dir())  # the highest that is no folder
         return UserError(f"there is no {what} {shown(path)}, because {_missing('folder', missing)}")
     beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))
-    name, folder, plural = shown(path.name), shown(path.parent.absolute()), f"{what.split()[-1]}s"
+    parent = path.parent if path.parent.parts else path.parent.absolute()  # the current folder has no name to show
+    name, folder, plural = shown(path.name), shown(parent), f"{what.split()[-1]}s"
     if not beside:
         return UserError(f"{folder} has no {what} {name!r}, and no other {plural}: correct the path")
     meant = closest(name, beside)

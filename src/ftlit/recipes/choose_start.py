@@ -25,7 +25,7 @@ from ftlit.run_folder import keeps_baseline, read_result
 OWN = ("backbone", "head")  # groups that must be those of the run
 RECIPE = ("schedule", "optimizer", "lr_scheduler", "average", "loss")  # groups that are those of the run without scenario=...
 PROBE_SCENARIO = "scenario=small_similar"  # fits a linear probe as the baseline of a large scenario does
-DATA_OPTIONS = ("data.batch_size", "data.per_class", "data.augment")  # that change the result; those of the run are named, not taken
+DATA_OPTIONS = ("data.batch_size", "data.per_class", "data.augment", "data.views")  # those of the run are named, not taken
 EPOCHS = "trainer.max_epochs"
 BATCHNORM = "batchnorm"
 LINEAR = ("linear", "linear_probe")  # heads that can take each other's rows

@@ -73,7 +73,7 @@ def _backbones(run: RunData) -> str:
         for row in choice["candidates"]
     ]
     noun = run.noun
-    heads = ["backbone (* chosen)", "held-out accuracy", f"training {noun}", f"{noun} per second", "weights"]
+    heads = ["backbone (* chosen)", "held-out accuracy ± standard error", f"training {noun}", f"{noun} per second", "weights"]
     return f"<p>Backbones that were compared:</p>{table(heads, rows, sortable=True)}"
 
 

@@ -133,6 +133,16 @@ def test_empty_class_folders_and_a_folder_of_one_class_are_named_in_the_error(tm
         list_folder(tmp_path / "photos" / "fox")
 
 
+def test_a_proposed_folder_is_written_as_the_given_one(tmp_path, monkeypatch):
+    tree(tmp_path / "photos", "fox", "hare")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    with pytest.raises(UserError, match=r"did you mean data.root=\.\./photos\?"):
+        list_folder(Path("../photos/fox"))
+    with pytest.raises(UserError, match=r"^\.\. has no folder 'fotos': did you mean 'photos'"):
+        list_folder(Path("../fotos"))
+
+
 def test_a_given_layout_names_classes_splits_and_groups(tmp_path):
     days = tree(tmp_path / "days", "mon/fox", "mon/hare", "tue/fox", "tue/hare")
     assert found(days, layout="group/class") == {("train", label, day) for label in ("fox", "hare") for day in ("mon", "tue")}

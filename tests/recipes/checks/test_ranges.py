@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from paths import CONF
 
 from ftlit.errors import UserError
-from ftlit.recipes.checks.ranges import RANGES, Range, check_ranges, numbers_in, range_of
+from ftlit.recipes.checks.ranges import NO_WORDS, RANGES, Range, check_ranges, numbers_in, range_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 
 FILES = [path for path in CONF.rglob("*.yaml") if path.parent.name != "hydra"]
@@ -51,6 +51,12 @@ def test_no_option_takes_a_value_outside_of_its_range(value):
 def test_a_seed_is_a_whole_number(value):
     with pytest.raises(UserError, match=r"^seed=.*: give a whole number from 0 to 4294967295$"):
         check_ranges(composed(f"seed={value}"))
+
+
+@pytest.mark.parametrize("name", NO_WORDS)
+def test_a_word_in_place_of_a_number_is_refused_before_pytorch_is_loaded(name):
+    with pytest.raises(UserError, match=f"^{name}='ten': give a (whole )?number "):
+        check_ranges(composed(f"++{name}=ten"))
 
 
 def test_an_element_of_a_list_is_named_with_its_place():

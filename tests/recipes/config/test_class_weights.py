@@ -122,6 +122,15 @@ def test_the_plan_of_a_fitted_head_names_the_weights_and_does_not_ignore_them(wo
     assert ", with class weights from 0.5 to 3; " in head and "so loss.label_smoothing=0.1 is ignored" in head
 
 
+def test_the_plan_of_a_fitted_head_without_class_weights_does_not_call_them_ignored(words, monkeypatch):
+    monkeypatch.setattr("ftlit.recipes.console.plan_rows.choices", dict)
+    monkeypatch.setattr("ftlit.recipes.config.overrides.task_overrides", list)
+    cfg = composed("scenario=small_similar", *words)
+    run = build(cfg)
+    head = dict(plan_rows(cfg, run.model.backbone, run.data, plan_of(run), [], _facts(cfg, run, plan_of(run), [])))["head"]
+    assert "so optimizer, lr_scheduler, loss (apart from class_weights) and epochs are ignored" in head
+
+
 def test_a_custom_loss_has_weights_of_its_own(words):
     cfg = composed("scenario=small_similar", *words)
     data = load_parts(cfg).data

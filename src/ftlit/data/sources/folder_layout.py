@@ -1,5 +1,6 @@
 """The layout of a folder of images: the levels of folders that are splits, classes, and groups such as days or patients."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -194,7 +195,7 @@ def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
         if above:
             advice += f", or give data.layout=class if {shown(folder.name)} is itself a class"
         elif _is_class_folder(folder):
-            advice = f"did you mean data.root={shown(folder.path.absolute().parent)}?"
+            advice = f"did you mean data.root={shown(os.path.normpath(folder.path / '..'))}?"
         raise UserError(f"{shown(folder.path)} has {count(files, 'file')} and no class folders: {advice}")
 
 

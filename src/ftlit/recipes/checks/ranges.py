@@ -79,6 +79,11 @@ AUTO = "auto"
 HARDWARE_SETTINGS = {"trainer.precision": "32-true", "float32": "highest", "optimizer.fused": None, "cache.pixels": False}
 RESOLVED_SETTINGS = {**HARDWARE_SETTINGS, "checkpoint": "full", "compile": False}  # in which `auto` is replaced when a run begins
 OF_TRAIN_YAML = ("seed", "rank_timeout")  # no signature says that they are numbers
+NO_WORDS = (  # options for which a word is refused before PyTorch, whose signatures say so too, is loaded
+    *("trainer.max_epochs", "trainer.max_steps", "trainer.min_epochs", "trainer.accumulate_grad_batches"),
+    *("data.batch_size", "data.per_class", "data.val_fraction", "data.test_fraction", "data.split_seed"),
+    *("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum"),
+)
 RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "seed": SEED,
     "*.seed": SEED,
@@ -172,8 +177,9 @@ def range_of(name: str) -> Range | None:
 
 
 def check_ranges(cfg: DictConfig) -> None:
-    """Raise `UserError` for a number outside of the range of its option, and for nan and inf in any option."""
-    for name, value in [*((name, cfg[name]) for name in OF_TRAIN_YAML), *numbers_in(cfg)]:
+    """Raise `UserError` for a number outside of the range of its option, for nan and inf in any option, and for a word in `NO_WORDS`."""
+    words = [(name, value) for name in NO_WORDS if isinstance(value := OmegaConf.select(cfg, name, throw_on_missing=False), str)]
+    for name, value in [*((name, cfg[name]) for name in OF_TRAIN_YAML), *words, *numbers_in(cfg)]:
         allowed = range_of(name)
         if allowed is not None and value not in allowed:
             raise UserError(f"{name}={value!r}: give {allowed.describe()}{allowed.hint}{several_values(name, value)}")

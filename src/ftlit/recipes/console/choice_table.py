@@ -8,14 +8,14 @@ from ftlit.probes.backbone_choice import BackboneChoice
 
 
 def print_choice(choice: BackboneChoice, left_out: int, noun: str) -> None:
-    """Print a row for each candidate, and why one is chosen.
+    """Print a row for each candidate, accuracy ± standard error, and why one is chosen.
 
     Args:
         choice: the measurements and the chosen one.
         left_out: number of named backbones whose weights are not at hand.
         noun: of the examples: images or texts.
     """
-    table = Table("backbone", "held-out accuracy", f"training {noun}", f"{noun} per second", "weights")
+    table = Table("backbone", "held-out accuracy ± standard error", f"training {noun}", f"{noun} per second", "weights")
     for name, found in choice.measured.items():
         mark = " *" if name == choice.chosen else ""
         accuracy = f"{found.accuracy:.3f} ± {found.standard_error:.3f}{mark}"

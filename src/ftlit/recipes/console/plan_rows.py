@@ -163,7 +163,8 @@ def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[in
 def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
     l2_penalties: Sequence[float] = OmegaConf.select(cfg, "probe.l2") or []
     l2 = f"L2 penalty {l2_penalties[0]:g}" if len(l2_penalties) == 1 else "L2 penalty chosen by cross-validation"
-    views = f"and {count(facts.views, 'augmented view')} of each (data.views=0: none)" if facts.views else "without augmentation"
+    auto = "" if cfg.get("init_from") is None or given("data.views") else "data.views=auto: the more images, the fewer views; "
+    views = f"and {count(facts.views, 'augmented view')} of each ({auto}data.views=0: none)" if facts.views else "without augmentation"
     several = {"concat": "", "blend": ", the mean of two: of the last cut and of all cuts", "average": ", the mean of one for each cut"}
     weights = "".join(f", with {text}" for text in class_weights_text(cfg, data))
     of_cuts = several[cfg.head.combine] if facts.fitted_cuts else ""
@@ -186,7 +187,7 @@ def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
     if facts.refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
     unread = ignored_without_training(augmented=bool(facts.views))
-    ignored = ", ".join(unread) or f"optimizer, lr_scheduler{'' if weights else ', loss'} and epochs"
+    ignored = ", ".join(unread) or f"optimizer, lr_scheduler{'' if weights else ', loss (apart from class_weights)'} and epochs"
     printed = " The loss that is printed is that of loss.*." if any(name.startswith("loss") for name in unread) else ""
     instead = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar."
     return f"{text} There is no gradient training, so {ignored} {_is(unread)} ignored.{printed} {instead}"

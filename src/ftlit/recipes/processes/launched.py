@@ -196,6 +196,16 @@ def print_once(text: str, error: UserError) -> None:
         processes.leave()
 
 
+def own_rank() -> int:
+    """The rank of this process, also before Lightning, which knows it, is imported; 0 for a process started by hand."""
+    if "lightning.pytorch" in sys.modules:
+        from ftlit.lit.trainer_internals import rank_before_trainer
+
+        return rank_before_trainer()
+    own = launched()
+    return own.rank if own else int(os.environ.get("LOCAL_RANK", 0))
+
+
 def is_first_on_machine() -> bool:
     """Whether a launcher started this process as the first on its machine, or there is no launcher."""
     name = "LOCAL_RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_LOCALID"

@@ -3,19 +3,22 @@
 import sys
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from ftlit.printing import print_line
 from ftlit.recipes.console.commands import resume_command, start_command
+from ftlit.recipes.processes import launched
 from ftlit.recipes.resuming.resume import CONFIG, RESUMABLE_RECIPES
 
 KEPT = "features that are stored stay in the cache"
 
 
-@rank_zero_only
 def print_interrupted(cfg: DictConfig) -> None:
-    """Print how to resume after Ctrl-C, or a signal that ends the run; how to start again where there is nothing to resume."""
+    """Print how to resume after Ctrl-C, or a signal that ends the run; how to start again where there is nothing to resume. The first
+    process prints it.
+    """
+    if launched.own_rank():
+        return
     folder = Path(cfg.paths.run)
     keeps_features = cfg.recipe != "pretrain" and "folder" in (cfg.get("cache") or {})  # cache=none has no folder
     if cfg.recipe not in RESUMABLE_RECIPES or not (folder / CONFIG).exists():
