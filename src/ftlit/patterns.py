@@ -97,6 +97,15 @@ def idle(pattern: str, names: Sequence[str]) -> UserError:
     return UserError(f"pattern {pattern!r} matches no parameter: {hint} {shorten(tops)}")
 
 
+def outermost_first(names: Iterable[str]) -> list[str]:
+    """Names of modules, those with the fewest modules around them first; without the empty name of the module itself.
+
+    >>> outermost_first(["", "encoder", "encoder.0", "encoder.0.conv", "fc"])
+    ['encoder', 'fc', 'encoder.0', 'encoder.0.conv']
+    """
+    return sorted(filter(None, names), key=lambda name: name.count("."))
+
+
 def prefixes(name: str) -> list[str]:
     """The modules that contain a parameter, the outermost first, and the parameter itself.
 

@@ -248,7 +248,7 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
         (lambda: Stage(None), "`train` of a stage has None, which is not the name of a layer"),
         (lambda: Schedule(["head"]), "a Schedule is a list of stages, not 'head': give Schedule([Stage("),
         (lambda: Schedule([{"train": ["head"]}]), "a Schedule is a list of stages, not {'train': ['head']}: give"),
-        (lambda: Schedule(Stage(["*"])), "a Schedule is a list of stages, not Stage("),
+        (lambda: Schedule(Stage(["*"])), "a Schedule is a list of stages, not one Stage: give Schedule([Stage("),
         (lambda: Schedule([Stage(["*"])], {"*": 1.0}), "learning-rate factors are a list of pairs (pattern, factor), not {'*': 1.0}: give"),
         (lambda: Schedule([Stage(["*"])], ("head", 1.0)), "learning-rate factors are a list of pairs (pattern, factor), not 'head': give"),
     ],

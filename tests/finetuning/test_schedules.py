@@ -79,6 +79,8 @@ def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line
         1,
         4,
     ]
+    names = ["classifier", "classifier + encoder.layer4 and above", "classifier + encoder.layer3 and above"]
+    assert [stage.name for stage in schedule.stages][:3] == names and schedule.stages[-1].name == "all"
     assert schedule.stages[1].train == ("classifier", "encoder.layer4") and schedule.stages[1].batchnorm == "frozen_stats"
     rates = schedules.layer_lrs(module, backbone="encoder", head="classifier", scale=0.5, decay=0.5)
     assert rates[:3] == [("classifier", 1.0), ("encoder.layer4", 0.5), ("encoder.layer3", 0.25)]
@@ -102,6 +104,11 @@ def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line
 def test_a_wrong_name_is_one_line(wrong, line):
     with pytest.raises(UserError, match=line):
         schedules.top_down(Plain(), **{"backbone": "", "head": "fc", **wrong})
+
+
+def test_of_modules_the_outermost_are_named_first():
+    with pytest.raises(UserError, match=r"no module 'zzz': give one of net, out, net\.stem, net\.pool"):
+        schedules.top_down(nn.ModuleDict({"net": Plain(), "out": nn.Linear(3, 2)}), backbone="net", head="zzz")
 
 
 def test_layers_are_unfrozen_from_the_top_in_whichever_order_they_are_given():

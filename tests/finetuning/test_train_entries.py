@@ -92,3 +92,9 @@ def test_the_gradients_of_a_part_are_those_of_the_whole_layer():
         net.zero_grad()
     assert len(found[1]) == 3 and all(torch.equal(found[0][name], grad) for name, grad in found[1].items())
     assert Schedule([Stage({"*": "bias"})]).stages[0].entries == (("*", "bias"),)
+
+
+def test_a_module_without_parameters_in_train_is_named_as_such():
+    module = nn.ModuleDict({"encoder": nn.Sequential(nn.Linear(2, 2), nn.ReLU())})
+    with pytest.raises(UserError, match=r"^`train` has 'encoder\.1', a module without parameters: leave it out$"):
+        set_trainable(module, ["encoder", "encoder.1"])

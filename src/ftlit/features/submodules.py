@@ -13,6 +13,7 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.identity.fingerprint import fingerprint
 from ftlit.models.pooling import Pooling, TokenPool, pool
 from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.patterns import outermost_first
 from ftlit.zoo.timm_split.timm_trace import preserved_state
 
 OUTPUT = "output"  # the cut after the whole module
@@ -52,7 +53,7 @@ class Submodules(nn.Module):
         modules = dict(module.named_modules(remove_duplicate=False))
         for name in names:
             if name != OUTPUT and name not in modules:
-                raise unknown("module", name, [known for known in modules if known], owner=type(module).__name__)
+                raise unknown("module", name, outermost_first(modules), owner=type(module).__name__)
         self.cuts = tuple(names)
         paths = ["" if name == OUTPUT and name not in modules else name for name in names]
         self._targets = {name: modules[path] for name, path in zip(names, paths, strict=True)}

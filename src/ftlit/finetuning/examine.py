@@ -99,7 +99,7 @@ def examine(
         *_never([row for row in rows if row.layer not in schedule.frozen], schedule.stages),
         *([] if fits_head else _late_head(head, rows, schedule.stages)),
         *filter(None, [lost_ratios(optimizer)]),
-        *schedule.unreachable_patience(),
+        *(f"{line} ({hints.begin})" for line in schedule.unreachable_patience()),
         *_under_frozen(rows, schedule.frozen, hints),
         *_pooler(rows, hints),
         *_small_batches(module, schedule.stages, chosen, batch_size, processes, hints),

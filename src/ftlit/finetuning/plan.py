@@ -9,12 +9,12 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftlit.errors import unknown
+from ftlit.errors import shorten, unknown
 from ftlit.finetuning.freeze import batchnorm_policies
 from ftlit.finetuning.stage import Stage
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
-from ftlit.patterns import covers, prefixes
+from ftlit.patterns import covers, outermost_first, prefixes
 
 T = TypeVar("T")
 MAX_NAMES = 4  # of modules without a row, in the text of a plan
@@ -112,8 +112,7 @@ class Plan:
         stages = [f"stage {number}, {line}" for number, line in enumerate(self.stages)]
         lines = [*stages, *(row.describe() for row in reversed(self.rows))]
         if self.without_row:
-            names = ", ".join(self.without_row[:MAX_NAMES]) + (", ..." if len(self.without_row) > MAX_NAMES else "")
-            lines.append(f"without a line, because no entry of `layers` covers it: {count(len(self.without_row), 'module')} ({names})")
+            lines.append(f"in none of these lines: {shorten(self.without_row, most=MAX_NAMES)}")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
 
@@ -190,7 +189,7 @@ def lowest_first(module: nn.Module, layers: Sequence[str]) -> Sequence[str]:
     """
     places = {name: place for place, (name, _) in enumerate(module.named_modules())}
     if wrong := next((layer for layer in layers if layer not in places), None):
-        raise unknown("module", wrong, [name for name in places if name], owner=type(module).__name__)
+        raise unknown("module", wrong, outermost_first(places), owner=type(module).__name__)
     given = [places[layer] for layer in layers]
     return layers[::-1] if given == sorted(given, reverse=True) else layers
 

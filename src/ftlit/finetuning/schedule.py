@@ -115,8 +115,7 @@ class Schedule:
             if waits and epoch <= earliest:
                 yield (
                     f"stage {stage.name!r} begins at epoch {epoch} at the latest, before {until.metric} can go "
-                    f"{count(waits, 'validation')} without improvement: let the stage begin at epoch {earliest + 1} or later "
-                    "(schedule.epoch or schedule.every; Stage(epoch=...) in Python)"
+                    f"{count(waits, 'validation')} without improvement: let the stage begin at epoch {earliest + 1} or later"
                 )
             earliest = min(epoch, earliest)
 
@@ -190,6 +189,8 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
 def check_stages(stages: object) -> list[Stage]:
     """Return the stages, of an iterator too, which can be read only once. Raise `UserError` for anything but stages."""
     given: list[Any] = list(stages) if isinstance(stages, Iterable) and not isinstance(stages, str | Mapping) else [stages]
+    if isinstance(stages, Stage):
+        raise UserError('a Schedule is a list of stages, not one Stage: give Schedule([Stage(["head"]), Stage(["*"], epoch=2)])')
     if wrong := next((repr(one) for one in given if not isinstance(one, Stage)), "" if given != [stages] else repr(stages)):
         raise UserError(f'a Schedule is a list of stages, not {wrong}: give Schedule([Stage(["head"]), Stage(["*"], epoch=2)])')
     return given

@@ -1,5 +1,6 @@
 """The ready-made schedules for any module: `ftlit.schedules.top_down(module, backbone="encoder", head="fc", every=2)`."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.train_entries import pattern_of, with_pattern
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
-from ftlit.patterns import covers, not_covered
+from ftlit.patterns import covers, not_covered, outermost_first
 
 
 def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head") -> list[str]:
@@ -39,7 +40,7 @@ def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head")
     parts = dict(module.named_modules())
     for path in (backbone, head):
         if path not in parts:
-            raise unknown("module", path, [name for name in parts if name], owner=type(module).__name__)
+            raise unknown("module", path, outermost_first(parts), owner=type(module).__name__)
     return _layers_in(parts[backbone], head if not backbone else head.removeprefix(f"{backbone}."))
 
 
@@ -106,10 +107,14 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
 
 def _in_names_of(found: Schedule, backbone: str, head: str, batchnorm: BatchNorm) -> Schedule:
     """The schedule with the names of the parts of another module."""
+    known = {name: _renamed(name, backbone, head) for name, _ in found.lr_scale}
+    known |= {name.removeprefix("backbone."): own for name, own in known.items()}
+    names = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    rename = partial(re.compile(rf"(?<![\w.])(?:{names})(?!\w|\.\w)").sub, lambda match: known[match[0]])
     stages = []
     for stage in found.stages:
         entries = [with_pattern(entry, _renamed(pattern_of(entry), backbone, head)) for entry in stage.entries]
-        stages.append(replace(stage, train=entries, batchnorm=batchnorm))
+        stages.append(replace(stage, train=entries, batchnorm=batchnorm, name=rename(stage.name)))
     factors = [(_renamed(pattern, backbone, head), factor) for pattern, factor in found.lr_scale]
     return replace(found, stages=stages, lr_scale=factors, frozen=[_renamed(name, backbone, head) for name in found.frozen])
 

@@ -13,7 +13,7 @@ LayerPart = Literal["all", "bias", "norm", "lora"]
 Entry = str | tuple[str, LayerPart]  # a pattern alone: all of its parameters
 Given = str | Sequence[str | tuple[str, LayerPart] | Mapping[str, LayerPart]] | Mapping[str, LayerPart]
 PARTS: tuple[LayerPart, ...] = get_args(LayerPart)
-ADD_LORA = "call ftlit.add_lora(module) before the optimizer is built, or give schedule=lora on the command line"
+ADD_LORA = "call ftlit.add_lora(module) before the optimizer is built"
 
 
 def entries_of(train: Given) -> tuple[Entry, ...]:
@@ -77,6 +77,10 @@ def select(module: nn.Module, entries: Sequence[Entry]) -> set[str]:
         UserError: entries that cover nothing.
     """
     named = dict(module.named_parameters(remove_duplicate=False))
+    modules = {name for name, _ in module.named_modules()}
+    for pattern in map(pattern_of, entries):
+        if pattern in modules and not any(patterns.covers(pattern, name) for name in named):
+            raise UserError(f"`train` has {pattern!r}, a module without parameters: leave it out")
     patterns.check_used(map(pattern_of, entries), list(named))
     chosen: set[str] = set()
     for entry in entries:

@@ -52,9 +52,13 @@ def vectors_and_labels(
         _check_memory((1 + views) * len(features), max(4, rows[0].dtype.itemsize) * (width + outputs))
         parts = [part.read(range(len(part))) for part in rows]
         features = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
-        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    if not isinstance(features, Tensor):
+        raise UserError(f"a probe needs a torch tensor of vectors (N, C), not a {type(features).__name__}: give torch.as_tensor(features)")
+    if features.ndim != 2:
+        shape = tuple(features.shape)
         raise UserError(f"a probe needs float vectors (N, C), not features of shape {shape}: pool each feature to a vector")
+    if not features.is_floating_point():
+        raise UserError(f"a probe needs float vectors, not {features.dtype}: give features.float()")
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         given = targets.dtype if isinstance(targets, Tensor) else "missing" if targets is None else f"a {type(targets).__name__}"
         raise UserError(f"targets are {given}: give an integer tensor of shape ({len(features)},), a class number for each vector")

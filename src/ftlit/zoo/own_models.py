@@ -12,6 +12,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import RANDOM, WeightsOrigin
+from ftlit.patterns import outermost_first
 from ftlit.plain_arguments import plain_arguments
 from ftlit.zoo import torchvision_layers
 from ftlit.zoo.blocks import NetworkParts
@@ -88,7 +89,7 @@ def _from_names(model: nn.Module, layers: Sequence[str], images: Tensor) -> Netw
         raise UserError("layers=[]: name at least one module")
     for name in layers:
         if name not in modules or not name:
-            raise unknown("module", name, [known for known in modules if known], owner=type(model).__name__)
+            raise unknown("module", name, outermost_first(modules), owner=type(model).__name__)
     calls = _calls(model, images)
     own: list[ModuleCall] = []
     for name in layers:

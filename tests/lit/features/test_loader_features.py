@@ -251,6 +251,17 @@ def test_what_cannot_be_held_is_one_line(tmp_path, data, module, options, messag
     assert "\n" not in str(raised.value)
 
 
+def test_augmentation_of_train_is_found_before_features_of_val_are_computed(tmp_path, capsys):
+    class Split(OwnData):
+        def val_dataloader(self):
+            return DataLoader(Numbered(), batch_size=4)
+
+    with pytest.raises(UserError, match="the train loader of Split gives different images"):
+        trainer = pl.Trainer(max_epochs=1, accelerator="cpu", **QUIET)  # validates before it trains
+        trainer.fit(Owner(), datamodule=FeatureData(Split(data=Augmented()), tmp_path, cut="encoder"))
+    assert "features of" not in capsys.readouterr().out
+
+
 def test_an_unknown_argument_is_one_line(tmp_path):
     for data in (OwnData(), digits_data(InputSpec(size=8))):
         with pytest.raises(UserError, match=r"^FeatureData for this data has no argument 'cuts': did you mean 'cut'"):

@@ -164,7 +164,10 @@ def test_a_part_that_cannot_be_called_is_one_line_before_anything_is_built(overr
         ("data._target_=MINE.texts", "nothing is left for val"),
         ("data._target_=MINE.with_spec backbone.in_chans=4", "but data._target_=MINE.with_spec has pictures of 1 or 3"),
         ("data._target_=MINE.images data.batch_size=3", "data.batch_size has no effect, because data._target_=MINE.images returned an Ima"),
-        ("data._target_=MINE.Module", "returned a Module without the attributes counts, multilabel, batch_size: a Lightning"),
+        (
+            "data._target_=MINE.Module",
+            "a LightningDataModule that lacks attributes: set counts, multilabel, batch_size in its",
+        ),
         ("data._target_=MINE.pair data.augment=photos", "did you mean 'photo'"),
         ("backbone._target_=MINE.no_backbone", "returned a Linear, but a backbone is Backbone({'stem': ..., 'top': ...}, Inp"),
         ("schedule._target_=MINE.no_schedule", "returned a list, but a schedule is Schedule([Stage(['head'])], [('*', 1.0)]) (docs/ext"),

@@ -59,6 +59,6 @@ def check_trainable(data: object, source: str) -> None:
     """Raise `UserError` for a data module without an attribute that training reads."""
     if missing := [name for name in OF_A_MODULE if not hasattr(data, name)]:
         raise UserError(
-            f"{source} returned {kind_of(data)} without the attributes {', '.join(missing)}: a LightningDataModule needs "
-            f"{', '.join(OF_A_MODULE)} (docs/extending.md#data-source)"
+            f"{source} returned {kind_of(data)}, a LightningDataModule that lacks attributes: set {', '.join(missing)} in its __init__ "
+            "(docs/extending.md#data-source)"
         )

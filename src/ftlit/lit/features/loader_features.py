@@ -116,8 +116,13 @@ class LoaderFeatures(LightningDataModule):
             raise UserError("FeatureData does not support overfit_batches: use limit_train_batches")
         check_loader(loader, f"the {name} loader of {type(self.data).__name__}")
         if self._plan is None:
-            self._plan = LoaderPlan(self._options, self.trainer, loader)
+            self._plan = LoaderPlan(self._options, self.trainer, loader, self._train_loader)
         return ServedLoader(loader, partial(self._plan.serve, split, name, loader))
+
+    def _train_loader(self) -> DataLoader[Any]:
+        loader: Any = self.data.train_dataloader()
+        check_loader(loader, f"the train loader of {type(self.data).__name__}")
+        return loader  # type: ignore[no-any-return]
 
 
 class ServedLoader:

@@ -1,6 +1,6 @@
 """What each stage of a fit reads of loaders of any kind, and the features that it has read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +41,7 @@ from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.backbone import Backbone
 from ftlit.models.feature_batch import FeatureBatch, accept_features, images_only
 from ftlit.models.heads import head_cuts
+from ftlit.patterns import outermost_first
 from ftlit.seeding import kept_random_state
 from ftlit.zoo.timm_split.timm_trace import preserved_state
 
@@ -64,15 +65,16 @@ class LoaderPlan:
         options: where and how features are stored.
         trainer: of the fit.
         loader: whose first batch shows the form of the images.
+        train: makes the training loader, which is checked before features of another one are computed.
     """
 
-    def __init__(self, options: LoaderOptions, trainer: Trainer, loader: DataLoader[Any]) -> None:
+    def __init__(self, options: LoaderOptions, trainer: Trainer, loader: DataLoader[Any], train: Callable[[], DataLoader[Any]]) -> None:
         if trainer.world_size > 1:
             raise UserError(
                 f"FeatureData of {options.data_name} works in one process only, but this trainer has {trainer.world_size}: give "
                 "Trainer(devices=1), or train without FeatureData; only FeatureData of ImageData works in several processes"
             )
-        self.options, self.trainer = options, trainer
+        self.options, self.trainer, self._train = options, trainer, train
         self.module = trainer.lightning_module
         self.path, part = _part(self.module, options.cut)
         self.staging = find_callback(trainer, StagedFinetuning)
@@ -164,7 +166,10 @@ class LoaderPlan:
         soon = [spec for own in self._before_training(now) for spec in own]
         digests = self._digests()
         if name not in self._others or self._others[name][0] is not items_of(loader):
-            check_items(items_of(loader), loader.collate_fn, f"the {name} loader of {self.options.data_name}")
+            if split != "train" and not self._others:
+                with kept_random_state():
+                    self._check_items(self._train(), "train")
+            self._check_items(loader, name)
             self._rows = {key: found for key, found in self._rows.items() if key[0] != name}
         wanted = list(dict.fromkeys([*specs, *soon]))
         if missing := [spec for spec in wanted if self._rows.get((name, spec), ("",))[0] != digests[spec.cut]]:
@@ -174,6 +179,9 @@ class LoaderPlan:
             self._form = extracted.parts[0].key
         rows = {spec.cut: self._rows[name, spec][1] for spec in specs}
         return partial(collate_features, self._form, rows, self._others[name][1], self._dtype)
+
+    def _check_items(self, loader: DataLoader[Any], name: str) -> None:
+        check_items(items_of(loader), loader.collate_fn, f"the {name} loader of {self.options.data_name}")
 
     def _before_training(self, now: int) -> list[Specs]:
         if isinstance(self.source, Backbone):
@@ -225,7 +233,7 @@ def _part(module: LightningModule, cut: str | None) -> tuple[str, nn.Module]:
     modules = dict(module.named_modules())
     if cut is not None:
         if cut not in modules or not cut:
-            raise unknown("module", cut, [name for name in modules if name], owner=type(module).__name__)
+            raise unknown("module", cut, outermost_first(modules), owner=type(module).__name__)
         return cut, modules[cut]
     found = [name for name, part in modules.items() if isinstance(part, Backbone)]
     if len(found) != 1:
