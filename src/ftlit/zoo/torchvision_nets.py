@@ -8,6 +8,7 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import nn
 from torchvision import models
 
@@ -149,6 +150,23 @@ def load_backbone(
     parts = net.take_apart(model)
     how: dict[str, Any] = {"source": source, "file": file, "cut": cut, "reinit": reinit, "fresh": fresh, "record": record}
     return pool_tokens(assemble_backbone(name, model, parts, spec, **how), pooling)
+
+
+def backbone_without_weights(name: str, **kwargs: Any) -> Backbone:
+    """The layers of a network on the `meta` device, to check names of layers: no weights are read and no memory is taken.
+
+    Args:
+        name: as `load_backbone` takes it.
+        kwargs: arguments of the builder.
+
+    Raises:
+        UserError: an unknown name, or a network that cannot be built in this way.
+    """
+    net = _net(name)
+    spec = _default_spec(net)
+    with torch.device("meta"):
+        model = build_network(name, net.build, _implied(name, spec, False) | kwargs)
+    return Backbone(net.take_apart(model).layers, spec)
 
 
 def available() -> list[str]:

@@ -73,6 +73,26 @@ def test_a_backbone_whose_file_is_not_in_the_folder_of_weights_is_found_before_a
     check_jobs(config, {0: jobs[0]})
 
 
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        ("backbone.cut=layer3", "backbone.cut=layer9", "there is no layer 'layer9': did you mean 'layer4'?"),
+        ("backbone.reinit=[-1]", "backbone.reinit=[layr4]", "there is no layer 'layr4': did you mean 'layer4'?"),
+        ("head.cuts=[layer4]", "head.cuts=[layer3,top]", "there is no layer 'top'"),
+        (
+            "trainer.max_epochs=9",
+            "trainer.max_epochs=3",
+            "would never begin, because max_epochs=3 ends the run before",
+        ),
+    ],
+)
+def test_layers_and_the_length_of_training_are_checked_before_any_job(config, good, bad, message):
+    fixed = ["backbone=glyph", "scenario=large_similar", "schedule=top_down", "schedule.every=1", "trainer.max_epochs=9"]
+    line = error_of(config, [*fixed, good], [*fixed, bad])
+    assert f"job 1 ({bad}) could not begin: " in line and message in line
+    check_jobs(config, {0: [*fixed, good]})
+
+
 def test_an_argument_that_an_own_part_does_not_take_is_found_before_any_job(config):
     jobs = [[f"{MINE}.{name}", "+head.width=2"] for name in ("Wide", "Narrow")]
     line = error_of(config, *jobs)

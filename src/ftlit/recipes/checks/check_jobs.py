@@ -1,15 +1,19 @@
 """Check the jobs of a sweep before the first one runs: each is composed and bound, so that no mistake is found hours later."""
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from inspect import signature
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ftlit.errors import UserError
 from ftlit.formatting import count
 from ftlit.recipes.checks.early_checks import check_early
 from ftlit.recipes.config.error_messages import as_user_error
-from ftlit.recipes.config.hydra_internals import kept_hydra, use_hydra_config
+from ftlit.recipes.config.hydra_internals import choices, kept_hydra, use_hydra_config
 from ftlit.recipes.config.hydra_sweeps import compose_job
 from ftlit.sweeps.jobs import Job, varying
 
@@ -80,3 +84,51 @@ def _check(cfg: DictConfig) -> None:
     bind(cfg)
     if cfg.backbone.get("_target_") in NAMED_FILES:
         file_of(cfg.backbone.get("weights"), cfg.backbone.name)
+    if cfg.backbone.get("_target_") == NAMED_FILES[0] and cfg.init_from is None:
+        _check_layers(cfg)
+
+
+def _check_layers(cfg: DictConfig) -> None:
+    """Check names of layers, and that training reaches the last stage of a schedule with a stage for each layer."""
+    from ftlit.finetuning.schedule import without_warm_up
+    from ftlit.recipes.checks.own_parts import build_part
+
+    cuts = cfg.head.get("cuts")
+    named = [cfg.backbone.cut, *(cfg.backbone.reinit or ()), *(cuts if isinstance(cuts, ListConfig) else ())]
+    layerwise = cfg.recipe == "finetune" and choices().get("scenario") != "auto" and "every" in cfg.schedule
+    if not layerwise and all(name is None for name in named):
+        return
+    values: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
+    if (whole := _layers_of(cfg.backbone.name, json.dumps(values))) is None:
+        return
+    for name in named:
+        if name is not None:
+            whole.index(name)
+    if layerwise:
+        backbone = whole if cfg.backbone.cut is None else whole.upto(cfg.backbone.cut)
+        schedule = build_part("schedule", cfg.schedule, layers=backbone.layers_with_parameters)
+        if choices().get("head") == "linear_probe":
+            schedule = without_warm_up(schedule)
+        try:
+            schedule.check_reached(cfg.trainer.get("max_epochs"), cfg.trainer.get("max_steps") or -1)
+        except UserError as error:
+            layers = count(len(backbone.layers_with_parameters), "layer")
+            raise UserError(f"{error} ({layers}; schedule.every, or schedule=all_at_once)") from None
+
+
+@lru_cache(maxsize=64)
+def _layers_of(name: str, values: str) -> Any:
+    """The `Backbone` of a network without weights; `None` where it cannot be built in this way, and the job itself checks its layers.
+
+    Args:
+        name: of the network.
+        values: of the config group, as JSON.
+    """
+    from ftlit.zoo.torchvision_nets import backbone_without_weights, load_backbone
+
+    own = signature(load_backbone).parameters
+    arguments = {key: value for key, value in json.loads(values).items() if key not in own and not key.startswith("_")}
+    try:
+        return backbone_without_weights(name, **arguments)
+    except UserError:
+        return None

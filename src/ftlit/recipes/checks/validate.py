@@ -141,7 +141,7 @@ def check_input(cfg: DictConfig, input_spec: object) -> None:
     if wanted is InputSpec and isinstance(input_spec, TextSpec):
         raise UserError("the backbone takes texts, but the data are images: give data=text_csv data.csv=..., or a backbone for images")
     if wanted is TextSpec and isinstance(input_spec, InputSpec):
-        raise UserError("the backbone takes images, but the data are texts: give backbone=bert backbone.name=..., or image data")
+        raise UserError("the backbone takes images, but the data are texts: give backbone=bert backbone.name=FOLDER (docs/texts.md names a text encoder), or image data")
 
 
 def _found(name: str, path: Any) -> Callable[..., Any]:
