@@ -106,6 +106,12 @@ def test_a_wrong_name_is_one_line(wrong, line):
         schedules.top_down(Plain(), **{"backbone": "", "head": "fc", **wrong})
 
 
+@pytest.mark.parametrize("scale", [-1, float("nan")])
+def test_a_factor_that_is_no_rate_is_one_line(scale):
+    with pytest.raises(UserError, match=rf"^learning-rate factor {scale:.1f} of 'top': give a number, 0 or more$"):
+        schedules.layer_lrs(Plain(), backbone="", head="fc", scale=scale)
+
+
 def test_of_modules_the_outermost_are_named_first():
     with pytest.raises(UserError, match=r"no module 'zzz': give one of net, out, net\.stem, net\.pool"):
         schedules.top_down(nn.ModuleDict({"net": Plain(), "out": nn.Linear(3, 2)}), backbone="net", head="zzz")

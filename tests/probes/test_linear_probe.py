@@ -192,7 +192,7 @@ BAD = {
     "targets are a list: give an integer tensor": (FEATURES[:2], ["a", "b"], {}),
     "pooling=maxx is not valid: did you mean 'max'": (FEATURES, LABELS, {"pooling": "maxx"}),
     r"float vectors \(N, C\), not features of shape \(4, 3, 2, 2\)": (torch.zeros(4, 3, 2, 2), LABELS[:4], {}),
-    r"vectors \(N, C\), not a ndarray: give torch.as_tensor\(features\)": (FEATURES[:4].numpy(), LABELS[:4], {}),
+    r"vectors \(N, C\), not ndarray: give torch.as_tensor\(features\)": (FEATURES[:4].numpy(), LABELS[:4], {}),
     r"float vectors, not torch.int64: give features.float\(\)": (torch.zeros(4, 2, dtype=torch.int64), LABELS[:4], {}),
     r"targets have the shape \(3,\), but there are 4 feature vectors: give the shape \(4,\)": (FEATURES[:4], LABELS[:3], {}),
     "targets are missing: give an integer tensor": (FEATURES[:4], None, {}),

@@ -12,6 +12,7 @@ from torch import nn
 from ftlit.errors import UserError, shorten, unknown
 from ftlit.finetuning import presets
 from ftlit.finetuning.freeze import BatchNorm
+from ftlit.finetuning.param_groups import check_factors
 from ftlit.finetuning.presets import lr_factors
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.train_entries import pattern_of, with_pattern
@@ -78,10 +79,10 @@ def layer_lrs(
         decay: ratio of a layer's rate to that of the layer above it.
 
     Raises:
-        UserError: no such part, or parameters outside of backbone and head.
+        UserError: no such part, parameters outside of backbone and head, or a factor that is not a number from 0.
     """
     layers = _checked(module, backbone, head, layers)
-    return [(_renamed(pattern, backbone, head), factor) for pattern, factor in lr_factors(layers, scale, decay)]
+    return check_factors([(_renamed(pattern, backbone, head), factor) for pattern, factor in lr_factors(layers, scale, decay)])
 
 
 def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:

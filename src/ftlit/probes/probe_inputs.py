@@ -53,7 +53,7 @@ def vectors_and_labels(
         parts = [part.read(range(len(part))) for part in rows]
         features = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     if not isinstance(features, Tensor):
-        raise UserError(f"a probe needs a torch tensor of vectors (N, C), not a {type(features).__name__}: give torch.as_tensor(features)")
+        raise UserError(f"a probe needs a torch tensor of vectors (N, C), not {type(features).__name__}: give torch.as_tensor(features)")
     if features.ndim != 2:
         shape = tuple(features.shape)
         raise UserError(f"a probe needs float vectors (N, C), not features of shape {shape}: pool each feature to a vector")
