@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -163,6 +164,13 @@ def test_long_reasons_of_failed_jobs_stand_once_below_the_table_at_its_full_widt
     assert "CUDA" not in table and "job 2 (seed=1): see below" in table and "job 4 (seed=1): interrupted" in table
     assert below.count("jobs 2, 3: CUDA out of memory") == 1 and "interrupted" not in below
     assert reason in markdown_of(jobs)
+
+
+def test_no_word_is_cut_beside_the_failed_jobs_either():
+    jobs = [replace(job, status=130, reason="interrupted") if job.number == 0 else job for job in jobs_of_sweep()]
+    text = printed(jobs, 80)
+    rows = text.partition("└")[0]
+    assert all(word in rows for word in (*SCENARIOS, "accuracy", "interrupted")) and DIFFERENCE in " ".join(text.split())
 
 
 def test_the_caption_of_a_narrow_table_has_the_width_of_the_terminal():

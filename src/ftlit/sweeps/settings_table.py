@@ -28,7 +28,7 @@ from ftlit.sweeps.setting_results import CHOSEN, RANKINGS, SettingResults, at_ru
 STD, INTERVAL, F1, SECONDS, FAILED = "std", "95 % interval", "macro F1", "job seconds", "failed or interrupted"
 RUNG = "rung"
 DIFFERENCE = "difference to the best (paired)"
-LEFT_OUT_FIRST = (STD, F1, SECONDS, INTERVAL)  # where the table is wider than the terminal, in this order
+LEFT_OUT_FIRST = (STD, F1, SECONDS, INTERVAL, DIFFERENCE)  # where the table is wider than the terminal, in this order
 WORD = re.compile(r"\S+(?: (?:\*|to|±|†)(?!\S)| \(epoch \d+\))?")  # the sign after a number stays beside it, and its epoch
 MAX_WORD = 24  # longer words of a cell are folded
 BY_LAYER = f"By layer: {SETTINGS_LAYERS}, and the section Accuracy by layer of sweep.html."
