@@ -60,7 +60,7 @@ def shared_memory_error(error: BaseException, remedy: str) -> UserError | None:
     if not isinstance(error, RuntimeError) or not any(text in str(error) for text in SHARED_MEMORY_FULL):
         return None
     return UserError(
-        f"the shared memory (/dev/shm) is full, through which the processes that load images pass them on: give {remedy}, or, in a "
+        f"the shared memory (/dev/shm) is full; the processes that load images pass the images through it: give {remedy}, or, in a "
         "container, more shared memory, as in docker run --shm-size=8g"
     )
 

@@ -15,12 +15,12 @@ def normalised(values, mean, std):
 @pytest.mark.parametrize(
     ("units", "factor", "text"),
     [
-        (LARGE, 1, "between 0 and 1, as those of 8 bits are read, for a network of bands with a mean up to 3,000"),
+        (LARGE, 1, "from 0 to 1 (8 bits), but the network was trained on bands with a mean of up to 3,000"),
         (LARGE, 0, ""),
         (LARGE, 2000, ""),
         (SMALL, 1, ""),
         (SMALL, 2, ""),
-        (SMALL, 2 * UNIT_RATIO, "images with values of 100 and more, for a network of bands with a mean up to 0.4"),
+        (SMALL, 2 * UNIT_RATIO, "images have values of 100 or more, but the network was trained on bands with a mean of up to 0.4"),
     ],
     ids=["8 bits for 16", "no data", "16 bits", "8 bits", "reflectances", "16 bits for 8"],
 )

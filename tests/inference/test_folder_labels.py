@@ -71,11 +71,11 @@ def test_one_note_names_folders_that_are_no_classes(run, tmp_path, monkeypatch, 
     code, out, err = command(monkeypatch, capsys, "predict", run, tmp_path)
     assert code == 0 and "true_label" not in out and err.count("\n") == 1
     assert err == (
-        "ftlit: no accuracy, because sub-folders are no classes of the run (class 0, class 1, class 2, class 3, class 4, class 5, "
-        "class 6): wasps; rename them, or move them elsewhere\n"
+        "ftlit: no accuracy, because these sub-folders are not named like a class of the run: wasps (classes: class 0, class 1, class 2, "
+        "class 3, class 4, class 5, class 6); rename the folders, or move them elsewhere\n"
     )
     labels, notes = labels_by_folder(NamedInputs([str(save_images(tmp_path, "flies/b.png"))], InputSpec()), CLASSES)
-    assert labels is None and "flies, wasps; rename them" in notes[0]
+    assert labels is None and ": flies, wasps (classes: " in notes[0]
 
 
 def test_errors_come_with_the_worst_class_first_and_many_are_cut_short():

@@ -126,7 +126,10 @@ def test_the_average_is_the_result_and_resumes_to_the_bit(tmp_path):
             "averages weights of training, but this run only fits a linear probe, without training: leave",
         ),
         (["average=wise", "scenario=large_similar", "head=linear"], "this head starts from random weights: give head=linear_probe"),
-        (["average=wise", "scenario=large_similar", "callbacks.best=null"], "average=wise chooses by callbacks.best, on val"),
+        (
+            ["average=wise", "scenario=large_similar", "callbacks.best=null"],
+            "average=wise needs the default callbacks.best to choose on val",
+        ),
         (["average=wise", "scenario=large_similar", "average.alphas=[2]"], "average.alphas[0]=2: give a number from 0 to 1"),
         (["average=ema", "scenario=large_similar", "trainer.precision=bf16-true"], "would lose its small steps: give trainer.precision=bf"),
         (["average=ema", "scenario=large_similar", "average.decay=1"], "average.decay=1: give a number of at least 0 and below 1"),

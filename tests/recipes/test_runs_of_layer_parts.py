@@ -55,7 +55,9 @@ def test_lora_of_the_head_is_a_line(monkeypatch):
     with fresh_hydra():
         words = ("head=linear", "schedule=explicit", "schedule.stages=[{train:[{head:lora}]}]", "data.per_class=4", "trainer=cpu")
         message = error_text(monkeypatch, *words)
-    assert message == "`train` has head (lora), but only layers of the backbone get LoRA matrices: give head, all of which trains"
+    assert (
+        message == "`train` has head (lora), but only layers of the backbone get LoRA matrices: give head without lora, to train all of it"
+    )
 
 
 @pytest.mark.parametrize("record", [{"rank": "8", "alpha": None, "targets": []}, {"rank": 8}, 3])

@@ -143,7 +143,7 @@ def export(arguments: list[str]) -> None:
     if found.agreement is not None:
         print(f"ftlit: {found.agreement.describe()}", file=sys.stderr)
         if not found.agreement.enough:
-            print(f"ftlit: at least {found.agreement.least:.0%} are needed: {LOW_AGREEMENT}", file=sys.stderr)
+            print(f"ftlit: the same class is needed for at least {found.agreement.least:.0%}: {LOW_AGREEMENT}", file=sys.stderr)
             sys.exit(1)
 
 

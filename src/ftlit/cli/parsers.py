@@ -68,7 +68,7 @@ def predict_parser() -> _Parser:
     parser.add_argument(
         "--prior",
         metavar="PRIOR",
-        help="class frequencies that the probabilities hold for: balanced, train (those of the training images), or name=share,... "
+        help="class frequencies of the new images: balanced, train (as in the training images), or name=share,... "
         "(default: those that the network was trained for)",
     )
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes that predict, one per device (default: %(default)s)")
@@ -77,7 +77,7 @@ def predict_parser() -> _Parser:
         "--coverage",
         type=float,
         metavar="SHARE",
-        help="add a column with the set of classes that holds the true one with about this probability, 0.9 for instance",
+        help="add a column with a prediction set: classes that include the true one with about this probability, such as 0.9",
     )
     parser.add_argument("--unsure-first", action="store_true", help="print the least certain predictions first (default: input order)")
     parser.add_argument("--dense", action="store_true", help="draw the probability of a class over each image, window by window")
@@ -219,7 +219,7 @@ def report_parser() -> _Parser:
     parser.add_argument(
         "--against",
         metavar="VALUES",
-        help="of a sweep: only print the paired differences of all settings to the one with these values, as 'head=mlp data.per_class=5'",
+        help="of a sweep: only print the paired differences of the other settings to one setting, such as 'head=mlp data.per_class=5'",
     )
     parser.add_argument("--plots", choices=["pdf", "svg"], action="append", default=[], help=plots)
     return parser
@@ -229,7 +229,7 @@ def cache_parser() -> _Parser:
     """The arguments of `ftlit cache` and of its actions."""
     parser = _Parser(
         "ftlit cache",
-        description="Manage stored features: a feature table for each network, cut and view (the plain image or an augmented version).",
+        description="Manage stored features: one feature table for each network, layer and view (the plain image or an augmented version).",
         epilog="example: ftlit cache prune --unused 30d --max-gb 10",
     )
     actions = parser.add_subparsers(dest="action")

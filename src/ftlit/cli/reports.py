@@ -23,7 +23,7 @@ def report_again(folder: Path, *, plots: Sequence[html.Vector], against: str | N
     """
     if not (jobs.is_sweep(folder) or (folder / "multirun.yaml").is_file()):
         if against is not None:
-            raise UserError(f"--against compares the settings of a sweep, and {folder} is not the folder of one: leave it out")
+            raise UserError(f"--against compares the settings of a sweep, but {folder} is not the folder of a sweep: leave --against out")
         print(html.write_report(folder, plots=plots))
     elif plots:
         raise UserError(f"--plots is for the report of a run, and {folder} is a sweep: give the folder of one of its jobs")

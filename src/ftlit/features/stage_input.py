@@ -150,7 +150,7 @@ def with_shared_epochs(inputs: Sequence[StageInput], schedule: Schedule) -> list
     found = list(inputs)
     for i, stage in enumerate(schedule.stages[1:]):
         if stage.step is not None and inputs[i].specs and inputs[i].specs != inputs[i + 1].specs:
-            shared = f"the last epoch of this stage reads the input of stage {i + 1}, because stage {i + 1} begins within that epoch"
+            shared = f"its last epoch reads the same as stage {i + 1}, which begins within that epoch"
             found[i] = replace(inputs[i], reason=f"{inputs[i].reason}; {shared}")
     return found
 

@@ -157,8 +157,8 @@ def floors_lose_ratios(scheduler: Any) -> str:
             each = f"{name}=[...] with one rate per parameter group, " if attribute == "min_lrs" else ""
             return (
                 f"{type(scheduler).__name__} with {name}={shorten(dict.fromkeys(floors))} changes the ratios between the learning rates of "
-                f"the parameter groups when it gets there: give {name}=0, {each}or ftlit.Rates with a curve such as "
-                "partial(cosine, least=0.01), which is a factor"
+                f"the parameter groups near this lowest rate: give {name}=0, {each}or ftlit.Rates with a curve such as "
+                "partial(cosine, least=0.01), where least is a factor"
             )
     return ""
 

@@ -30,8 +30,8 @@ def labels_by_folder(inputs: NamedInputs, class_names: Sequence[str]) -> tuple[I
     others = sorted(printable(name) for name in found - known if name is not None)
     if known and others:
         classes = shorten(map(printable, class_names))
-        note = f"no accuracy, because sub-folders are no classes of the run ({classes}): {shorten(others)}"
-        return None, [f"{note}; rename them, or move them elsewhere"]
+        note = f"no accuracy, because these sub-folders are not named like a class of the run: {shorten(others)}"
+        return None, [f"{note} (classes: {classes}); rename the folders, or move them elsewhere"]
     return (None if found - known else (name for name in inputs.folders() if name is not None)), []
 
 
@@ -51,7 +51,11 @@ def trained_on(inputs: NamedInputs, run: str | Path) -> str | None:
         hashes = {image for image, split in stored.split_of.items() if split in str(fitted).split(" + ")}
     number = sum(_hash(path) in hashes for _, path in inputs) if hashes else 0
     noun = "image was" if len(inputs) == 1 else "images were"
-    return f"{number:,} of {len(inputs):,} {noun} trained on: the accuracy on new images is likely lower" if number else None
+    return (
+        f"{number:,} of {len(inputs):,} {noun} among the training images of this run: the accuracy on new images is likely lower"
+        if number
+        else None
+    )
 
 
 def _hash(path: str) -> str | None:

@@ -92,6 +92,6 @@ def threshold_of(calibration: Calibration | None, coverage: float, *, multilabel
     if calibration is None:
         raise UserError(
             "prediction sets need scores of held-out examples, which this checkpoint lacks: give the folder of a run, or its best.ckpt (a "
-            "run without val, with a single probe.l2 or with more than about 80 million images x classes has no scores)"
+            "run has no scores without val, with only one value in probe.l2, or with more than about 80 million images x classes)"
         )
     return calibration.threshold(coverage)

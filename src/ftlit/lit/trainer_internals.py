@@ -161,7 +161,7 @@ def check_sampler_epoch(trainer: Trainer, epoch: int) -> None:
     if epoch != trainer.current_epoch:
         raise RuntimeError(
             f"the training sampler is in epoch {epoch}, but the trainer is in epoch {trainer.current_epoch}: this version of Lightning "
-            "does not call loader.sampler.set_epoch; use another version, see ftlit.lit.trainer_internals"
+            "does not call loader.sampler.set_epoch; install another version of Lightning"
         )
 
 

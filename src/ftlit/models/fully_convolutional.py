@@ -41,7 +41,7 @@ def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
     if rest:
         raise UserError(
             f"a linear layer with {linear.in_features} inputs cannot read a feature map of {height}x{width}, because "
-            f"{linear.in_features} is not a multiple of {height * width}: give the height and width of the map that it reads as size"
+            f"{linear.in_features} is not a multiple of {height * width}: give size=(height, width) of the map that it reads"
         )
     return _conv(linear, linear.weight.detach().view(-1, channels, height, width))
 

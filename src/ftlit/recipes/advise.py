@@ -93,8 +93,8 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
     stored = read_advice(cfg.paths.run)
     if stored is None:
         raise UserError(
-            f"scenario=auto failed, because process 0 wrote no advice.json to {cfg.paths.run}: on several machines give hydra.run.dir=... "
-            "in a folder that all share, else run ftlit advise, and give the scenario=... that it prints"
+            f"scenario=auto failed, because process 0 wrote no advice.json to {cfg.paths.run}: on several machines, give hydra.run.dir=... "
+            "in a folder that all share; on one machine, run ftlit advise, and give the scenario=... that it prints"
         )
     names = ("scenario", "cut", "pretrained", "fits_probe_head", "holds_out_images")
     return adopt(_compose(overrides_of(cfg, Advice(**{name: stored["advice"][name] for name in names}))))

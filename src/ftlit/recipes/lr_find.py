@@ -125,7 +125,7 @@ def describe(rate: float, suggestion: Suggestion, run: Run, folder: Path, config
     probe_head = run.probe_head is not None
     if probe_head:
         other, more = (
-            "this is a tenth of the learning rate at which the loss, past its minimum, has risen to twice that",
+            "this is a tenth of the learning rate at which the loss has risen to twice its minimum",
             "the loss has not risen that far at the highest learning rate",
         )
     else:
@@ -159,7 +159,7 @@ def prefer(rate: float, suggestion: Suggestion, configured: float) -> str:
     which = "configured" if better == configured else "suggested"
     compared = ",".join(f"{each:g}" for each in sorted({rate, configured, alternative}))
     return (
-        f"; these and the configured {configured:g} are more than a factor of {FAR} apart: prefer the {which} optimizer.lr={better:g}, "
-        "because the loss still falls there and training goes further in as many steps; "
+        f"; the configured {configured:g} differs from these by more than a factor of {FAR}: prefer the {which} one, "
+        f"optimizer.lr={better:g}, because the loss still falls there and the same number of steps trains further; "
         f"to compare, train with -m optimizer.lr={compared}"
     )

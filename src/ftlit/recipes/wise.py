@@ -65,8 +65,8 @@ def check_wise(trainer: pl.Trainer, *, fits_head: bool) -> None:
         )
     if judged_by(trainer) is None:
         raise UserError(
-            "average=wise chooses by callbacks.best, on val: leave callbacks.best=..., callbacks.best.save_top_k and "
-            "callbacks.best.monitor out, or leave average=wise out"
+            "average=wise needs the default callbacks.best to choose on val: leave your callbacks.best=..., "
+            "callbacks.best.save_top_k and callbacks.best.monitor out, or leave average=wise out"
         )
 
 

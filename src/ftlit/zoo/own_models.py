@@ -150,8 +150,8 @@ def _calls(model: nn.Module, images: Tensor) -> list[ModuleCall]:
             model(images)
     except Exception as error:  # the code of a user fails in any way
         raise UserError(
-            f"{type(model).__name__} cannot be run on images of shape {tuple(images.shape[1:])}: {one_line(error)}; give "
-            "input_spec=InputSpec(size=...) where the size is another one"
+            f"{type(model).__name__} cannot be run on images of shape {tuple(images.shape[1:])}: {one_line(error)}; if "
+            "it needs another size, give input_spec=InputSpec(size=...)"
         ) from error
     finally:
         for handle in handles:
@@ -183,7 +183,7 @@ def _checked(parts: NetworkParts, model: nn.Module, images: Tensor, spec: InputS
         for name, layer in backbone.items():
             features = layer(features)
             if layer in outputs and not _is_close(features, outputs[layer]):
-                raise UserError(f"the layers up to {name} do not give what {type(model).__name__} gives there: name others")
+                raise UserError(f"the layers up to {name} do not give the output that {type(model).__name__} has there: name other layers")
         if not isinstance(parts.classifier, nn.Identity) and not _is_close(parts.classifier(features), logits):
             raise UserError(f"the layers of {type(model).__name__} do not give its output: give layers=[...]")
     return backbone

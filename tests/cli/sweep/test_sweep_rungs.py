@@ -90,11 +90,11 @@ def test_an_option_out_of_its_range_is_one_line(option, message, halving):
     ("jobs", "message"),
     [
         (grid(rates=("1e-3",), seeds=(0, 1)), "compares settings, but this command has only one: give an option several values"),
-        (grid("head=linear"), r"job 0 \(optimizer.lr=1e-4 seed=0\): scenario=auto decides only in the job how many epochs"),
+        (grid("head=linear"), r"job 0 \(optimizer.lr=1e-4 seed=0\): the number of epochs must be known before the jobs begin"),
         (grid("scenario=small_similar"), "head=linear_probe with schedule=head_only is fitted without epochs"),
         (grid("scenario=large_similar", "recipe=probe"), "recipe=probe has no epochs to stop after"),
         (grid(*FIXED, "final=true"), "final=true has no val"),
-        (grid(*FIXED, "+trainer.max_steps=5"), "rungs are epochs: give trainer.max_epochs"),
+        (grid(*FIXED, "+trainer.max_steps=5"), "the rungs are counted in epochs: give trainer.max_epochs"),
         (grid(*FIXED, "trainer.limit_val_batches=0"), "without val settings cannot be compared"),
         (grid(*FIXED, "logger.csv=null"), "logger.csv=null leaves no metrics.csv, by which settings are compared"),
         (grid(*FIXED, "callbacks.last=null"), "leaves no checkpoint from which a job could go on"),
@@ -198,13 +198,14 @@ def test_a_setting_without_a_score_does_not_go_on_and_a_rung_without_any_ends_th
     launched(plan, launcher)
     assert launcher.ran == [(0, 1), (1, 1), (2, 1), (0, 2), (0, 3)]
     launcher = Launcher(tmp_path / "none", diverging=range(3))
-    with pytest.raises(UserError, match=r"rung 1 of 3 .* no setting has a finite val/accuracy .*none/0/metrics.csv, and give") as error:
+    with pytest.raises(UserError, match=r"rung 1 of 3 .* no job has a finite val/accuracy.*give a metric of .*none/0/metrics.csv") as error:
         launched(plan, launcher)
     assert "\n" not in str(error.value) and launcher.ran == [(0, 1), (1, 1), (2, 1)]
     capsys.readouterr()
     launched(plan, Launcher(tmp_path / "failed", failing=range(3)))
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "rung 1 of 3 (epoch 1) has ended: no job has reached it, so that the sweep ends here; mend what is listed below, and resume it"
+        "rung 1 of 3 (epoch 1) has ended, but no job got that far, so the sweep ends here: correct the errors listed below, and resume "
+        "the sweep"
     ]
 
 

@@ -27,7 +27,7 @@ def test_the_plan_explains_the_input_of_an_epoch_in_which_a_stage_begins_at_a_st
     source = FeatureData(data(), tmp_path)
     schedule = Schedule([Stage(HEAD), Stage(TOP, step=2), Stage([*TOP, "backbone.middle"], epoch=2)])
     head, top, middle = source.plan(model(), schedule, pl.Trainer(max_epochs=4, accelerator="cpu", logger=False))
-    assert "the last epoch of this stage reads the input of stage 1, because stage 1 begins within that epoch" in head.reason
+    assert "its last epoch reads the same as stage 1, which begins within that epoch" in head.reason
     assert "begins" not in top.reason + middle.reason
 
 

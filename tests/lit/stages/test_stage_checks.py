@@ -161,7 +161,7 @@ def test_a_lowest_rate_that_would_change_the_ratios_of_the_groups_is_a_warning_b
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(2, schedule=HEAD_AND_REST, model=WithScheduler(build))
-    found = [str(warning.message) for warning in caught if "when it gets there" in str(warning.message)]
+    found = [str(warning.message) for warning in caught if "near this lowest rate" in str(warning.message)]
     assert len(found) == bool(floor)
     if floor:
         assert found[0].startswith(floor) and ("min_lr=[...] with one rate per parameter group" in found[0]) == ("min_lr" in floor)

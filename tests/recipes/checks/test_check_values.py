@@ -21,7 +21,7 @@ def hydra():
     [
         (
             "head._target_=no_such.Module",
-            "head._target_=no_such.Module cannot be imported: No module named 'no_such': give the command in the folder that holds "
+            "head._target_=no_such.Module cannot be imported: No module named 'no_such': run the command in the folder that holds "
             "no_such, or add that folder to PYTHONPATH",
         ),
         ("head._target_=ftlit.no_such.Head", "head._target_=ftlit.no_such.Head cannot be imported: there is no head 'ftlit.no_such.Head'"),

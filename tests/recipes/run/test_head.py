@@ -78,7 +78,7 @@ def test_a_number_of_layers_counts_from_the_cut_of_the_backbone(tmp_path):
         (
             ["head.cuts=[layer2]", "backbone.cut=layer3"],
             "head.cuts=['layer2'] and backbone.cut=layer3 both say where the head reads: to read at the layers in "
-            "head.cuts, give backbone.cut=null; to read at two layers, layer3 and the one below it, give their number, head.cuts=2",
+            "head.cuts, give backbone.cut=null; to read at layer3 and the layer below it, keep backbone.cut and give head.cuts=2",
         ),
         (["head.cuts=[]"], "head.cuts=[] names no layer: give names, such as [layer3,layer4], a count"),
         (["head.cuts=[layer5]"], "no layer 'layer5': did you mean 'layer4'? There are: stem, layer1, layer2, layer3, layer4"),

@@ -108,8 +108,8 @@ def _problem(cfg: DictConfig) -> str:
         return f"recipe={cfg.recipe} has no epochs to stop after: leave hparams_search=halving out"
     if chosen.get("scenario") == "auto":
         return (
-            "scenario=auto decides only in the job how many epochs it trains: give scenario=large_similar, or another one (recipe=advise "
-            "shows which)"
+            "the number of epochs must be known before the jobs begin, but scenario=auto chooses it in the job: give "
+            "scenario=large_similar, or another one (recipe=advise shows which)"
         )
     if (chosen.get("head"), chosen.get("schedule")) == ("linear_probe", "head_only"):
         return (
@@ -120,7 +120,10 @@ def _problem(cfg: DictConfig) -> str:
         return "final=true has no val by which settings could be compared: leave it out"
     limited = (trainer.get("max_steps") or -1) != -1 or trainer.get("max_time")
     if limited or not isinstance(trainer.max_epochs, int) or trainer.max_epochs < 2:
-        return "rungs are epochs: give trainer.max_epochs=... of 2 or more, and neither trainer.max_steps nor trainer.max_time"
+        return (
+            "the rungs are counted in epochs: give trainer.max_epochs=... of 2 or more, and leave trainer.max_steps and trainer.max_time "
+            "out"
+        )
     if trainer.get("limit_val_batches") == 0 or trainer.get("fast_dev_run"):
         return "without val settings cannot be compared: leave trainer.limit_val_batches=0 and trainer.fast_dev_run out"
     if not cfg.logger.get("csv"):
@@ -155,7 +158,7 @@ def check_sweeper(config: DictConfig) -> None:
     if beside < trials:
         raise UserError(
             f"{HALVING} compares all jobs of a search, but with hydra.sweeper.n_jobs={beside} Optuna draws {beside} at a time, by the "
-            f"results of those before: give hparams_search=optuna_halving, or hydra.sweeper.n_jobs={trials}"
+            f"results of earlier ones: give hparams_search=optuna_halving, or hydra.sweeper.n_jobs={trials}"
         )
 
 
@@ -177,7 +180,7 @@ def launch_in_rungs(config: DictConfig, launch: Launch, jobs: list[list[str]], f
     halving = sweep.halving
     if len(jobs) < len(halving.jobs):
         raise UserError(
-            "hparams_search=halving compares all jobs of the sweep, so that they are launched together: give "
+            "hparams_search=halving compares all jobs of the sweep, so they must be launched together: give "
             "hydra.sweeper.max_batch_size=null"
         )
     return list(_run_sweep(config, launch, sweep, halving).values())
@@ -224,15 +227,14 @@ def _run_rungs(halving: Halving, folder: Path, launch: Callable[[list[list[str]]
         reached = [job for setting in going for job in setting.jobs if _has_reached(folder, job, rung)]
         ended = f"rung {place} of {len(halving.rungs)} (epoch {rung.epochs}) has ended"
         if not reached:
-            print_line(f"{ended}: no job has reached it, so that the sweep ends here; mend what is listed below, and resume it")
+            print_line(f"{ended}, but no job got that far, so the sweep ends here: correct the errors listed below, and resume the sweep")
             return returned
         scores = {job.number: score_at(folder / str(job.number), rung.epochs, halving.monitor) for job in reached}
         best = survivors(going, scores, halving.rungs[place].settings)
         if not best:
             raise UserError(
-                f"{ended}, but no setting has a finite {halving.monitor.name} in metrics.csv of its jobs to compare them by: "
-                f"see {folder / str(reached[0].number) / METRICS}, and give a metric that it has, as in callbacks.best.monitor={VAL}, "
-                "or other settings"
+                f"{ended}, but no job has a finite {halving.monitor.name}, by which settings are compared: "
+                f"give a metric of {folder / str(reached[0].number) / METRICS}, such as callbacks.best.monitor={VAL}, or other settings"
             )
         going = [Setting(setting.values, tuple(job for job in setting.jobs if job.number in scores)) for setting in best]
         values = [halving.monitor.value(scores[job.number]) for setting in going for job in setting.jobs]

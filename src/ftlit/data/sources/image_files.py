@@ -122,7 +122,7 @@ def _with_measured_bands(collection: Collection, input_spec: InputSpec) -> tuple
     )
     if measured.constant:
         bands = shorten(map(str, measured.constant))
-        collection.notes.append(f"bands that have one value in all measured images, counted from 1: {bands}; they tell nothing apart")
+        collection.notes.append(f"bands with the same value in all measured images: {bands} (counted from 1); they carry no information")
     return replace(collection, splits=splits), spec
 
 

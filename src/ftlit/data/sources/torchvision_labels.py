@@ -44,7 +44,7 @@ def labels_of(dataset: Any, options: Arguments) -> list[tuple[int, ...]]:
     if any(_number(dataset, place) != listed[place][0] for place in places):
         names = " or ".join(f"data.options.{name}" for name in options)
         raise UserError(
-            f"{names} changes the labels that items of {type(dataset).__name__} have, but not its list of labels, which ftlit counts: "
+            f"{names} changes the labels of the items of {type(dataset).__name__}, but not its list of labels, so the two differ: "
             f"leave out {names}"
         )
     return listed

@@ -120,7 +120,8 @@ def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, c
     if moved:
         named = shorten((class_names[number] for number in moved), most=5)
         rest += (
-            f"; one {unit} of each of these classes was moved to a split without the class, and may move again when data are added: {named}"
+            f"; one {unit} of each of these classes was moved to a split that would lack the class, and may move again when data are "
+            f"added: {named}"
         )
     return f"a hash of each {unit} (split_seed={seed}): {sizes}; {unit}s stay in their split when others are added{rest}"
 

@@ -29,7 +29,10 @@ class WiseWeights(Callback):
 
     def __init__(self, path: str | PathLike[str], alphas: Sequence[float] = (0.25, 0.5, 0.75)) -> None:
         if wrong := [alpha for alpha in alphas if not 0 <= alpha <= 1]:
-            raise UserError(f"average.alphas holds {wrong[0]}: give shares of the best epoch from 0 to 1, such as [0.25,0.5,0.75]")
+            raise UserError(
+                f"average.alphas holds {wrong[0]}: give numbers from 0 (the weights before training) to 1 (those of the best epoch), "
+                "such as [0.25,0.5,0.75]"
+            )
         self.path, self.alphas = Path(path), tuple(sorted({0.0, *map(float, alphas), 1.0}))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

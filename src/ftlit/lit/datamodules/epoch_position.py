@@ -54,8 +54,8 @@ class ContinuesEpoch(LightningDataModule):
         if state_dict["batch"] and before is not None and before != now:
             size = f"give batch_size={before // processes}" if before % processes == 0 else f"use processes that share {before} evenly"
             raise UserError(
-                f"the checkpoint is in the middle of an epoch with batches of {before} in all processes together, and "
-                f"{count(processes, 'process')} with batch_size={self.batch_size} read {now}: {size}"
+                f"the checkpoint was written within an epoch with a global batch of {before}, but "
+                f"{count(processes, 'process')} with batch_size={self.batch_size} have a global batch of {now}: {size}"
             )
         self.begin = state_dict["epoch"], state_dict["batch"]
 

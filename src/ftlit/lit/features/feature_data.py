@@ -99,7 +99,7 @@ class FeatureData(WrapsImageData):
         check_options(data, dtype, max_gb)
         if cut is not None:
             raise UserError(
-                f"cut={cut!r} is for other data than ImageData: leave cut out, and make the encoder a Backbone (ftlit.backbone_from)"
+                f"cut={cut!r} does not work with ImageData: leave cut out, and make the encoder a Backbone (ftlit.backbone_from)"
             )
         self.images, self.input_spec, self.store = data, data.input_spec, Store(folder, trust=trust)
         self.store.check()

@@ -145,8 +145,8 @@ class LoaderPlan:
             self.module.print(line)
         if self.staging is None and any(map(may_change, self.way)):
             self.module.print(
-                f"note      {self.path} is frozen but in training mode; its features are those of evaluation mode (dropout off, "
-                f"statistics of batch norms as they are); to train without FeatureData alike, call module.{self.path}.eval()"
+                f"note      {self.path} is frozen but in training mode; its features are computed in evaluation mode (dropout off, "
+                f"fixed statistics of batch norms); for the same without FeatureData, call module.{self.path}.eval()"
             )
 
     @property

@@ -30,7 +30,7 @@ def consolidate(run: str | Path, out: str | Path | None = None) -> Path:
     if best.is_file():
         if out is None:
             return best
-        raise UserError(f"{shown(best)} is a plain checkpoint already: leave --out out, or give {shown(last)}")
+        raise UserError(f"{shown(best)} is a plain checkpoint already: leave --out out, or give {shown(last)} in its place")
     source = next((folder for folder in (path, best, last) if is_sharded_checkpoint(folder)), None)
     if source is None:
         advice = "a plain checkpoint already" if path.is_file() else "no folder of shards, nor a run that wrote one"

@@ -141,7 +141,9 @@ def check_input(cfg: DictConfig, input_spec: object) -> None:
     if wanted is InputSpec and isinstance(input_spec, TextSpec):
         raise UserError("the backbone takes texts, but the data are images: give data=text_csv data.csv=..., or a backbone for images")
     if wanted is TextSpec and isinstance(input_spec, InputSpec):
-        raise UserError("the backbone takes images, but the data are texts: give backbone=bert backbone.name=FOLDER (docs/texts.md names a text encoder), or image data")
+        raise UserError(
+            "the backbone takes images, but the data are texts: give backbone=bert backbone.name=FOLDER (docs/texts.md names a text encoder), or image data"
+        )
 
 
 def _found(name: str, path: Any) -> Callable[..., Any]:
@@ -175,7 +177,7 @@ def _why(name: str, path: str) -> str:
         top = path.partition(".")[0]
         if not isinstance(fault, ModuleNotFoundError) or fault.name != top:
             return own_parts.reason(fault)
-        return f"{one_line(fault)}: give the command in the folder that holds {top}, or add that folder to PYTHONPATH"
+        return f"{one_line(fault)}: run the command in the folder that holds {top}, or add that folder to PYTHONPATH"
 
 
 def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:

@@ -55,8 +55,8 @@ def below_an_overlay(name: str) -> UserError:
     """The error for `scenario.epoch=1`: the options of an overlay only set those of other groups."""
     overlay = name.partition(".")[0]
     return UserError(
-        f"there is no option {name!r}: {overlay}=NAME has no options of its own, it sets those of other groups; give the name that this "
-        "option has there, such as optimizer.lr"
+        f"there is no option {name!r}: {overlay}=NAME only sets options of other groups; give the option by its name "
+        "there, such as optimizer.lr"
     )
 
 
@@ -88,7 +88,7 @@ def below_a_value(name: str, value: str, composed: DictConfig) -> UserError:
     """The error for `schedule.lora.rank=8` where `schedule.lora` is null, or another value that is no mapping."""
     parent, _, leaf = name.rpartition(".")
     whole = f"{{{leaf}: {value}}}" if parent in MAPPINGS and OmegaConf.select(composed, parent) is None else "..."
-    return UserError(f"there is no option {name!r}: {parent} is given as a whole, {shell_word(f'{parent}={whole}')}")
+    return UserError(f"there is no option {name!r}: give all of {parent} at once, as {shell_word(f'{parent}={whole}')}")
 
 
 def below_a_list(words: Iterable[str], composed: DictConfig) -> UserError | None:

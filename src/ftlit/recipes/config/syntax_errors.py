@@ -55,6 +55,6 @@ def bad_group_value(words: Sequence[str]) -> UserError:
                 names = shorten(option for option in options if not option.startswith("_"))
                 return UserError(f"{word}: give the name of an option of {group} ({names}), or ~{group} to remove the group")
     return UserError(
-        "one of the words GROUP=VALUE, such as data=... or lr_scheduler=..., has a number, list or mapping in place of a name: give one, "
-        "such as head=linear, or ~head to remove the group"
+        "one of the words GROUP=VALUE, such as data=... or lr_scheduler=..., has a number, list or mapping in place of a name: give a "
+        "name, as in head=linear, or ~head to remove the group"
     )

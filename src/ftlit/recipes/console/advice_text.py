@@ -31,7 +31,7 @@ def _size(reason: Reason, noun: str, counts: Mapping[str, int]) -> str:
     if reason.size is SizeReason.NOT_MEASURABLE:
         return (
             "Linear probes cannot be fitted on these data, so all layers train "
-            f"(they need {noun} of every class, one label for each, and a data module without custom batches)"
+            f"(probes need {noun} of every class, one label for each, and a data module without custom batches)"
         )
     if reason.size is SizeReason.ONE_PER_CLASS:
         one = noun.removesuffix("s")
@@ -86,7 +86,7 @@ def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:
             f"{numbers.measured_images} {noun} are too few to choose a lower layer (minimum {minimum}), so no layer is dropped: the top is "
             f"{top}"
         ),
-        CutReason.NOT_DROPPABLE: f"The layers of this backbone cannot be dropped, so the head reads them up to the top layer, {top}",
+        CutReason.NOT_DROPPABLE: f"The layers of this backbone cannot be dropped, so the head reads the top layer, {top}",
     }[reason]
 
 

@@ -103,7 +103,8 @@ def _average_rows(cfg: DictConfig) -> list[PlanRow]:
         text = f"exponential moving average of the weights (decay up to {cfg.average.decay:g}); val and test are of the average"
     elif "alphas" in cfg.average:
         alphas = ", ".join(f"{alpha:g}" for alpha in sorted({0.0, *cfg.average.alphas, 1.0}))
-        text = f"after training, weights between the fitted start (0) and the best epoch (1): the share is chosen on val among {alphas}"
+        ends = "between the fitted start (alpha 0) and the best epoch (alpha 1)"
+        text = f"after training, the weights are interpolated {ends}; alpha is chosen on val among {alphas}"
     else:
         return []
     return [("average", text)]
@@ -188,7 +189,7 @@ def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
     unread = ignored_without_training(augmented=bool(facts.views))
     ignored = ", ".join(unread) or f"optimizer, lr_scheduler{'' if weights else ', loss (apart from class_weights)'} and epochs"
-    printed = " The loss that is printed is that of loss.*." if any(name.startswith("loss") for name in unread) else ""
+    printed = " The printed loss is that of loss.*." if any(name.startswith("loss") for name in unread) else ""
     instead = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar."
     return f"{text} There is no gradient training, so {ignored} {_is(unread)} ignored.{printed} {instead}"
 
@@ -198,7 +199,7 @@ def _fitted_images(data: Any, facts: RunFacts, noun: str) -> str:
     every = sum(data.counts["train"].values())
     if not facts.fitted_images or facts.fitted_images >= every:
         return f"the training {noun}"
-    more = "" if facts.trains else " (probe.rows=all: all)"
+    more = "" if facts.trains else " (for all, give probe.rows=all)"
     return f"{facts.fitted_images:,} of the {every:,} training {noun}{more}, the same share of each class,"
 
 

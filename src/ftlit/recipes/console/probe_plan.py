@@ -41,7 +41,8 @@ def limited(data: IndexedImages, probes: LayerProbes) -> IndexedImages:
     fitted, noun = len(some.collection.splits["train"]), data.input_spec.noun
     alone = "" if data.per_class is not None else ", and not refitted on val"
     print_line(
-        f"note: probes are fitted on {fitted:,} of {images:,} training {noun}, the same share of each class{alone} (probe.rows=all: all)"
+        f"note: probes are fitted on {fitted:,} of {images:,} training {noun}, the same share of each class{alone} "
+        "(for all, give probe.rows=all)"
     )
     return some
 

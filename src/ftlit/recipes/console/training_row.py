@@ -51,7 +51,8 @@ def _augmentation(augment: object, data: Any, stage_inputs: Sequence[StageInput]
         yield name
     elif data.views:
         where = f" in {_stages(on_features)}" if len(on_features) < len(stage_inputs) else ""
-        yield f"{name}, {data.views} versions of each image{where}, one per epoch (for a new one in each epoch, give cache=none)"
+        new = "for a newly drawn one in each epoch, give cache=none"
+        yield f"{name}, {data.views} versions of each image{where}, one per epoch in turn ({new})"
     elif len(on_features) < len(stage_inputs):
         yield f"{name}, but not in {_stages(on_features)}, where features are stored ({INSTEAD})"
     else:

@@ -113,9 +113,7 @@ def check_settings(cfg: DictConfig) -> None:
             "restore it, or start a new run with another hydra.run.dir=..."
         )
     if stored is None:
-        raise UserError(
-            f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=... the folder of the run that is to be resumed"
-        )
+        raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=... with the folder of the run to resume")
     changed = [change for change in stored.changes(cfg, (*MAY_CHANGE, *DATA_OPTIONS)) if not keeps_value(change)]
     if stored.began:
         changed = keep_batch(cfg, stored.began, changed)

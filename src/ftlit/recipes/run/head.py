@@ -64,7 +64,7 @@ def read_by_head(cfg: DictConfig, backbone: Backbone) -> Backbone:
     if cfg.backbone.get("cut") is not None:
         raise UserError(
             f"head.cuts={list(cuts)} and backbone.cut={cfg.backbone.cut} both say where the head reads: to read at the layers in "
-            f"head.cuts, give backbone.cut=null; to read at two layers, {cfg.backbone.cut} and the one below it, give their number, "
+            f"head.cuts, give backbone.cut=null; to read at {cfg.backbone.cut} and the layer below it, keep backbone.cut and give "
             "head.cuts=2"
         )
     return backbone.upto(max(backbone.index(cut) for cut in cuts))

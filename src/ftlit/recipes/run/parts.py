@@ -64,8 +64,8 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     start = load_start(cfg)
     if start and start.is_other_than_published and cfg.checkpoint == "slim":
         raise UserError(
-            f"checkpoint=slim keeps only what differs from published weights, but this run begins with those of {start.name}: leave "
-            "checkpoint out"
+            f"checkpoint=slim keeps only what differs from published weights, but this run begins with the weights of {start.name}: "
+            "leave checkpoint=slim out"
         )
     backbone: Backbone = read_by_head(cfg, start.take_backbone() if start else build_part("backbone", cfg.backbone))
     check_input(cfg, backbone.input_spec)
@@ -102,7 +102,7 @@ def try_own_parts(cfg: DictConfig, parts: RunParts) -> None:
 def _all_in_train(data: Any) -> ImageData:
     """The data of `final=true`."""
     if not isinstance(data, ImageData) or data.batch_overrides:
-        raise UserError(f"final=true joins the splits of images and texts, which {type(data).__name__} does not have: leave final=true out")
+        raise UserError(f"final=true joins train, val and test, which {type(data).__name__} does not support: leave final=true out")
     if data.per_class is not None:
         raise UserError(f"final=true trains on all images, but data.per_class={data.per_class} leaves some out: leave one of the two out")
     return with_all_in_train(data)
@@ -117,7 +117,7 @@ def _photo_notes(cfg: DictConfig, data: ImageData) -> list[str]:
         return []
     return [
         "backbone=glyph is a small network for drawn signs of 32x32 pixels, but these images look like photos: give backbone=resnet18, or, "
-        f"to download no weights, backbone={PHOTO_BACKBONE}: {INSTALL_PHOTOS}"
+        f"without a download, backbone={PHOTO_BACKBONE}, whose weights come with {INSTALL_PHOTOS}"
     ]
 
 
@@ -152,7 +152,9 @@ def add_schedule_lora(backbone: Backbone, schedule: Schedule) -> dict[str, Any] 
     if not (patterns := lora_patterns(schedule)):
         return None
     if head := next((pattern for pattern in patterns if pattern.split(".")[0] == "head"), None):
-        raise UserError(f"`train` has {head} (lora), but only layers of the backbone get LoRA matrices: give {head}, all of which trains")
+        raise UserError(
+            f"`train` has {head} (lora), but only layers of the backbone get LoRA matrices: give {head} without lora, to train all of it"
+        )
     lora = schedule.lora or Lora()
     names = add_lora(backbone, lora, ["*" if pattern == "backbone" else pattern.removeprefix("backbone.") for pattern in patterns])
     return {"rank": lora.rank, "alpha": lora.alpha, "targets": names}

@@ -108,7 +108,7 @@ def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike
     found = _named_after(network, files)
     if len(found) > 1:
         names = shorten(shown(file.name) for file in found)
-        raise UserError(f"backbone.weights={weights} has several files for {network} ({names}): leave one of them in the folder")
+        raise UserError(f"backbone.weights={weights} has several files for {network} ({names}): keep only one of them in the folder")
     if files and not found:
         there = shorten(shown(file.name) for file in files)
         near = next((file for file in files if _plain(network) in _plain(file.stem)), None)
