@@ -142,7 +142,8 @@ def check_input(cfg: DictConfig, input_spec: object) -> None:
         raise UserError("the backbone takes texts, but the data are images: give data=text_csv data.csv=..., or a backbone for images")
     if wanted is TextSpec and isinstance(input_spec, InputSpec):
         raise UserError(
-            "the backbone takes images, but the data are texts: give backbone=bert backbone.name=FOLDER (docs/texts.md names a text encoder), or image data"
+            "the backbone takes images, but the data are texts: give backbone=bert backbone.name=FOLDER (docs/texts.md names a text "
+            "encoder), or image data"
         )
 
 
