@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit import Backbone, InputSpec, Schedule, Stage, UserError, WeightsOrigin, build_optimizer
+from ftlit import Backbone, InputSpec, Schedule, Stage, Until, UserError, WeightsOrigin, build_optimizer
 from ftlit.finetuning.examine import examine
 from ftlit.finetuning.hints import IN_PYTHON, ON_COMMAND_LINE, Hints
 from ftlit.finetuning.plan import LayerRow
@@ -300,20 +300,22 @@ def test_hints_are_in_python_unless_the_words_of_the_command_line_are_asked_for(
     random = nn.Module()
     random.backbone, random.head = Backbone({"low": nn.Conv2d(3, 4, 1)}, InputSpec(size=4), origin=RANDOM), nn.Linear(4, 2)
 
+    waiting = Schedule([Stage(["head"]), Stage(["*"], epoch=1, until=Until("val/loss", patience=2))])
+
     def warnings(hints):
         found = [
             *examine(model, schedule, build_optimizer(model, SGD), rows, steps=5, hints=hints).warnings,
             *examine(model, live, build_optimizer(model, SGD), rows, batch_size=2, processes=2, hints=hints).warnings,
             *examine(random, Schedule([Stage(["head"])]), build_optimizer(random, SGD), ["head"], hints=hints).warnings,
+            *examine(random, waiting, build_optimizer(random, SGD), ["head"], hints=hints).warnings,
         ]
         text = "\n".join(found)
         assert all(getattr(hints, field.name) in text for field in fields(Hints) if field.name not in OF_FITTED_HEADS), text
         return text
 
     assert not COMMAND_WORD.search(warnings(IN_PYTHON).replace('Stage(..., batchnorm="', ""))
-    assert (
-        len(COMMAND_WORD.findall(warnings(ON_COMMAND_LINE))) >= len(fields(Hints)) - len(OF_FITTED_HEADS) - 1
-    )  # the input spec has no single value
+    # the input spec, the epoch of a stage and a head that has trained have no single value
+    assert len(COMMAND_WORD.findall(warnings(ON_COMMAND_LINE))) >= len(fields(Hints)) - len(OF_FITTED_HEADS) - 3
 
 
 def test_without_layers_rows_are_children_and_those_of_the_largest_child_and_print_shows_the_plan():
