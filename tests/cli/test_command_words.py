@@ -1,9 +1,12 @@
 """Command lines of training as Hydra needs them: flags go first, and a search is a sweep."""
 
+import sys
+
 import pytest
+import warm
 from hydra._internal.utils import get_args_parser
 
-from ftlit.cli.command_words import FLAGS_WITH_VALUE, complete, set_search_mode
+from ftlit.cli.command_words import FLAGS_WITH_VALUE, add_arguments, complete, set_search_mode
 from ftlit.errors import UserError
 
 
@@ -61,6 +64,23 @@ def test_every_flag_of_hydra_with_a_value_is_known():
     actions = get_args_parser()._actions
     takes_value = {flag for action in actions if action.option_strings and action.nargs is None for flag in action.option_strings}
     assert takes_value == set(FLAGS_WITH_VALUE)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_an_argument_beside_a_target_needs_no_plus_and_a_mistyped_one_is_an_error(plus, tmp_path):
+    (tmp_path / "my_schedule.py").write_text("from ftlit import Schedule, Stage\n\n\ndef first(layers, start: int = 1): ...\n")
+    words = ["schedule._target_=my_schedule.first", f"{plus}schedule.strat=2", "scenario=large_similar"]
+    done = warm.run([sys.executable, "-m", "ftlit.cli.train", *words], cwd=tmp_path)
+    assert done.returncode == 2 and f"no option 'schedule.strat': did you mean '{plus}schedule.start'?" in done.stderr
+    words[1] = f"{plus}schedule.start=first"  # accepted, then checked against the annotation
+    done = warm.run([sys.executable, "-m", "ftlit.cli.train", *words], cwd=tmp_path)
+    assert done.returncode == 2 and "schedule.start='first': give a whole number" in done.stderr
+
+
+def test_arguments_of_a_search_stay_as_they_are():
+    words = ["hparams_search=optuna", "head._target_=mine.Head", "head.width=choice(1,2)"]
+    assert add_arguments(words) == words
 
 
 @pytest.mark.parametrize("word", ["hydra.run.dir=", "hydra.sweep.dir=''"])

@@ -22,8 +22,8 @@ FLAGS_WITH_VALUE = (
 
 
 def complete(words: Sequence[str]) -> list[str]:
-    """The words of a command line as Hydra needs them: see `set_data`, `set_auto`, `quote_layer_numbers`, `set_search_mode`, `flags_first`
-    and `quote_literals`. Raises `UserError` for what Hydra would not understand.
+    """The words of a command line as Hydra needs them: see `set_data`, `set_auto`, `add_arguments`, `quote_layer_numbers`,
+    `set_search_mode`, `flags_first` and `quote_literals`. Raises `UserError` for what Hydra would not understand.
     """
     check_spaces(words)
     if empty := next((word for word in words if re.fullmatch(r"\+{0,2}hydra\.(run|sweep)\.dir=(''|\"\")?", word)), None):
@@ -35,7 +35,7 @@ def complete(words: Sequence[str]) -> list[str]:
     if shows and {"-m", "--multirun"} & set(words):
         raise UserError(f"{shows} shows one config and -m starts a sweep: leave out -m and give each option one value")
     of_flags = [word for before, word in zip(["", *words], words, strict=False) if before in FLAGS_WITH_VALUE]
-    known = flags_first(set_search_mode(quote_layer_numbers(set_auto(set_data(words, of_flags)))))
+    known = flags_first(set_search_mode(quote_layer_numbers(add_arguments(set_auto(set_data(words, of_flags))))))
     return quote_literals(known, sweep=bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(known)))
 
 
@@ -69,6 +69,19 @@ def quote_layer_numbers(words: Sequence[str]) -> list[str]:
     if {"-m", "--multirun"} & set(words):
         return list(words)
     return [re.sub(r"^(\+{0,2}schedule\.freeze_layers)=([\d\s-]+,[\d\s,-]*)$", r"\1='\2'", word) for word in words]
+
+
+def add_arguments(words: Sequence[str]) -> list[str]:
+    """Let values beside `GROUP._target_=...` be arguments that the config does not have yet; later they are checked against its signature.
+    A search names its values by these words, so that they stay as they are.
+
+    >>> print(*add_arguments(["head._target_=torch.nn.Linear", "head.bias=false", "seed=1"]))
+    head._target_=torch.nn.Linear ++head.bias=false seed=1
+    """
+    groups = {found[1] for word in words if (found := re.match(r"\+{0,2}([a-z_]+)\._target_=", word))}
+    if any(re.match(rf"\+{{0,2}}{SEARCH}=", word) for word in words):
+        return list(words)
+    return [f"++{word}" if (found := re.match(r"([a-z_]+)\.[A-Za-z]", word)) and found[1] in groups else word for word in words]
 
 
 def set_search_mode(words: Sequence[str]) -> list[str]:

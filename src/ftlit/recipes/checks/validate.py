@@ -104,7 +104,7 @@ def _refused(name: str, node: DictConfig, key: str, value: object, takes: Sequen
     option = choices().get(name)
     chosen = chosen_part(name, option) if option else f"the chosen {name}"
     words = given(f"{name}.{key}") if hydra_config() is not None else []
-    plus = "+" if any(word.startswith("+") for word in words) else ""  # for arguments that the config does not hold yet
+    plus = "+" if any(re.match(r"\+(?!\+)", word) for word in words) else ""  # for arguments that the config does not hold yet
     names = [f"{'' if p in node else plus}{name}.{p}" for p in takes]
     error = lacks_argument(name, chosen, node["_target_"], key, takes) or unknown("option", f"{name}.{key}", names)
     overlay = overlay_of(f"{name}.{key}")
