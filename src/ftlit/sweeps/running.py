@@ -41,6 +41,8 @@ def lock(folder: Path) -> None:
     Raises:
         UserError: another sweep runs there.
     """
+    if folder in LOCKS:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -11,6 +11,7 @@ import pytest
 from hydra import compose
 from omegaconf import OmegaConf
 
+from ftlit import UserError
 from ftlit.cli import train
 from ftlit.cli.sweep import sweep_jobs, sweep_output
 from ftlit.cli.sweep.sweep_output import BEGAN, LOG, TOTAL, VARYING, _time_left, begin_sweep, job_log, print_job, print_stopped
@@ -147,16 +148,15 @@ def test_a_job_records_the_metric_that_ranks_at_each_rung(tmp_path):
     assert read_job(tmp_path).at_rungs == ((1, 0.5), (3, 0.75)) and read_job(tmp_path).at_last_rung == 0.75
 
 
-def test_a_second_sweep_in_the_folder_of_one_that_runs_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(running, "SWEEPS", {})
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 2}, "runtime": {"choices": {}}}})
-    sweep_jobs.SweepCallback().on_multirun_start(config)
-    with pytest.raises(SystemExit):
-        sweep_jobs.SweepCallback().on_multirun_start(config)
-    assert capsys.readouterr().err.startswith(f"ftlit: another sweep runs in {tmp_path}: wait until it ends, stop it, or give another ")
-    sweep_jobs.end_sweep()
-    sweep_jobs.SweepCallback().on_multirun_start(config)
-    sweep_jobs.end_sweep()
+def test_a_second_sweep_in_the_folder_of_one_that_runs_is_refused(tmp_path):
+    running.lock(tmp_path)
+    other = running.LOCKS.pop(tmp_path)  # as of another process
+    with pytest.raises(UserError, match="another sweep runs in .*: wait until it ends, stop it, or give another hydra.sweep.dir="):
+        running.lock(tmp_path)
+    os.close(other)
+    running.lock(tmp_path)
+    running.unlock()
+    assert not running.LOCKS
 
 
 def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):
