@@ -151,7 +151,7 @@ def test_a_job_records_the_metric_that_ranks_at_each_rung(tmp_path):
 def test_a_second_sweep_in_the_folder_of_one_that_runs_is_refused(tmp_path):
     running.lock(tmp_path)
     other = running.LOCKS.pop(tmp_path)  # as of another process
-    with pytest.raises(UserError, match="another sweep runs in .*: wait until it ends, stop it, or give another hydra.sweep.dir="):
+    with pytest.raises(UserError, match=r"another sweep runs in .*: wait until it ends, stop it, or give another hydra.sweep.dir="):
         running.lock(tmp_path)
     os.close(other)
     running.lock(tmp_path)
