@@ -22,7 +22,7 @@ from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIG
 from ftlit.recipes.checks.check_jobs import check_jobs, check_launcher
 from ftlit.recipes.checks.early_checks import check_folder_words
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
-from ftlit.recipes.processes.job_process import REASON, USER_ERROR_STATUS, JobExit, is_requeue
+from ftlit.recipes.processes.job_process import REASON, USER_ERROR_STATUS, end_reason, end_status
 from ftlit.recipes.resuming.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, running, summary
@@ -173,8 +173,8 @@ def _run_and_record(this: Job, done: Job, folder: Path, run: Callable[[], float]
     except PauseReached:
         ended = replace(done, status=jobs.STOPPED)
     except (KeyboardInterrupt, SystemExit) as end:
-        status = _status_of(end)
-        ended = replace(this, status=status, reason=_reason_of(end)) if status else done
+        status = end_status(end)
+        ended = replace(this, status=status, reason=end_reason(end)) if status else done
         if status == INTERRUPTED_STATUS:
             raise
     except Exception as error:
@@ -242,15 +242,3 @@ def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:
     if statuses:
         print(f"ftlit: to run the jobs that have not finished: {sweep_resume.resume_command(folder)}", file=sys.stderr)
     return statuses
-
-
-def _status_of(end: BaseException) -> int:
-    """The status that Python's process would have: 0 without a code, 1 for a text. A job that is started again was interrupted."""
-    code = INTERRUPTED_STATUS if is_requeue(end) else getattr(end, "code", INTERRUPTED_STATUS)
-    return code if isinstance(code, int) else int(code is not None)
-
-
-def _reason_of(end: BaseException) -> str:
-    if isinstance(end, JobExit):
-        return end.reason
-    return "interrupted" if _status_of(end) == INTERRUPTED_STATUS else one_line(end.__context__ or end)

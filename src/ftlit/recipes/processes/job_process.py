@@ -15,6 +15,7 @@ from traceback import walk_tb
 
 from omegaconf import DictConfig, OmegaConf
 
+from ftlit.errors import one_line
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SIGNALS
 from ftlit.recipes.config.hydra_internals import hydra_config, run_mode
 from ftlit.recipes.config.overrides import arguments, program
@@ -55,6 +56,19 @@ class JobExit(SystemExit):
     def __reduce__(self) -> tuple[type["JobExit"], tuple[object, str]]:
         """Both arguments, for processes of joblib: one whose exception cannot be read ends all others."""
         return JobExit, (self.code, self.reason)
+
+
+def end_status(end: BaseException) -> int:
+    """The status that Python's process would have: 0 without a code, 1 for a text. A job that is started again was interrupted."""
+    code = INTERRUPTED_STATUS if is_requeue(end) else getattr(end, "code", INTERRUPTED_STATUS)
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def end_reason(end: BaseException) -> str:
+    """Why a job ended, in one line."""
+    if isinstance(end, JobExit):
+        return end.reason
+    return "interrupted" if end_status(end) == INTERRUPTED_STATUS else one_line(end.__context__ or end)
 
 
 def write_reason(reason: str) -> None:
