@@ -51,7 +51,7 @@ def test_where_all_jobs_train_the_best_epoch_decides_and_a_note_counts_the_jobs_
     header, rows = table_of(jobs_in(made(tmp_path / "all", *jobs)))
     place = header.index("val accuracy, best epoch")
     assert [row[place] for row in rows] == ["0.8500", "0.8800", "0.9500 *"]
-    note = "In 2 of 3 jobs that train layers the result, and so the test accuracy, is that of the linear probe"
+    note = "In 2 of 3 jobs that train layers, the result, and so the test accuracy, is that of the linear probe"
     assert note in markdown_of(jobs_in(tmp_path / "all"))
     mixed = made(tmp_path / "mixed", *jobs, ("lr=4", accuracies(0.9, 0.9), ""))  # a head that was only fitted
     assert "val accuracy" in table_of(jobs_in(mixed))[0] and note in markdown_of(jobs_in(mixed))

@@ -146,16 +146,15 @@ def _ridge(basis: PrincipalAxes, signs: Tensor, weights: Tensor | None, l2_penal
     n, counted = len(signs), weighted(signs, weights)
     mean, along = counted.mean(dim=0), basis.gradient(counted) / n
     points, values, lefts = [], [], []
-    for some in torch.as_tensor(l2_penalties, dtype=basis.spread.dtype, device=basis.spread.device).split(
-        max(1, MAX_NUMBERS // signs.numel())
-    ):
+    penalties = torch.as_tensor(l2_penalties, dtype=basis.spread.dtype, device=basis.spread.device)
+    for some in torch.split(penalties, max(1, MAX_NUMBERS // signs.numel())):
         weight_SRK = along / (basis.spread[:, None] + some[:, None, None])
         point_SRK = torch.cat([weight_SRK, mean.expand(len(some), 1, -1)], dim=1)
         wide = point_SRK.transpose(0, 1).flatten(1)  # (rank + 1, S * K)
-        residual = basis.outputs(wide).unflatten(1, (len(some), -1)) - signs[:, None]
+        residual = basis.outputs(wide).reshape(n, len(some), -1) - signs[:, None]
         every = None if weights is None else weights[:, None]
         values.append(0.5 * (weighted(residual.square(), every).sum(dim=(0, 2)) / n + some * weight_SRK.square().sum(dim=(1, 2))))
-        along_RSK = basis.gradient(weighted(residual, every).flatten(1)).unflatten(1, (len(some), -1))
+        along_RSK = basis.gradient(weighted(residual, every).flatten(1)).reshape(len(basis.spread), len(some), -1)
         gradient_SRK = along_RSK.transpose(0, 1) / n + some[:, None, None] * weight_SRK
         lefts.append(gradient_SRK.square().sum(dim=(1, 2)) / (2 * some) / values[-1].clamp(min=torch.finfo(signs.dtype).tiny))
         points.append(point_SRK)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -102,7 +102,8 @@ def _files(figure: Figure | Image, formats: Sequence[str]) -> dict[str, bytes]:
     for kind in formats:
         stream = io.BytesIO()
         if kind == PNG:  # `savefig` draws a figure twice, the first time for its layout alone
-            FigureCanvasAgg(figure).print_png(stream)
+            canvas: Any = FigureCanvasAgg(figure)
+            canvas.print_png(stream)
         else:
             figure.savefig(stream, format=kind)
         found[kind] = stream.getvalue()

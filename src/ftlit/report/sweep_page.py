@@ -23,8 +23,8 @@ FIGURE_NOTE = (
     "each rung of successive halving; and the results by the values of a numeric option."
 )
 LAYERS_NOTE = (
-    "Means over samples (seeds, and random samples of probe.repeats); of two or more that differ, a 95 % interval (Student's t). Choose a "
-    "layer by its held-out accuracy: a layer that is chosen by its test accuracy is chosen on test. All digits are in settings_layers.csv."
+    "Means over samples (seeds, and random samples of probe.repeats), with a 95 % interval (Student's t) where samples differ. Choose a "
+    "layer by its held-out accuracy: the test accuracy of a layer chosen by it would be biased upwards. All digits: settings_layers.csv."
 )
 
 

@@ -15,7 +15,7 @@ RESUME = "If this sweep is not running any more, this command runs the other job
 NOTHING_NOTE = "No job of this sweep has finished: there are no results to compare."
 MARKED_NOTE = "* marks the best {by}."
 PROBE_NOTE = (
-    "In {kept} of {all} jobs that train layers the result, and so the test accuracy, is that of the linear probe before training, because "
+    "In {kept} of {all} jobs that train layers, the result, and so the test accuracy, is that of the linear probe before training, because "
     "no epoch was clearly better on val; with callbacks.best=null it is that of the last epoch."
 )
 NONE_BETTER_NOTE = (
@@ -29,9 +29,11 @@ CROSSED_NOTE = (
 HELD_OUT_NOTE = "Held-out accuracy: on val, and with data.per_class in cross-validation on the training images."
 BEST_OF_NOTE = (
     "Best of {number} probes: each job takes the most accurate of its probes (one for each layer, kind and pooling), so that this accuracy "
-    "is biased upwards; the test accuracy is that of this one probe, and is not."
+    "is biased upwards. The test accuracy, of this one probe, is not biased."
 )
-SAMPLES_NOTE = "Of a setting with one seed they are over the random samples of probe.repeats, and its test accuracy is their mean."
+SAMPLES_NOTE = (
+    "Of a setting with one seed they are over the random samples of probe.repeats, and its test accuracy is the mean over these samples."
+)
 SCORE_NOTE = "The score is the number that the recipe returns, higher is better."
 RATE_NOTE = "The score is the learning rate that recipe=lr_find suggests, so a higher one is not better."
 STATISTICS_NOTE = "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
@@ -57,7 +59,7 @@ RUNG_NOTE = (
 STEPS_NOTE = "The jobs trained {trained:,} of the {all:,} epochs of the full grid ({share:.0%}), {saved:,} fewer."
 ESTABLISHED_NOTE = (
     f"{ESTABLISHED} marks an established difference: its 95 % interval does not contain 0. With many settings some are by chance: about "
-    "one of 20 settings that are no better and no worse."
+    "one of 20 settings that do not differ gets this mark."
 )
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
@@ -107,7 +109,7 @@ def ignored_note(jobs: str, names: Sequence[str]) -> str:
         jobs: the jobs, in words, that stand before the verb.
         names: of the options.
     """
-    return f"{jobs} ignore {' and '.join(names)}: those that differ in {'it' if len(names) == 1 else 'them'} alone are equal."
+    return f"{jobs} ignore {' and '.join(names)}: jobs that differ in {'it' if len(names) == 1 else 'them'} alone have equal results."
 
 
 def _notes(jobs: Sequence[Job]) -> list[str]:

@@ -74,7 +74,8 @@ class Halving:
         rungs = ", ".join(f"{count(rung.settings, 'setting')} to epoch {rung.epochs}" for rung in self.rungs)
         share = f"{share_of_steps(self.rungs):.0%} of the {self.unit} of the full grid"
         direction = "lowest" if self.monitor.lowest else "highest"
-        return f"halving   {number}, {count(len(self.rungs), 'rung')}: {rungs}; {share}; the {direction} {self.monitor.name} goes on"
+        number += f", {count(len(self.rungs), 'rung')}"
+        return f"halving   {number}: {rungs}; {share}; settings with the {direction} {self.monitor.name} go on"
 
 
 def rungs_of(settings: int, epochs: int, *, first: int = 1, eta: float = 3, reduction: float = 3) -> list[Rung]:

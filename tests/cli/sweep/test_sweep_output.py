@@ -119,7 +119,7 @@ def test_a_swept_option_that_a_job_ignores_is_noted_once(tmp_path, monkeypatch, 
         print_job(tmp_path / str(number))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["job", "note", "job"]
-    assert "ignore optimizer.lr: those that differ in it alone are equal" in lines[1] and "head=linear" in lines[1]
+    assert "ignore optimizer.lr: jobs that differ in it alone have equal results" in lines[1] and "head=linear" in lines[1]
 
 
 @pytest.mark.parametrize(

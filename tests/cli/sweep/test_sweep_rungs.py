@@ -46,12 +46,12 @@ def test_the_plan_names_jobs_rungs_epochs_and_the_share_of_the_full_grid(halving
     plan = plan_rungs(halving(), grid(rates=RATES, seeds=(0, 1)))
     assert plan.describe() == (
         "halving   6 jobs of 3 settings, 2 rungs: 3 settings to epoch 1, 1 setting to epoch 9; 41% of the steps of the full grid; "
-        "the highest val/accuracy goes on"
+        "settings with the highest val/accuracy go on"
     )
     swept = [[*words, f"data.batch_size={size}", "callbacks.best.monitor=val/loss"] for words in grid() for size in (8, 16)]
     plan = plan_rungs(halving("sweep.halving.first=2", "sweep.halving.reduction=2"), swept)
     assert [(rung.epochs, rung.settings) for rung in plan.rungs] == [(2, 4), (9, 2)]
-    assert "% of the epochs of the full grid; the lowest val/loss goes on" in plan.describe()
+    assert "% of the epochs of the full grid; settings with the lowest val/loss go on" in plan.describe()
 
 
 def test_a_config_that_is_composed_already_is_not_composed_again(halving, monkeypatch):
@@ -94,7 +94,7 @@ def test_an_option_out_of_its_range_is_one_line(option, message, halving):
         (grid("scenario=small_similar"), "head=linear_probe with schedule=head_only is fitted without epochs"),
         (grid("scenario=large_similar", "recipe=probe"), "recipe=probe has no epochs to stop after"),
         (grid(*FIXED, "final=true"), "final=true has no val"),
-        (grid(*FIXED, "+trainer.max_steps=5"), "the rungs are counted in epochs: give trainer.max_epochs"),
+        (grid(*FIXED, "+trainer.max_steps=5"), "rungs are counted in epochs: give trainer.max_epochs"),
         (grid(*FIXED, "trainer.limit_val_batches=0"), "without val settings cannot be compared"),
         (grid(*FIXED, "logger.csv=null"), "logger.csv=null leaves no metrics.csv, by which settings are compared"),
         (grid(*FIXED, "callbacks.last=null"), "leaves no checkpoint from which a job could go on"),

@@ -120,10 +120,7 @@ def _problem(cfg: DictConfig) -> str:
         return "final=true has no val by which settings could be compared: leave it out"
     limited = (trainer.get("max_steps") or -1) != -1 or trainer.get("max_time")
     if limited or not isinstance(trainer.max_epochs, int) or trainer.max_epochs < 2:
-        return (
-            "the rungs are counted in epochs: give trainer.max_epochs=... of 2 or more, and leave trainer.max_steps and trainer.max_time "
-            "out"
-        )
+        return "rungs are counted in epochs: give trainer.max_epochs=... of 2 or more, without trainer.max_steps and trainer.max_time"
     if trainer.get("limit_val_batches") == 0 or trainer.get("fast_dev_run"):
         return "without val settings cannot be compared: leave trainer.limit_val_batches=0 and trainer.fast_dev_run out"
     if not cfg.logger.get("csv"):

@@ -62,7 +62,8 @@ def effect_of_views(probing: LayerProbes, fitted: HeadProbe, features: Features,
     found = [held_out_results(examples, None, classes, penalties, kind, probing.seed, fitted_on)[1] for fitted_on in (augmented, None)]
     losses = [held_out.losses[held_out.losses.mean(dim=1).argmin()] for held_out in found]
     groups = features.groups and [features.groups[place] for place in found[0].places.tolist()]
-    return ViewEffect(*(float(own.mean()) for own in losses), standard_error(losses[0] - losses[1], groups))
+    of_view, of_plain = (float(own.mean()) for own in losses)
+    return ViewEffect(of_view, of_plain, standard_error(losses[0] - losses[1], groups))
 
 
 def standard_error(values: Tensor, groups: Sequence[str | None] | None = None) -> float:

@@ -49,7 +49,7 @@ def several_values(name: str, value: Any) -> str:
     ('; for a sweep over these values, give -m seed=1,2,3', '')
     """
     found = re.fullmatch(r"(\d{1,6})(?:\.\.\.?|-|:)(\d{1,6})", str(value))
-    numbers = range(int(found[1]), int(found[2]) + 1) if found else ()
+    numbers = range(int(found[1]), int(found[2]) + 1) if found else range(0)
     short = f"range({numbers[0]},{numbers[-1] + 1})" if len(numbers) > MANY_VALUES else ",".join(map(str, numbers))
     return f"; for a sweep over these values, give -m {name}={short}" if numbers else ""
 
