@@ -34,6 +34,10 @@ def fresh(monkeypatch):
     monkeypatch.setenv(TOTAL, "")
 
 
+def hydra_node(choices=None):
+    return {"runtime": {"choices": choices or {}}, "overrides": {"hydra": []}}
+
+
 def job(folder, text):
     folder.mkdir(exist_ok=True)
     with job_log(folder):
@@ -162,7 +166,7 @@ def test_a_second_sweep_in_the_folder_of_one_that_runs_is_refused(tmp_path):
 def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(running, "SWEEPS", {})
     monkeypatch.setattr(sweep_jobs.sweep_resume, "count_done", lambda config: 0)
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 20}, "runtime": {"choices": {}}}})
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 20}, **hydra_node()}})
     sweep_jobs.SweepCallback().on_multirun_start(config)
     assert os.environ[TOTAL] == "20" and capsys.readouterr().out.startswith("sweep of 20 jobs: ")
 
@@ -234,7 +238,8 @@ def test_a_search_without_a_finished_job_says_so_in_its_table_and_its_last_line(
 def test_a_sweep_with_joblib_waits_for_its_jobs_at_ctrl_c(launcher, waits, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "SWEEPS", {})
     monkeypatch.setattr(STOP_SIGNALS, "wait_for_jobs", None)
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "runtime": {"choices": {"hydra/launcher": launcher}}}})
+    choices = {"hydra/launcher": launcher}
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, **hydra_node(choices)}})
     sweep_jobs.SweepCallback().on_multirun_start(config)
     assert (STOP_SIGNALS.wait_for_jobs is not None) == waits
     assert not waits or STOP_SIGNALS.wait_for_jobs() is None  # no job runs: at once

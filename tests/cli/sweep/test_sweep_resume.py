@@ -132,13 +132,13 @@ def test_too_few_jobs_for_the_numbers_in_the_folder(config, tmp_path):
 @pytest.mark.e2e
 def test_a_sweep_grows_in_its_last_option_and_runs_only_what_is_missing(config, tmp_path):
     fixed = ["data.per_class=5", "scenario=small_similar", "trainer=cpu"]
-    run(config, tmp_path, [[*fixed, f"seed={seed}", "backbone.cut=layer4"] for seed in (1, 2)], range(2))
-    grown = [*fixed, "seed=1,2", "backbone.cut=layer4,nope", "sweep.resume=true", f"hydra.sweep.dir={tmp_path}"]
+    run(config, tmp_path, [[*fixed, f"seed={seed}", "probe.poolings=[average]"] for seed in (1, 2)], range(2))
+    grown = [*fixed, "seed=1,2", "probe.poolings=[average],[2x2]", "sweep.resume=true", f"hydra.sweep.dir={tmp_path}"]
     done = warm.run([sys.executable, ROOT / "train.py", "-m", *grown], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert "\njob 0 (" not in done.stdout and "skipping 2 finished jobs" in done.stdout, done.stderr
     jobs = [read_job(tmp_path / str(number)) for number in range(4)]
     assert [(job.values["seed"], job.status) for job in jobs] == [("1", 0), ("2", 0), ("1", 2), ("2", 2)]
-    assert all(job.reason.startswith("there is no layer 'nope'") for job in jobs[2:])
+    assert all(job.reason.startswith("probe.poolings=['2x2']: head=linear_probe needs") for job in jobs[2:])
 
 
 def test_jobs_that_never_began_are_listed_at_the_end(tmp_path, monkeypatch, capsys):
