@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from ftlit.data.csv_format import USUAL_NAMES, CsvFormat
 from ftlit.errors import UserError, shorten
 from ftlit.formatting import shell_word
 
 COLUMNS = {"path": "csv", "text": "text_csv"}  # column of a csv file -> the option of data that reads it, with its value KEY_column
-# other usual names of the column of paths, which are taken where the file has exactly one of them
-PATH_NAMES = ("file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path")
+PATH_NAMES = USUAL_NAMES["path_column"][:-2]  # taken where the file has exactly one of them; image_id and name are often no paths
 
 
 def set_data(words: Sequence[str], values_of_flags: Sequence[str]) -> list[str]:
@@ -60,14 +60,15 @@ def data_words(path: Path, others: Sequence[str] = ()) -> list[str]:
     given = [key for key in COLUMNS if f"data.{key}_column" in names]
     if len(given) == 1:
         return [f"data={COLUMNS[given[0]]}", f"data.csv={path}"]
-    header = _header(path)
+    options = dict(word.lstrip("+").split("=", 1) for word in others if "=" in word)
+    header = _header(path, CsvFormat(options.get("data.encoding", "utf-8"), options.get("data.separator")))
     found = [key for key in COLUMNS if key in header]
-    usual = [name for name in header if name.strip().lower() in PATH_NAMES]
+    usual = [name for name in header if name.lower() in PATH_NAMES]
     if len(found) == 1:
         return [f"data={COLUMNS[found[0]]}", f"data.csv={path}"]
     if not found and len(usual) == 1:
         return ["data=csv", f"data.csv={path}", f"data.path_column={usual[0]}"]
-    own = next(iter(usual or header), "...")
+    own = next((name for name in header if name.lower() in ("path", *PATH_NAMES)), "...")
     why = "has the columns path and text" if found else f"has no column path or text, its columns are {shorten(header) or 'none'}"
     image, text = found or (own, own)
     raise UserError(
@@ -75,9 +76,7 @@ def data_words(path: Path, others: Sequence[str] = ()) -> list[str]:
     )
 
 
-def _header(path: Path) -> list[str]:
-    """The names in the first line of a csv file, whose cells a comma separates, or a semicolon or tab where the line has no comma."""
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        line = file.readline()
-    separator = next((mark for mark in (",", ";", "\t") if mark in line), ",")
-    return next(csv.reader([line], delimiter=separator), [])
+def _header(path: Path, form: CsvFormat) -> list[str]:
+    """The names in the first line of a csv file."""
+    with path.open(newline="", encoding=form.decoder, errors="replace") as file:
+        return [name.strip() for name in next(csv.reader(file, delimiter=form.delimiter(file)), [])]

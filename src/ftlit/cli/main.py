@@ -93,8 +93,9 @@ def predict(arguments: list[str]) -> None:
     import ftlit.inference.predict
     import ftlit.inference.prior
 
-    if given.dense and given.coverage is not None:
-        parser.error("--coverage has no effect with --dense: leave one of them out")
+    for flag, is_given in (("--coverage", given.coverage is not None), ("--unsure-first", given.unsure_first)):
+        if given.dense and is_given:
+            parser.error(f"{flag} has no effect with --dense: leave one of them out")
     prior = None if given.prior is None else ftlit.inference.prior.parse_prior(given.prior)
     if given.dense:
         options = {"label": given.label, "size": given.size, "out": given.out, "trust": given.trust, "prior": prior}

@@ -15,7 +15,6 @@ from ftlit.data.images import BadImage
 from ftlit.data.loading import default_workers, in_shared_memory
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
-from ftlit.formatting import count
 from ftlit.inference.folder_labels import describe_errors, labels_by_folder, trained_on
 from ftlit.inference.load_network import load
 from ftlit.inference.network import NOT_FINITE, Network
@@ -112,8 +111,11 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     if options.coverage is not None:
         print(f"ftlit: sets of {options.coverage:.6g} coverage: {writer.describe_sets()}", file=sys.stderr)
     if empty := writer.set_sizes[0]:
-        text = f"the set of {count(empty, noun.removesuffix('s'))} is empty, because no class is probable enough: look at"
-        text += f" {'it' if empty == 1 else 'them'} yourself" + ("" if options.unsure_first else " (--unsure-first prints such rows first)")
+        sets, them = ("the set of 1", "it") if empty == 1 else (f"the sets of {empty:,}", "them")
+        text = (
+            f"{sets} {noun.removesuffix('s') if empty == 1 else noun} {'is' if empty == 1 else 'are'} empty, because no class is probable "
+        )
+        text += f"enough: look at {them} yourself" + ("" if options.unsure_first else " (--unsure-first prints such rows first)")
         print(f"ftlit: {text}", file=sys.stderr)
     if failed:
         print(

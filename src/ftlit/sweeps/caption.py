@@ -132,7 +132,11 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
     notes += [SAMPLES_NOTE] if any(setting.spread(results.metric) != setting.of(results.metric) for setting in results.settings) else []
     if any(results.differences):
         notes.append(DIFFERENCE_NOTE.format(first="first " if len(results.best) > 1 else ""))
-    notes += [TWO_SEEDS_NOTE] if any(len(setting.spread(results.metric)) == 2 for setting in results.settings) else []
+    notes += (
+        [TWO_SEEDS_NOTE]
+        if any(len(set(setting.of(results.metric))) == len(setting.of(results.metric)) == 2 for setting in results.settings)
+        else []
+    )
     notes += [ESTABLISHED_NOTE] if any(found and found.is_established for found in results.differences) else []
     values = [setting.of(results.metric) for setting in results.settings]
     notes += [EQUAL_NOTE] if any(len(own) > 1 and len(set(own)) == 1 for own in values) else []

@@ -61,6 +61,9 @@ def unlock() -> None:
         os.close(LOCKS.popitem()[1])
 
 
+os.register_at_fork(after_in_child=unlock)  # worker processes would hold the lock after this process was killed
+
+
 def wait_for_running(folder: Path, seconds: float) -> None:
     """Wait until the jobs that run now in other processes have written that they ended, for this time at most."""
     until = time.monotonic() + seconds

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ftlit.data.sources.csv_files import CsvFormat, check_columns, read_csv
+from ftlit.data.csv_format import CsvFormat
+from ftlit.data.sources.csv_files import check_columns, read_csv
 from ftlit.errors import UserError
 
 

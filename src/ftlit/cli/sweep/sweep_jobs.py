@@ -90,12 +90,13 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
         composed: dict[int, DictConfig] = {}
         check_jobs(config, sweep_resume.to_run(folder, words_of_jobs), composed if sweep_rungs.has_rungs(config) else None)
         running.SWEEPS[folder] = RunningSweep(words_of_jobs, halving=sweep_rungs.plan_rungs(config, words_of_jobs, composed))
+        done = sweep_resume.count_done(config)
+        if done < len(words_of_jobs):
+            running.lock(folder)
     except UserError:
         running.SWEEPS.pop(folder, None)
         raise
-    planned, done = [Job(number, tuple(words)) for number, words in enumerate(words_of_jobs)], sweep_resume.count_done(config)
-    if done < len(planned):
-        running.lock(folder)
+    planned = [Job(number, tuple(words)) for number, words in enumerate(words_of_jobs)]
     sweep_output.print_resuming(folder, done)
     if done == len(planned):
         return []

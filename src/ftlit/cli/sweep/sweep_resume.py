@@ -12,7 +12,7 @@ from ftlit.formats import FORMAT
 from ftlit.formatting import shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.config.hydra_internals import use_hydra_config
-from ftlit.recipes.config.hydra_sweeps import compose_job
+from ftlit.recipes.config.hydra_sweeps import as_typed, compose_job
 from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.overrides import job_number, job_overrides, typed_command, typed_words
 from ftlit.recipes.resuming.resume import MAY_CHANGE, keeps_value
@@ -117,9 +117,10 @@ def _values(job: Job, names: Sequence[str]) -> list[str]:
 def _value(job: Job, name: str) -> str:
     """The value of a swept option in a job: as its words give it, else as it was by default."""
     if name in job.values:
-        return job.values[name]
+        return as_typed(f"={job.values[name]}")[1:]
     chosen, settings = job.config.get("chosen", {}), OmegaConf.create(job.config.get("settings", {}))
-    return str(chosen[name] if name in chosen else OmegaConf.select(settings, name, throw_on_missing=False))
+    value = chosen[name] if name in chosen else OmegaConf.select(settings, name, throw_on_missing=False)
+    return as_typed(f"={value}")[1:]
 
 
 def refusal(before: Job, folder: Path, change: str, words: Sequence[str] | None = None) -> UserError:

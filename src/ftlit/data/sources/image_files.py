@@ -8,6 +8,7 @@ from os.path import abspath
 from pathlib import Path
 from types import MappingProxyType
 
+from ftlit.data.csv_format import USUAL, CsvFormat
 from ftlit.data.dataset import Collection, Examples, Split
 from ftlit.data.file_paths import FilePaths
 from ftlit.data.images import image_reader
@@ -15,8 +16,6 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.band_files import band_headers, measure_bands
 from ftlit.data.sources.csv_files import (
     SPLIT_COLUMN,
-    USUAL,
-    CsvFormat,
     cell_of,
     check_columns,
     group_of,

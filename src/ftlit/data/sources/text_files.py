@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ftlit.data.csv_format import USUAL, CsvFormat
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.sources.csv_files import (
-    USUAL,
-    CsvFormat,
     cell_of,
     check_columns,
     group_of,

@@ -5,10 +5,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ftlit.data.csv_format import USUAL, CsvFormat
 from ftlit.data.dataset import Split
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.builtin import NO_FLIP, digits, torchvision_dataset
-from ftlit.data.sources.csv_files import SPLIT_COLUMN, USUAL, CsvFormat
+from ftlit.data.sources.csv_files import SPLIT_COLUMN
 from ftlit.data.sources.folder_files import list_folder, list_unlabelled
 from ftlit.data.sources.image_files import collect, list_csv
 from ftlit.features.image_hashes import cached_headers

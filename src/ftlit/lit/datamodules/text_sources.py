@@ -3,8 +3,9 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from ftlit.data.csv_format import USUAL, CsvFormat
 from ftlit.data.dataset import Collection
-from ftlit.data.sources.csv_files import SPLIT_COLUMN, USUAL, CsvFormat
+from ftlit.data.sources.csv_files import SPLIT_COLUMN
 from ftlit.data.sources.text_files import collect_texts
 from ftlit.data.tokens import TextSpec
 from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData

@@ -105,7 +105,8 @@ def _check_layers(cfg: DictConfig) -> None:
         if name is not None:
             whole.index(name)
     if layerwise:
-        backbone = whole if cfg.backbone.cut is None else whole.upto(cfg.backbone.cut)
+        ends = [whole.index(name) for name in (cfg.backbone.cut, *(cuts if isinstance(cuts, ListConfig) else ())) if name is not None]
+        backbone = whole.upto(max(ends)) if ends else whole
         schedule = build_part("schedule", cfg.schedule, layers=backbone.layers_with_parameters)
         if choices().get("head") == "linear_probe":
             schedule = without_warm_up(schedule)

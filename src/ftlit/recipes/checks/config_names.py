@@ -45,8 +45,9 @@ def _unread(cfg: DictConfig) -> Iterator[str]:
     """The names at the top of the config that are neither options nor used by an interpolation."""
     known = {*known_names(), *choices(), "hydra"}
     names = [name for name in map(str, cfg) if name not in known]
-    text = OmegaConf.to_yaml(cfg) + OmegaConf.to_yaml(hydra_config()) if names else ""
-    return (name for name in names if not re.search(rf"\$\{{{re.escape(name)}\b", text))
+    files = "".join(str(values) for _, values in overlay_files()) if names else ""  # an interpolation may be overridden in `cfg`
+    text = OmegaConf.to_yaml(cfg) + OmegaConf.to_yaml(hydra_config()) + files if names else ""
+    return (name for name in names if not re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", text))
 
 
 def _file_with(name: str) -> str | None:

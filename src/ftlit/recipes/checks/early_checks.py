@@ -73,7 +73,8 @@ def check_folder_words(words: Sequence[str], *, is_sweep: bool) -> None:
     pairs = [word.lstrip("+").partition("=") for word in words]
     folders = {name: value for name, _, value in pairs if name in ("hydra.run.dir", "hydra.sweep.dir")}
     if is_sweep and (folder := folders.get("hydra.run.dir")) is not None:
-        raise UserError(f"hydra.run.dir={folder} is the folder of a single run, and a sweep ignores it: give hydra.sweep.dir={folder}")
+        remedy = "leave it out" if "hydra.sweep.dir" in folders else f"give hydra.sweep.dir={folder}"
+        raise UserError(f"hydra.run.dir={folder} is the folder of a single run, and a sweep ignores it: {remedy}")
     if not is_sweep and [*folders] == ["hydra.sweep.dir"]:  # a job of a sweep that runs by itself has both
         folder = folders["hydra.sweep.dir"]
         raise UserError(

@@ -72,7 +72,7 @@ def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]
 
             def split(overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:
                 (all_jobs,) = in_hydras_order(overrides, None)
-                planned = plan(config, [[_as_typed(word) for word in words] for words in all_jobs])
+                planned = plan(config, [[as_typed(word) for word in words] for words in all_jobs])
                 return list(sweeper.split_overrides_to_chunks(planned, max_batch_size)) if planned else []
 
             sweeper.split_arguments = split
@@ -85,10 +85,10 @@ def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]
         Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
 
 
-def _as_typed(word: str) -> str:
+def as_typed(word: str) -> str:
     """A word of a job, where Hydra writes true and false as Python does.
 
-    >>> _as_typed("report=False"), _as_typed("name='False'")
+    >>> as_typed("report=False"), as_typed("name='False'")
     ('report=false', "name='False'")
     """
     return re.sub(r"=(True|False)$", lambda found: found[0].lower(), word)

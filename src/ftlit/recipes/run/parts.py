@@ -24,7 +24,7 @@ from ftlit.recipes.checks.own_parts import build_data, build_part, is_own, read_
 from ftlit.recipes.checks.validate import bind, check_input, check_labelled
 from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import hydra_config
-from ftlit.recipes.config.overrides import given
+from ftlit.recipes.config.overrides import given, overlay_of
 from ftlit.recipes.processes.job_process import several_processes
 from ftlit.recipes.processes.launched import check_alone
 from ftlit.recipes.resuming.data_record import with_recorded_bands
@@ -177,7 +177,8 @@ def begun_in_time(cfg: DictConfig, schedule: Schedule) -> tuple[Schedule, list[s
         The schedule, and a note if it is another one.
     """
     end, last = cfg.trainer.get("max_epochs"), schedule.stages[-1]
-    is_default = "epoch" in cfg.schedule and hydra_config() is not None and not given("schedule.epoch")
+    is_given = hydra_config() is None or given("schedule.epoch") or overlay_of("schedule.epoch") is not None
+    is_default = "epoch" in cfg.schedule and not is_given
     if not is_default or len(schedule.stages) != 2 or not end or last.epoch is None or not 1 < end <= last.epoch:
         return schedule, []
     note = f"stage {last.name!r} begins at epoch {end - 1} instead of {last.epoch} (schedule.epoch), because trainer.max_epochs={end}"
