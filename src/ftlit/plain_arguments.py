@@ -18,7 +18,7 @@ Kind = tuple[str, Callable[[Any], bool]]  # what is accepted, in words; whether 
 KINDS: dict[Any, Kind] = {
     NoneType: ("None", lambda value: value is None),
     None: ("None", lambda value: value is None),
-    bool: ("True or False", lambda value: isinstance(value, bool)),
+    bool: ("True or False", lambda value: isinstance(value, bool) or (type(value).__module__ == "numpy" and value.dtype == bool)),
     int: ("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool)),
     float: ("a number", lambda value: isinstance(value, Real) and not isinstance(value, bool)),
     str: ("a text", lambda value: isinstance(value, str)),

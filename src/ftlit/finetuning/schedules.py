@@ -108,8 +108,8 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
 
 def _in_names_of(found: Schedule, backbone: str, head: str, batchnorm: BatchNorm) -> Schedule:
     """The schedule with the names of the parts of another module."""
-    known = {name: _renamed(name, backbone, head) for name, _ in found.lr_scale}
-    known |= {name.removeprefix("backbone."): own for name, own in known.items()}
+    full = {name: _renamed(name, backbone, head) for name, _ in found.lr_scale}
+    known = {name.removeprefix("backbone."): own for name, own in full.items()} | full  # a layer named `head` is not the head
     names = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
     rename = partial(re.compile(rf"(?<![\w.])(?:{names})(?!\w|\.\w)").sub, lambda match: known[match[0]])
     stages = []

@@ -87,6 +87,8 @@ class StopSignals:
             self._retried = True
             os.kill(os.getpid(), number)
 
+        if self._later:
+            self._later.cancel()
         self._later = threading.Timer(seconds, send)
         self._later.daemon = True
         self._later.start()

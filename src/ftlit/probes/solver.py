@@ -154,7 +154,7 @@ def _ridge(basis: PrincipalAxes, signs: Tensor, weights: Tensor | None, l2_penal
         residual = basis.outputs(wide).reshape(n, len(some), -1) - signs[:, None]
         every = None if weights is None else weights[:, None]
         values.append(0.5 * (weighted(residual.square(), every).sum(dim=(0, 2)) / n + some * weight_SRK.square().sum(dim=(1, 2))))
-        along_RSK = basis.gradient(weighted(residual, every).flatten(1)).reshape(len(basis.spread), len(some), -1)
+        along_RSK = basis.gradient(weighted(residual, every).flatten(1)).reshape(len(basis.spread), len(some), signs.shape[1])
         gradient_SRK = along_RSK.transpose(0, 1) / n + some[:, None, None] * weight_SRK
         lefts.append(gradient_SRK.square().sum(dim=(1, 2)) / (2 * some) / values[-1].clamp(min=torch.finfo(signs.dtype).tiny))
         points.append(point_SRK)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 from torchvision import models
+from torchvision.models.convnext import LayerNorm2d
 from torchvision.models.squeezenet import Fire
 
 from ftlit.models.backbone import Layers
@@ -121,7 +122,8 @@ def _features_and_linear(model: Any) -> NetworkParts:
 
 
 def _mobilenet_v3(model: Any) -> NetworkParts:
-    if len(modules := _modules(model.classifier)) != 4:
+    modules = _modules(model.classifier)
+    if len(modules) != 4 or [type(module) for module in modules[:3]] != [nn.Linear, nn.Hardswish, nn.Dropout]:
         return NetworkParts(_features(model), pooled_sequential(classifier=model.classifier))
     linear, activation, dropout, last = modules
     fc = pooled_sequential(linear=linear, activation=activation)
@@ -144,7 +146,8 @@ def _convnext(model: Any) -> NetworkParts:
     """Split a ConvNeXt: the final norm acts on the pooled map, so the last layer gives a vector."""
     grouped = stages(model.features)
     classifier: nn.Module = sequential(avgpool=model.avgpool, classifier=model.classifier)
-    if len(modules := _modules(model.classifier)) == 3:
+    modules = _modules(model.classifier)
+    if len(modules) == 3 and [type(module) for module in modules[:2]] == [LayerNorm2d, nn.Flatten]:
         norm, flatten, classifier = modules
         grouped[f"stage{len(grouped)}"] |= {"avgpool": model.avgpool, "norm": norm, "flatten": flatten}
     return NetworkParts({"stem": model.features[0]} | {name: sequential(**inner) for name, inner in grouped.items()}, classifier)

@@ -129,7 +129,7 @@ def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
 
     assert labels_of(Halved(), {}) == [(0,), (1,), (2,), (3,)]
     with pytest.raises(
-        UserError, match=r"data.options.coarse changes the labels that items of Halved have, .*: leave out data.options.coarse$"
+        UserError, match=r"data.options.coarse changes the labels of the items of Halved, .*: leave out data.options.coarse$"
     ):
         labels_of(Halved(), {"coarse": True})
 

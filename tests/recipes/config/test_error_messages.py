@@ -165,8 +165,11 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["head=mlp", "head.dropout=true"], "head.dropout=True: give a number"),
         (["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5: give a whole number"),
         (["seed=first"], "seed='first': give a whole number"),
-        (["seed=1..3"], "seed='1..3': give a whole number from 0 to 4294967295; for a sweep over these values, give -m seed=1,2,3"),
-        (["trainer.max_epochs=5-7"], "trainer.max_epochs='5-7': give a whole number; for a sweep over these values, give -m trainer.max_"),
+        (["seed=1..3"], "seed='1..3': give a whole number; for a sweep over these values, give -m seed=1,2,3"),
+        (
+            ["trainer.max_epochs=5-7"],
+            "trainer.max_epochs='5-7': give a whole number or null; for a sweep over these values, give -m trainer.max_",
+        ),
         (["scenario=null"], "scenario=null: give the name of an option of scenario (auto, large_different, large_similar, small_"),
         (
             ["seed=1", "head=3"],

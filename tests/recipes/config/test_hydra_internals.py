@@ -303,9 +303,7 @@ def test_a_value_that_is_added_again_is_read_from_the_message():
 
 def test_a_group_that_is_chosen_twice_is_read_from_the_message():
     for words in (["+head=mlp"], ["+head=mlp", "head=linear"]):
-        with pytest.raises(ConfigCompositionException) as caught:
-            compose("train", overrides=words)
-        assert chosen_twice(" ".join(str(caught.value).split())) == "head"
+        assert chosen_twice(" ".join(str(error_of(*words)).split())) == "head"
     assert chosen_twice("something else") is None
 
 
@@ -313,9 +311,8 @@ def test_a_group_that_is_chosen_twice_is_read_from_the_message():
 def test_a_defaults_list_that_overrides_no_group_is_read_from_the_message(entry, group, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/own.yaml").write_text(f"# @package _global_\ndefaults: [override {entry}: mlp]\n")
-    with pytest.raises(ConfigCompositionException) as caught:
-        compose("train", overrides=[f"hydra.searchpath=[file://{tmp_path}]", "experiment=own"])
-    assert rejected_override(" ".join(str(caught.value).split())) == ("experiment/own", group)
+    error = error_of(f"hydra.searchpath=[file://{tmp_path}]", "experiment=own")
+    assert rejected_override(" ".join(str(error).split())) == ("experiment/own", group)
     assert rejected_override("something else") is None
 
 

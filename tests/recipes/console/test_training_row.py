@@ -35,7 +35,7 @@ LARGE = ("scenario=large_similar", "schedule=head_then_all", "head=linear")
         ([*SMALL, "cache=none"], "; augmentation photo$"),
         (
             [*SMALL, "data.views=4"],
-            "; augmentation photo, 4 versions of each image, one per epoch in turn (for a new one in each epoch, give ",
+            "; augmentation photo, 4 versions of each image, one per epoch in turn (for a newly drawn one in each epoch, give ",
         ),
         ([*LARGE], "; augmentation photo, but not in stage 0, where features are stored (to augment, give cache=none, or data.views=4 "),
         ([*LARGE, "cache=none"], "; augmentation photo$"),

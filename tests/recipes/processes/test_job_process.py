@@ -96,12 +96,12 @@ def test_a_lost_process_ends_only_its_job(tmp_path):
 
 
 def test_a_user_error_is_one_line_with_its_job(tmp_path):
-    result = run(tmp_path, MODULE, "-m", "trainer=cpu,ddp_cpu", "backbone.cut=layr3")
+    result = run(tmp_path, MODULE, "-m", "trainer=cpu,ddp_cpu", "scenario=small_similar", "probe.poolings=[2x2]")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert_jobs(tmp_path, result, good=(), bad=(0, 1))
     lines = failures(result)
     for number, error, summary in zip((0, 1), lines[:2], lines[2:4], strict=True):
-        assert f"job {number} (" in error and "'layer3'" in error
+        assert f"job {number} (" in error and "needs probe.poolings=[average]" in error
         assert f"job {number} (" in summary and "failed with status 2" in summary
 
 
@@ -144,7 +144,7 @@ def running(folder):
 def test_resume_in_a_folder_without_a_run_is_a_user_error(tmp_path):
     result = warm.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, timeout=100)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give hydra.run.dir=... the folder of the run" in result.stderr
+    assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give hydra.run.dir=... with the folder of the run" in result.stderr
     result = warm.run([sys.executable, *TRAIN, "resume=auto"], cwd=tmp_path, timeout=100)
     assert result.returncode == 2 and "the default is a new one each time: give hydra.run.dir=" in result.stderr
 

@@ -12,8 +12,8 @@ from ftlit.formats import FORMAT
 from ftlit.formatting import shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.config.hydra_internals import use_hydra_config
-from ftlit.recipes.config.hydra_sweeps import as_typed, compose_job
-from ftlit.recipes.config.literal_values import quote
+from ftlit.recipes.config.hydra_sweeps import compose_job
+from ftlit.recipes.config.literal_values import as_typed, quote
 from ftlit.recipes.config.overrides import job_number, job_overrides, typed_command, typed_words
 from ftlit.recipes.resuming.resume import MAY_CHANGE, keeps_value
 from ftlit.recipes.resuming.settings import changes, chosen_options, stable_settings

@@ -71,5 +71,6 @@ def follow_data_module(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     """
     data: LightningDataModule | None = getattr(trainer, "datamodule", None)
     position = next((own for own in checkpoint.values() if isinstance(own, dict) and GLOBAL_BATCH in own), None)
-    if data is not None and position is not None and type(data).__qualname__ not in checkpoint:
+    inner = getattr(data, "images", getattr(data, "data", data))  # of FeatureData
+    if data is not None and isinstance(inner, ContinuesEpoch) and position is not None and type(data).__qualname__ not in checkpoint:
         data.load_state_dict(position)

@@ -188,16 +188,16 @@ class StagedFinetuning(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide here if there is no validation, or if the metric is logged by the training steps. Check the learning rates."""
         self._ratios_keep = self._ratios_keep and ratios_keep(trainer)
-        until = self.trigger.condition(self.index)
-        if until and (not trainer.enable_validation or until.metric in self._logged_late):
+        if (until := self.trigger.condition(self.index)) and (not trainer.enable_validation or until.metric in self._logged_late):
             self.trigger.update(trainer, pl_module, self.index)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if training ended before the last stage began. Remember which modules have trained."""
         check_unchanged(pl_module, self._expected)
-        remember_trained(pl_module)
-        if not self.is_last and not is_trial_run(trainer):
-            warnings.warn(f"training ended in stage {self.stage.name!r}, before the last stage began", stacklevel=1)
+        if not is_trial_run(trainer):
+            remember_trained(pl_module)
+            if not self.is_last:
+                warnings.warn(f"training ended in stage {self.stage.name!r}, before the last stage began", stacklevel=1)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the limits of the callbacks, and the effect of `.train()`."""

@@ -52,7 +52,8 @@ def effect_of_views(probing: LayerProbes, fitted: HeadProbe, features: Features,
         cut: that both have.
 
     Returns:
-        `None` where nothing is held out, because there is a single L2 penalty.
+        `None` where nothing is held out, because there is a single L2 penalty, and where all images are of one group, which leaves no
+        standard error.
     """
     penalties = sorted(map(float, probing.l2 or L2_PENALTIES), reverse=True)
     if len(penalties) < 2:
@@ -62,6 +63,8 @@ def effect_of_views(probing: LayerProbes, fitted: HeadProbe, features: Features,
     found = [held_out_results(examples, None, classes, penalties, kind, probing.seed, fitted_on)[1] for fitted_on in (augmented, None)]
     losses = [held_out.losses[held_out.losses.mean(dim=1).argmin()] for held_out in found]
     groups = features.groups and [features.groups[place] for place in found[0].places.tolist()]
+    if groups and None not in groups and len(set(groups)) < 2:
+        return None
     of_view, of_plain = (float(own.mean()) for own in losses)
     return ViewEffect(of_view, of_plain, standard_error(losses[0] - losses[1], groups))
 

@@ -3,7 +3,6 @@
 Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/recipes/config/test_hydra_internals.py.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from ftlit.recipes.config.hydra_internals import use_hydra_config
+from ftlit.recipes.config.literal_values import as_typed
 
 Launch = Callable[..., Sequence[Any]]
 
@@ -83,15 +83,6 @@ def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]
         yield
     finally:
         Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
-
-
-def as_typed(word: str) -> str:
-    """A word of a job, where Hydra writes true and false as Python does.
-
-    >>> as_typed("report=False"), as_typed("name='False'")
-    ('report=false', "name='False'")
-    """
-    return re.sub(r"=(True|False)$", lambda found: found[0].lower(), word)
 
 
 @contextmanager

@@ -103,6 +103,15 @@ def _split(value: str) -> list[str]:
     return _joined([found[0] for found in re.finditer(rf"(?:{QUOTED.pattern}|[^,])+", value, re.DOTALL)])
 
 
+def as_typed(word: str) -> str:
+    """A word of a job, where Hydra writes true and false as Python does.
+
+    >>> as_typed("report=False"), as_typed("name='False'")
+    ('report=false', "name='False'")
+    """
+    return re.sub(r"=(True|False)$", lambda found: found[0].lower(), word)
+
+
 def _joined(parts: list[str]) -> list[str]:
     """Join neighbours that are the name of something that exists with the commas between them, the longest such name first."""
     values: list[str] = []
