@@ -68,7 +68,7 @@ def data_words(path: Path, others: Sequence[str] = ()) -> list[str]:
         return [f"data={COLUMNS[found[0]]}", f"data.csv={path}"]
     if not found and len(usual) == 1:
         return ["data=csv", f"data.csv={path}", f"data.path_column={usual[0]}"]
-    own = next((name for name in header if name.lower() in ("path", *PATH_NAMES)), "...")
+    own = next((name for name in header if name.lower() not in ("label", *USUAL_NAMES["label_column"])), "...")
     why = "has the columns path and text" if found else f"has no column path or text, its columns are {shorten(header) or 'none'}"
     image, text = found or (own, own)
     raise UserError(
