@@ -63,7 +63,7 @@ def test_a_folder_with_the_name_of_an_option_is_not_guessed(tmp_path, monkeypatc
         ("digits", {"data.root": "photos"}, "data.root is given twice"),
         ("no/photos", None, "there is no folder or file 'no/photos'"),
         (None, {"optimizer.lr=1": 2}, "is not the name of an option"),
-        (None, {"head": object()}, "is a object: give a text, a number"),
+        (None, {"head": object()}, "has the type object: give a text, a number"),
     ],
 )
 def test_what_no_option_can_have_is_a_user_error(data, options, line):

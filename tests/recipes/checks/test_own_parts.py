@@ -145,8 +145,14 @@ def bound(*overrides):
         ("data._target_=MINE.pair +data.number=a", "data.number='a': give a whole number"),
         ("data._target_=MINE.pair data.batch_size=0", "data.batch_size=0: give a whole number from 1"),
         ("data._target_=MINE.pair data.num_workers=x", "data.num_workers='x': give a whole number or null"),
-        ("schedule._target_=MINE.nothing", "MINE.nothing takes no argument, but ftlit calls it with layers: give it the argument layers"),
-        ("head._target_=MINE.head_of_one", "takes size, but ftlit calls it with in_features and num_classes: give it the argument in_feat"),
+        (
+            "schedule._target_=MINE.nothing",
+            "MINE.nothing with layers, but it takes no argument: give a function or class that also takes layers",
+        ),
+        (
+            "head._target_=MINE.head_of_one",
+            "with in_features and num_classes, but it takes size: give a function or class that also takes in_feat",
+        ),
     ],
 )
 def test_a_part_that_cannot_be_called_is_one_line_before_anything_is_built(override, message):
@@ -169,16 +175,25 @@ def test_a_part_that_cannot_be_called_is_one_line_before_anything_is_built(overr
             "a LightningDataModule that lacks attributes: set counts, multilabel, batch_size in its",
         ),
         ("data._target_=MINE.pair data.augment=photos", "did you mean 'photo'"),
-        ("backbone._target_=MINE.no_backbone", "returned a Linear, but a backbone is Backbone({'stem': ..., 'top': ...}, Inp"),
-        ("schedule._target_=MINE.no_schedule", "returned a list, but a schedule is Schedule([Stage(['head'])], [('*', 1.0)]) (docs/ext"),
-        ("head._target_=MINE.no_head", "returned an int, but a head is a torch.nn.Module that maps (N, in_features) to (N, num_classes)"),
+        (
+            "backbone._target_=MINE.no_backbone",
+            "returned a Linear: let it return a backbone, such as Backbone({'stem': ..., 'top': ...}, Inp",
+        ),
+        (
+            "schedule._target_=MINE.no_schedule",
+            "returned a list: let it return a schedule, such as Schedule([Stage(['head'])], [('*', 1.0)]) (docs/ext",
+        ),
+        (
+            "head._target_=MINE.no_head",
+            "returned an int: let it return a head, such as a torch.nn.Module that maps (N, in_features) to (N, num_classes)",
+        ),
         ("head._target_=MINE.wide_head", "head torch.nn.modules.linear.Linear returns (N, 11), but there are 10 classes"),
         (
             "head._target_=MINE.head_of_another_size",
             "Linear does not accept the features (N, 128) at 'layer4', pooled from (N, 128, 4, 4) (a head with takes_map",
         ),
         ("head._target_=MINE.failing_head", "failed: RuntimeError: no memory of this shape ("),
-        ("loss._target_=torch.nn.MSELoss", "but ftlit calls it with counts: give it the argument counts too (docs/extending.md#loss)"),
+        ("loss._target_=torch.nn.MSELoss", "give a function or class that also takes counts (docs/extending.md#loss)"),
     ],
 )
 def test_a_part_that_returns_or_raises_something_else_is_one_line(override, message):
@@ -246,5 +261,5 @@ def test_a_head_that_does_not_fit_is_an_error_before_scenario_auto_measures(monk
         with use_hydra_config(cfg):
             resolve_auto(cfg)
 
-    assert "returned an int, but a head is" in refused(resolved, f"head._target_={MINE}.no_head")
-    assert "returned a list, but a schedule is" in refused(resolved, f"schedule._target_={MINE}.no_schedule")
+    assert "returned an int: let it return a head, such as" in refused(resolved, f"head._target_={MINE}.no_head")
+    assert "returned a list: let it return a schedule, such as" in refused(resolved, f"schedule._target_={MINE}.no_schedule")

@@ -39,7 +39,7 @@ def test_a_misspelt_name_below_hydra_is_one_line_with_the_closest_one(overrides,
 def test_an_overlay_has_no_options_of_its_own(name, monkeypatch):
     overlay = name.partition(".")[0]
     text = error_text(monkeypatch, f"{name}=1")
-    assert text.startswith(f"there is no option {name!r}: {overlay}=NAME only sets options of other groups") and "{" not in text
+    assert text.startswith(f"there is no option {name!r}: {overlay}=NAME has no options of its own") and "{" not in text
 
 
 @pytest.mark.parametrize(

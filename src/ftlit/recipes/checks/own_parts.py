@@ -77,8 +77,8 @@ def check_signature(group: str, node: DictConfig, target: Callable[..., Any]) ->
     written = ", ".join(str(parameter).partition(":")[0].partition("=")[0].strip() for parameter in parameters) or "no argument"
     if lacking := [name for name in contract.passed if name not in OPTIONAL and not takes(target, name)]:
         raise UserError(
-            f"{source} takes {written}, but ftlit calls it with {' and '.join(contract.passed)}: give it the argument "
-            f"{' and '.join(lacking)} too (docs/extending.md#{contract.section})"
+            f"ftlit calls {source} with {' and '.join(contract.passed)}, but it takes {written}: give a function or class that also "
+            f"takes {' and '.join(lacking)} (docs/extending.md#{contract.section})"
         )
     by_position = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in by_position and p.name not in contract.passed]
@@ -105,7 +105,9 @@ def build_part(group: str, node: DictConfig, **passed: Any) -> Any:
             raise
         raise UserError(f"{source} failed: {reason(cause)}; HYDRA_FULL_ERROR=1 shows the traceback") from error
     if contract.returns is not None and not isinstance(made, contract.returns):
-        raise UserError(f"{source} returned {kind_of(made)}, but a {group} is {contract.example} (docs/extending.md#{contract.section})")
+        raise UserError(
+            f"{source} returned {kind_of(made)}: let it return a {group}, such as {contract.example} (docs/extending.md#{contract.section})"
+        )
     return made
 
 

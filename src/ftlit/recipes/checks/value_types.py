@@ -36,7 +36,8 @@ def check_type(name: str, value: Any, hint: Any) -> None:
         meant = f"did you mean {near}? Accepted: " if near else "give "
         quoted = in_quotes(value) if {int, float} & set(plain) else ""
         several = several_values(name, value) if int in plain else ""
-        raise UserError(f"{name}={value!r}: {meant}{_alternatives([_expected(kind, value) for kind in plain])}{quoted}{several}")
+        accepted = _alternatives([_expected(kind, value) for kind in plain if kind is not int or float not in plain])
+        raise UserError(f"{name}={value!r}: {meant}{accepted}{quoted}{several}")
     for inner in _element_types(alternatives) if isinstance(value, ListConfig) else ():
         for i, part in enumerate(value):
             check_type(f"{name}[{i}]", part, inner)

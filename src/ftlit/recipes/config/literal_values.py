@@ -77,7 +77,9 @@ def text_of(value: Any) -> str:
         return "{" + ",".join(f"{_escaped(str(name))}:{text_of(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, Sequence):
         return "[" + ",".join(map(text_of, value)) + "]"
-    raise UserError(f"options: {value!r} is a {type(value).__name__}: give a text, a number, True, False, None, or a list or dict of these")
+    raise UserError(
+        f"options: {value!r} has the type {type(value).__name__}: give a text, a number, True, False, None, or a list or dict of these"
+    )
 
 
 def _escaped(name: str) -> str:

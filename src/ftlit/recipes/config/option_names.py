@@ -55,8 +55,8 @@ def below_an_overlay(name: str) -> UserError:
     """The error for `scenario.epoch=1`: the options of an overlay only set those of other groups."""
     overlay = name.partition(".")[0]
     return UserError(
-        f"there is no option {name!r}: {overlay}=NAME only sets options of other groups; give the option by its name "
-        "there, such as optimizer.lr"
+        f"there is no option {name!r}: {overlay}=NAME has no options of its own, it sets those of other groups, such "
+        "as optimizer.lr; give one of those"
     )
 
 
