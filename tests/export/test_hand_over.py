@@ -201,7 +201,7 @@ def test_the_command_ends_with_status_1_where_file_and_ftlit_predict_differ_too_
 
     monkeypatch.setitem(EXPORT_FORMATS, "torch", replace(EXPORT_FORMATS["torch"], least_agreement=1.01))
     code, printed = command(monkeypatch, capsys, *words)
-    assert code == 1 and "ftlit: at least 101% are needed: use predict.py of an export without" in printed.err
+    assert code == 1 and "ftlit: the same class is needed for at least 101%: use predict.py of an export without" in printed.err
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm"])

@@ -96,10 +96,10 @@ def test_a_note_counts_the_images_that_the_run_was_trained_on(run, tmp_path, mon
     for fitted, number in (("train", 1), ("train + val", 2)):
         write_result(folder, {"test/fitted_on": fitted})
         err = command(monkeypatch, capsys, "predict", folder, photos)[2].splitlines()
-        assert err[1].startswith(f"ftlit: note: {number} of 3 images were trained on: ")
+        assert err[1].startswith(f"ftlit: note: {number} of 3 images were among the training images of this run: ")
     (photos / ALWAYS / "a.png").unlink()
     (photos / ALWAYS / "b.png").unlink()
-    assert "trained on" not in command(monkeypatch, capsys, "predict", folder, photos)[2]
+    assert "among the training" not in command(monkeypatch, capsys, "predict", folder, photos)[2]
 
 
 def test_a_mistyped_run_is_answered_with_the_run_beside_it(run, tmp_path, monkeypatch, capsys):
