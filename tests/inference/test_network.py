@@ -154,6 +154,7 @@ def test_a_record_with_an_unknown_callable_is_an_error_and_the_callable_is_not_c
     ):
         with pytest.raises(UserError, match=r"os.system, which is not part of ftlit|no backbone source 'os.system'"):
             load(changed(run, file, **fields))
+        (tmp_path / "a.png").touch()
         result = predict(tmp_path, str(file), "a.png")
         assert result.returncode == 2 and "os.system" in result.stderr and result.stderr.count("\n") == 1
     for fields in ({"head": {}}, {"head": {"name": "linear", "arguments": {"in_features": 5}}}, {"affine": False}):

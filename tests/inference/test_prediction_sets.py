@@ -126,7 +126,7 @@ def test_empty_sets_are_counted_and_are_the_first_rows_with_unsure_first(tmp_pat
     torch.save({**torch.load(file), KEY: Calibration(torch.full((19,), 1 - (tops[1] + tops[2]) / 2)).record()}, file)
     arguments = ("predict", folder, photos, tmp_path / "none.png", "--coverage", "0.9")
     _, _, err = command(monkeypatch, capsys, *arguments)
-    expected = "the set of 2 images is empty, because no class is probable enough: look at them yourself"
+    expected = "the sets of 2 images are empty, because no class is probable enough: look at them yourself"
     assert f"ftlit: {expected} (--unsure-first prints such rows first)\n" in err
     _, out, err = command(monkeypatch, capsys, *arguments[:-2], "--unsure-first", "--coverage", "0.9")
     rows = list(csv.DictReader(io.StringIO(out)))
