@@ -143,7 +143,9 @@ def test_other_processes_continue_an_epoch_at_the_same_global_batch_only(monkeyp
     resumed = data(2, 2)
     resumed.load_state_dict(saved)
     assert resumed.begin == (1, 2)
-    with pytest.raises(UserError, match=r"global batch of 4, .* 2 processes with batch_size=4 have a global batch of 8: give batch_size=2$"):
+    with pytest.raises(
+        UserError, match=r"global batch of 4, .* 2 processes with batch_size=4 have a global batch of 8: give batch_size=2$"
+    ):
         data(2, 4).load_state_dict(saved)
     with pytest.raises(UserError, match=r"3 processes with batch_size=4 read 12: use processes that share 4 evenly$"):
         data(3, 4).load_state_dict(saved)

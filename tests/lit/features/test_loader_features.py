@@ -120,7 +120,7 @@ def test_images_are_read_once_and_a_second_run_computes_nothing(tmp_path, capsys
     assert once < 2 * (20 + 2 * 20) and "features of 20 images of train at encoder: 20 computed" in capsys.readouterr().out
     fit(FeatureData(OwnData(), tmp_path, cut="encoder"))
     printed = capsys.readouterr().out
-    assert printed.count("all read from the cache") == 2 and "comput" not in printed
+    assert printed.count("all read from the cache") == 2 and "computing" not in printed and "computed\n" not in printed
     changed = Owner()
     with torch.no_grad():
         changed.encoder[1].running_mean += 1
@@ -154,7 +154,7 @@ def test_mode_of_the_encoder_stays_and_its_statistics_too(tmp_path, capsys):
     before = module.encoder[1].running_mean.clone()
     fit(FeatureData(OwnData(), tmp_path, cut="encoder"), module)
     assert torch.equal(module.encoder[1].running_mean, before) and module.encoder[2].training
-    assert "encoder is frozen but in training mode; its features are those of evaluation mode" in (out := capsys.readouterr().out)
+    assert "encoder is frozen but in training mode; its features are computed in evaluation mode" in (out := capsys.readouterr().out)
     assert "module.encoder.eval()\n" in out
 
 
@@ -370,4 +370,4 @@ def test_a_cut_around_which_images_find_another_way_is_one_line(tmp_path):
 def test_several_processes_are_one_line(tmp_path):
     options = LoaderOptions("OwnData", Store(tmp_path), "encoder", pooled=False, dtype=None, max_gb=1.0)
     with pytest.raises(UserError, match=r"^FeatureData of OwnData works in one process only, .* has 2: give Trainer\(devices=1\), or"):
-        LoaderPlan(options, SimpleNamespace(world_size=2), OwnData().train_dataloader())
+        LoaderPlan(options, SimpleNamespace(world_size=2), OwnData().train_dataloader(), None)
