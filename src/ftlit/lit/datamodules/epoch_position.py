@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from ftlit.errors import UserError
 from ftlit.formatting import count
-from ftlit.lit.trainer_internals import epoch_position, process_share
+from ftlit.lit.trainer_internals import datamodule_of, epoch_position, process_share
 
 GLOBAL_BATCH = "global_batch"  # key in a checkpoint: examples of a batch in all processes together
 SEED = "seed"  # key in a checkpoint: of the order of the examples
@@ -69,7 +69,7 @@ def follow_data_module(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Continue from the position of another data module: Lightning stores it by the name of the class, and `FeatureData` may be put around
     data, or left out, when training is resumed.
     """
-    data: LightningDataModule | None = getattr(trainer, "datamodule", None)
+    data: LightningDataModule | None = datamodule_of(trainer)
     position = next((own for own in checkpoint.values() if isinstance(own, dict) and GLOBAL_BATCH in own), None)
     inner = getattr(data, "images", getattr(data, "data", data))  # of FeatureData
     if data is not None and isinstance(inner, ContinuesEpoch) and position is not None and type(data).__qualname__ not in checkpoint:
