@@ -134,7 +134,7 @@ def test_mean_and_std_are_averaged_for_grey_and_unknown_for_bands():
     ("arguments", "line"),
     [
         ({"in_chans": 0}, "backbone.in_chans=0: give a whole number of channels, 1 or more"),
-        ({"in_chans": "4"}, "backbone.in_chans='4': give a whole number of channels, 1 or more ('4' is a text"),
+        ({"in_chans": "4"}, "in_chans='4': give a whole number ('4' is a text"),
         ({"in_chans": 4, "input_spec": {"mean": [0, 1]}}, "input_spec.mean=[0, 1]: give one number, or 4, one for each channel"),
         ({"in_chans": 4, "input_spec": {"mean": 0}}, "give both, or leave both out to measure them"),
         ({"in_chans": 4, "input_spec": {"channels": 5}}, "backbone.in_chans=4: give backbone.in_chans only"),

@@ -141,7 +141,11 @@ def test_named_layers_give_what_the_network_gives_and_keep_the_names_of_its_weig
         (Net, [], r"layers=\[\]: name at least one module"),
         (Net, "low", r"layers='low' is one text: give a list, layers=\['low'\]"),
         (lambda: nn.Linear(3, 2), ["0"], "Linear has no modules: leave out '0'"),
-        (lambda: nn.Sequential(nn.Linear(3, 2)), ["0"], r"Sequential cannot be run on images of shape \(3, 64, 64\): .*; give input_spec="),
+        (
+            lambda: nn.Sequential(nn.Linear(3, 2)),
+            ["0"],
+            r"Sequential cannot be run on images of shape \(3, 64, 64\): .*; if it needs another size, give input_spec=",
+        ),
     ],
 )
 def test_layers_that_are_no_sequence_are_one_line(build, layers, message):
