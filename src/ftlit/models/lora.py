@@ -95,8 +95,6 @@ def add_lora(module: nn.Module, lora: Lora = Lora(), within: Sequence[str] = ("*
     >>> add_lora(net := nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), Lora(rank=2), within=["2"])
     ['2.weight']
     """
-    if not isinstance(lora, Lora):
-        raise UserError(f"add_lora needs a Lora, not {lora!r}: give add_lora(module, Lora(rank=8))")
     found = list(_targets(module))
     for pattern in (*within, *lora.targets):
         if not found:
