@@ -48,6 +48,14 @@ def is_run_folder(folder: Path) -> bool:
     return any(_holds(folder / name, text) for name, text in SIGNS.items())
 
 
+def existing_run(run: str | Path) -> Path:
+    """The path of a run, or of a checkpoint. Raises `UserError` where nothing is there, with the run that was probably meant."""
+    path = Path(run).expanduser()
+    if not path.exists():
+        raise UserError(f"there is no file or folder {path}{meant_run(path)}")
+    return path
+
+
 def meant_run(path: Path) -> str:
     """The end of an error for a path that does not exist: the run beside it with the closest name; empty where there is none."""
     with suppress(OSError):

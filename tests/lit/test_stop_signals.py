@@ -170,7 +170,7 @@ def test_a_forked_worker_ends_by_a_signal_of_its_parent_and_by_no_other():
     worker.join(0.5)
     assert worker.is_alive()
     worker.terminate()
-    worker.join(20)
+    worker.join(5)
     assert worker.exitcode == 0
 
 

@@ -12,14 +12,17 @@ from ftlit.report.tsne import tsne
 DIGITS = load_digits().data.astype(np.float32)
 
 
-@pytest.mark.parametrize("number", [12, 100, 300])
-def test_the_divergence_is_not_above_that_of_scikit_learn(number):
-    values, perplexity = DIGITS[:number], min(30, (number - 1) / 3)
-    places = tsne(values, perplexity)
-    theirs = TSNE(init="pca", perplexity=perplexity, method="exact", max_iter=500, random_state=0).fit(values).kl_divergence_
-    assert (
-        places.shape == (number, 2) and divergence_of(places, values, perplexity) < 1.5 * theirs
-    )  # rounding decides which local minimum each finds
+@pytest.mark.parametrize(("number", "draws"), [(12, 10), (100, 10), (300, 1)])
+def test_the_divergence_is_not_above_that_of_scikit_learn(number, draws):
+    """In the mean over draws: of few vectors, rounding decides which of several local minima either finds."""
+    ours, theirs, perplexity = 0.0, 0.0, min(30, (number - 1) / 3)
+    for draw in range(draws):
+        values = DIGITS[draw * number : (draw + 1) * number]
+        places = tsne(values, perplexity)
+        assert places.shape == (number, 2)
+        ours += divergence_of(places, values, perplexity)
+        theirs += TSNE(init="pca", perplexity=perplexity, method="exact", max_iter=500, random_state=0).fit(values).kl_divergence_
+    assert ours < 1.1 * theirs
 
 
 def divergence_of(places, values, perplexity):

@@ -6,14 +6,6 @@ from pathlib import Path
 
 from ftlit.errors import UserError, shorten
 from ftlit.formatting import shown
-from ftlit.run_folder import meant_run
-
-
-def check_run(run: str) -> None:
-    """Raise `UserError` where there is no such file or folder."""
-    path = Path(run).expanduser()
-    if not path.exists():
-        raise UserError(f"there is no file or folder {path}{meant_run(path)}")
 
 
 def check_inputs(paths: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ftlit.cli import search_current_folder
 from ftlit.cli.command_list import describe_commands, describe_versions
-from ftlit.cli.first_checks import check_inputs, check_run, print_loading
+from ftlit.cli.first_checks import check_inputs, print_loading
 from ftlit.cli.output import one_line_warnings, robust_output
 from ftlit.cli.parsers import (
     ACTIONS,
@@ -27,6 +27,7 @@ from ftlit.errors import UserError, named_options, one_line, unknown
 from ftlit.files import disk_error, shared_memory_error
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.processes.process_state import process_state
+from ftlit.run_folder import existing_run
 
 LOW_AGREEMENT = "use predict.py of an export without --with-preprocessing, which prepares images exactly as ftlit predict does"
 
@@ -86,7 +87,7 @@ def predict(arguments: list[str]) -> None:
     given = parser.parse_intermixed_args(arguments)
     if given.trust:
         search_current_folder()
-    check_run(given.run)
+    existing_run(given.run)
     check_inputs(given.paths)
     print_loading(given.run)
     import ftlit.inference.dense_map  # here, so that --help stays fast
@@ -132,7 +133,7 @@ def export(arguments: list[str]) -> None:
     given = export_parser().parse_args(arguments)
     if given.trust:
         search_current_folder()
-    check_run(given.run)
+    existing_run(given.run)
     print_loading(given.run)
     from ftlit.export.hand_over import hand_over  # here, so that --help stays fast
     from ftlit.export.images_to_logits import Variant
@@ -163,7 +164,7 @@ def demo(arguments: list[str]) -> None:
         raise UserError(f"--port {given.port}: give a whole number from 0 (any that is free) to 65535")
     if given.trust:
         search_current_folder()
-    check_run(given.run)
+    existing_run(given.run)
     print_loading(given.run)
     from ftlit.demo.server import check_packages, serve  # here, so that --help stays fast
     from ftlit.inference.load_network import load

@@ -22,7 +22,7 @@ from ftlit.inference.record_checks import RESTORE, BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.lora import merge_lora
 from ftlit.plain_arguments import plain_arguments
-from ftlit.run_folder import RUN, RUN_STATE, identity_of, is_sharded_checkpoint, meant_run
+from ftlit.run_folder import RUN, RUN_STATE, existing_run, identity_of, is_sharded_checkpoint
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 
@@ -39,10 +39,8 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
     Raises:
         UserError: not a run, a damaged file, custom parts without `trust`, or base weights other than those of the run.
     """
-    path = Path(run).expanduser()
+    path = existing_run(run)
     file = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
-    if not path.exists():
-        raise UserError(f"there is no file or folder {path}{meant_run(path)}")
     if not file.is_file():
         if (sharded := next((part for part in (path, file, file.with_name("last.ckpt")) if is_sharded_checkpoint(part)), None)) is not None:
             raise UserError(

@@ -158,9 +158,8 @@ def finish_alone(score: float) -> float:
 
     folder = Path(hydra_config().runtime.output_dir)
     if not rank_before_trainer() and (before := jobs.read_job(folder)) and before.status != 0:
-        replace(before, status=0, reason="", score=None if isnan(score) else score, rung=0, epochs=0, at_rungs=()).write(
-            folder
-        )  # it left its rungs
+        of_rungs: dict[str, Any] = {"rung": 0, "epochs": 0, "at_rungs": ()}  # it left them
+        replace(before, status=0, reason="", score=None if isnan(score) else score, **of_rungs).write(folder)
     return score
 
 

@@ -6,7 +6,7 @@ from ftlit.errors import UserError
 from ftlit.files import remove
 from ftlit.formatting import shown
 from ftlit.lit.sharding.shards import consolidated
-from ftlit.run_folder import is_sharded_checkpoint, meant_run
+from ftlit.run_folder import existing_run, is_sharded_checkpoint
 from ftlit.tensor_files import save_checkpoint
 
 
@@ -23,9 +23,7 @@ def consolidate(run: str | Path, out: str | Path | None = None) -> Path:
     Raises:
         UserError: nothing to consolidate, damaged files, or a file that cannot be written.
     """
-    path = Path(run).expanduser()
-    if not path.exists():
-        raise UserError(f"there is no file or folder {path}{meant_run(path)}")
+    path = existing_run(run)
     best, last = (path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     if best.is_file():
         if out is None:
