@@ -71,7 +71,7 @@ def rejected_override(message: str) -> tuple[str, str] | None:
     """The config file whose defaults list overrides a group that Hydra does not find, and that group as Hydra reads it, read from the
     message of a `ConfigCompositionException`.
     """
-    found = re.search(r"In '([^']+)': Could not override '([^'@]+)", message)
+    found = re.search(r"In '([^']+)': (?:Could not override|.*No earlier Group Default for) '([^'@]+)", message)  # 1.3 | later
     return (found[1], found[2]) if found else None
 
 

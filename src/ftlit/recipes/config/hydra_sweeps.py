@@ -3,6 +3,7 @@
 Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/recipes/config/test_hydra_internals.py.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +25,13 @@ Launch = Callable[..., Sequence[Any]]
 
 @contextmanager
 def composed_once() -> Iterator[None]:
-    """Within a block, a program that makes a single run composes its config once. Hydra composes it once to read `hydra.mode` (whether it
-    is a sweep), and a second time for the run.
+    """Within a block, a program that makes a single run composes its config once. Hydra 1.3 composes it once to read `hydra.mode` (whether
+    it is a sweep), and a second time for the run; later releases read the mode without composing.
     """
     original = Hydra.get_mode
+    if "parsed_overrides" in inspect.signature(original).parameters:  # later than 1.3
+        yield
+        return
 
     def get_mode(program: Any, config_name: str | None, overrides: list[str]) -> Any:
         loader, given = program.config_loader, [*overrides]
