@@ -143,7 +143,7 @@ def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
 
 def test_factors_of_the_optimizer_that_are_not_those_of_the_schedule_are_the_error_of_training():
     model, schedule = Net(), Schedule([Stage(["*"])], [("head", 1.0), ("low", 0.01), ("high", 0.1)])
-    with pytest.raises(UserError, match=r"holds low\.\S+ with the learning-rate factor 0\.1, but the schedule has 0\.01 for it"):
+    with pytest.raises(UserError, match=r"low\.\S+ is in the optimizer with the learning-rate factor 0\.1, but has 0\.01 in the schedule"):
         plan(model=model, schedule=schedule, optimizer=build_optimizer(model, SGD, [("head", 1.0), ("*", 0.1)]))
     assert plan(model=model, schedule=schedule, optimizer=build_optimizer(model, SGD, schedule.lr_scale))
 
@@ -216,7 +216,7 @@ def test_an_unknown_layer_is_an_error_with_the_closest_name():
 
 @pytest.mark.parametrize("known", [{"max_epochs": 3}, {"max_epochs": 3, "steps": 300}])
 def test_a_stage_that_training_never_reaches_is_an_error(known):
-    with pytest.raises(UserError, match=r"the last stage '\*' \(epoch 3\) would never begin, because max_epochs=3"):
+    with pytest.raises(UserError, match=r"the last stage '\*' would never begin, because max_epochs=3"):
         plan(**known)
     assert plan(**known | {"max_epochs": 4}).steps == known.get("steps")
 

@@ -141,7 +141,12 @@ def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, mes
 
 @pytest.mark.parametrize("epochs", [[], [1], [0, 0], [0, 3, 2], [0, 2, 2]])
 def test_stages_out_of_order_are_an_error(epochs):
-    messages = "no stages: give at least one", "must begin at epoch 0", "begins at epoch 0, as stage 0 does", "give each stage a later one"
+    messages = (
+        "no stages: give at least one",
+        "must begin at epoch 0",
+        "begins at epoch 0, as stage 0 does",
+        "let each stage begin at a later epoch",
+    )
     with pytest.raises(UserError, match="|".join(messages)):
         Schedule([Stage(["*"], epoch=epoch) for epoch in epochs])
 
@@ -171,7 +176,7 @@ def test_a_stage_needs_a_pattern_and_one_pattern_needs_no_list():
 
 @pytest.mark.parametrize("max_epochs", [0, 1, 3])
 def test_a_last_stage_that_training_never_reaches_is_an_error(max_epochs):
-    with pytest.raises(UserError, match=rf"the last stage 'all' \(epoch 3\) would never begin, because max_epochs={max_epochs}"):
+    with pytest.raises(UserError, match=rf"the last stage 'all' would never begin, because max_epochs={max_epochs}"):
         head_then_all(LAYERS, epoch=3).check_reached(max_epochs)
 
 
@@ -208,7 +213,7 @@ def test_a_stage_that_a_metric_can_begin_before_training_ends_is_accepted(epoch)
         schedule.check_reached(*limits)
     begins = r"if val_loss" if epoch is None else rf"when val_loss .* at epoch {epoch} at the latest"
     for limits, limit in (((1,), "max_epochs=1 "), ((-1, 10, 10), "max_steps=10 ")):  # before the metric can begin it
-        with pytest.raises(UserError, match=rf"the last stage '\*' \({begins}.*\) would never begin, because {limit}"):
+        with pytest.raises(UserError, match=rf"the last stage '\*' would never begin, because {limit}.* \(now: {begins}"):
             schedule.check_reached(*limits)
 
 
@@ -265,13 +270,13 @@ def test_a_value_of_another_type_is_one_line(wrong, message):
         (
             [Stage(["a"]), Stage(["*"], step=40)],
             (4, -1, 10),
-            "the last stage '*' (step 40) would never begin, because max_epochs=4 (10 steps per epoch)",
+            "the last stage '*' would never begin, because max_epochs=4 (10 steps per epoch)",
         ),
-        ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "the last stage '*' (step 40) would never begin, because max_steps=40"),
+        ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "the last stage '*' would never begin, because max_steps=40"),
         (
             [Stage(["a"]), Stage(["*"], epoch=3)],
             (None, 30, 10),
-            "the last stage '*' (epoch 3) would never begin, because max_steps=30 (10 steps per epoch)",
+            "the last stage '*' would never begin, because max_steps=30 (10 steps per epoch)",
         ),
         (
             [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],

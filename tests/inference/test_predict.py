@@ -131,7 +131,7 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
         (torch.full((3, 8, 8), 200), r"has the type torch.int64: give floats from 0 to 1, or uint8"),
         (torch.zeros(8, 8), r"has the shape \(8, 8\): give an RGB image of shape \(3, H, W\)"),
         (torch.zeros(3, 0, 8), r"has the shape \(3, 0, 8\): give an image of at least 1 x 1"),
-        (5, r"takes images \(paths, PIL images or RGB tensors \(3, H, W\)\), either one or a list, not int"),
+        (5, r"takes one of its images or a list of them \(paths, PIL images or RGB tensors \(3, H, W\)\), but this is a int"),
         ([None], "not NoneType in a list"),
         ([1, 2], "not int in a list"),
         (b"a file", r"not bytes; give PIL.Image.open\(io.BytesIO\(data\)\)"),

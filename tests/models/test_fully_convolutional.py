@@ -149,7 +149,7 @@ def test_convolutional_layers_are_shared_and_keep_their_mode():
     ("name", "head", "message"),
     [
         ("vit_b_32", LinearHead, "this backbone gives tokens"),
-        ("maxvit_t", LinearHead, "accepts only images of exactly 224 px"),
+        ("maxvit_t", LinearHead, "accepts only images of 224 px"),
         ("glyph", nn.Bilinear, "cannot be converted to a convolution"),
         ("glyph", nn.MaxPool2d, "cannot be converted to a convolution"),
     ],

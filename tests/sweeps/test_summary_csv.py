@@ -98,7 +98,7 @@ def test_the_layers_of_one_setting_are_a_table_on_the_console_and_in_sweep_md(tm
     layers_csv(write(tmp_path, 2, "x=1 seed=0"), [(0, "layer4", 0.5, 0.5)])
     report(tmp_path)
     for shown in (capsys.readouterr().out, (tmp_path / "sweep.md").read_text()):
-        assert "By layer: settings_layers.csv, and the section Accuracy by layer of sweep.html." in shown and "stem" not in shown
+        assert "By layer: settings_layers.csv, and 'Accuracy by layer' in sweep.html." in shown and "stem" not in shown
 
 
 def test_a_damaged_file_of_layers_is_one_line_and_the_other_files_are_written(tmp_path, capsys):

@@ -131,13 +131,13 @@ def test_named_layers_give_what_the_network_gives_and_keep_the_names_of_its_weig
 @pytest.mark.parametrize(
     ("build", "layers", "message"),
     [
-        (resnet18, ["layer1", "layer2"], "layer1 does not take the images: name what runs before it too: conv1, bn1, relu, maxpool"),
-        (resnet18, [*RESNET[:5], "layer3"], "layer3 does not take the output of layer1: name what runs before it too: layer2"),
+        (resnet18, ["layer1", "layer2"], "layer1 does not take the images: name also what runs before layer1: conv1, bn1, relu, maxpool"),
+        (resnet18, [*RESNET[:5], "layer3"], "layer3 does not take the output of layer1: name also what runs before layer3: layer2"),
         (resnet18, ["conv1", "layr1"], "ResNet has no module 'layr1': did you mean 'layer1'"),
         (resnet18, [*RESNET, "fc"], "fc does not take the output of avgpool: code of the network lies between them"),
         (Net, None, r"the layers of Net are not known: give layers=\[...\], .* such as 'low', 'mid'$"),
-        (Net, ["low", "mid", "high"], "high runs 2 times for an image, so it cannot be a layer: name a module that runs once"),
-        (Net, ["low", "mid", "pair"], "pair takes a further input, (input2|others), so it cannot be a layer"),
+        (Net, ["low", "mid", "high"], "'high' runs 2 times for an image, so it cannot be a layer: name a module that runs once"),
+        (Net, ["low", "mid", "pair"], "'pair' takes a further input, (input2|others), so it cannot be a layer"),
         (Net, [], r"layers=\[\]: name at least one module"),
         (Net, "low", r"layers='low' is one text: give a list, layers=\['low'\]"),
         (lambda: nn.Linear(3, 2), ["0"], "Linear has no modules: leave out '0'"),

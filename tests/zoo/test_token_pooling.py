@@ -60,7 +60,7 @@ def test_a_vit_is_pooled_as_asked():
 def test_poolings_that_do_not_apply_are_errors(folder):
     for load, line in [
         (lambda: load_bert(folder, max_length=4, pooling="mean"), "features at pooler are vectors: give backbone.cut=encoder.1"),
-        (lambda: load_backbone("glyph", pooling="mean"), "this network has none at any cut; leave backbone.pooling out"),
+        (lambda: load_backbone("glyph", pooling="mean"), "no cut of this network gives tokens; leave backbone.pooling out"),
         (lambda: load_bert(folder, cut="encoder.1", max_length=4, pooling="clas_token"), "did you mean 'class_token'"),
         (lambda: load_timm("mixer_s32_224", weights=None, pooling="class_token"), "needs a class token"),
     ]:

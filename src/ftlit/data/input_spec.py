@@ -99,7 +99,7 @@ class InputSpec:
         if self.takes_bands:
             raise UserError(
                 f"backbone.in_chans={self.channels}, but {source} has pictures of 1 or 3 channels: give backbone.in_chans=3 or 1, or "
-                "data=folder or data=csv with files of these bands"
+                f"data=folder or data=csv with files of {self.channels} bands"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -140,8 +140,8 @@ def _check_beside(path: Path) -> None:
             return
     if taken:
         raise UserError(
-            f"the export writes {CARD}, {SCRIPT} and other files beside {path.name}, but {path.parent / taken[0]} exists and is not of an "
-            f"export: give a new folder, such as --out {shell_word(str(path.parent / path.stem / path.name))}"
+            f"the export writes {CARD}, {SCRIPT} and other files beside {path.name}, but {path.parent / taken[0]} exists and was not "
+            f"written by an export: give a new folder, such as --out {shell_word(str(path.parent / path.stem / path.name))}"
         )
 
 

@@ -151,8 +151,8 @@ def _entry(module: nn.Module, paths: Sequence[str], images: Tensor) -> tuple[nn.
             continue
         except Exception as error:  # the code of a user fails in any way; a `forward` may take more than images
             failed = (
-                f"{path or type(module).__name__} cannot be run on a batch of images of shape {tuple(images.shape[1:])} alone: give "
-                f"a module that can, or the name of a submodule that can ({one_line(error)})"
+                f"{path or type(module).__name__} cannot be run with nothing but a batch of images of shape {tuple(images.shape[1:])}: "
+                f"give a module that can, or the name of a submodule that can ({one_line(error)})"
             )
             continue
         inner = {module.get_submodule(below) for below in paths}
@@ -200,7 +200,7 @@ def _checked(name: str, target: nn.Module, calls: Sequence[_Call], images: int) 
         raise UserError(f"{name!r} {why}: name a module that is called once")
     if len(own[0].tensors) != 1:
         raise UserError(
-            f"{name!r} is called with {len(own[0].tensors)} tensors, but features replace only one: name the module around {name!r}, or "
+            f"{name!r} takes {len(own[0].tensors)} tensors, but stored features can replace only one: name the module around {name!r}, or "
             "another one that takes one tensor"
         )
     result = own[0].result

@@ -69,8 +69,8 @@ def build_optimizer(
     """
     if not callable(factory):
         raise UserError(
-            f"build_optimizer needs a function that builds an optimizer, not {type(factory).__name__}: give "
-            "partial(torch.optim.AdamW, lr=1e-3) of functools"
+            f"build_optimizer needs a function that builds an optimizer, but this is a {type(factory).__name__}: give a function such as "
+            "functools.partial(torch.optim.AdamW, lr=1e-3)"
         )
     optimizer = factory(param_groups(module, lr_scale, decay_all=decay_all))
     for group in optimizer.param_groups:
@@ -112,9 +112,8 @@ def check_same_factors(module: nn.Module, lr_scale: Sequence[tuple[str, float]],
         if wanted is not None and given != wanted:
             has = "without a learning-rate factor" if given is None else f"with the learning-rate factor {given:g}"
             raise UserError(
-                f"the optimizer holds {name} {has}, but the schedule has {wanted:g} for it: build the optimizer with "
-                "build_optimizer(module, factory, schedule.lr_scale), or, for a schedule of ftlit.schedules, with "
-                "schedules.layer_lrs(module, ...) of the same layers, scale and decay; FineTuner takes lr_scale=schedule.lr_scale"
+                f"{name} is in the optimizer {has}, but has {wanted:g} in the schedule: build the optimizer with "
+                "build_optimizer(module, factory, schedule.lr_scale), and a FineTuner with lr_scale=schedule.lr_scale"
             )
 
 
@@ -156,8 +155,8 @@ def floors_lose_ratios(scheduler: Any) -> str:
         if _differ(rates, REL_TOLERANCE * max(rates, default=0.0)):
             each = f"{name}=[...] with one rate per parameter group, " if attribute == "min_lrs" else ""
             return (
-                f"{type(scheduler).__name__} with {name}={shorten(dict.fromkeys(floors))} changes the ratios between the learning rates of "
-                f"the parameter groups near this lowest rate: give {name}=0, {each}or ftlit.Rates with a curve such as "
+                f"{type(scheduler).__name__} with {name}={shorten(dict.fromkeys(floors))} takes all parameter groups down to the same "
+                f"learning rate, whatever their factors: give {name}=0, {each}or ftlit.Rates with a curve such as "
                 "partial(cosine, least=0.01), where least is a factor"
             )
     return ""
@@ -180,7 +179,7 @@ def optimizer_of(configured: object) -> Optimizer:
     found = list(_optimizers(configured))
     if len(found) != 1:
         has = f"{len(found)} optimizers" if found else repr(configured) if configured is None else type(configured).__name__
-        raise UserError(f"examine needs one optimizer, not {has}: give the torch.optim.Optimizer itself")
+        raise UserError(f"examine needs one optimizer, not {has}: give one torch.optim.Optimizer")
     return found[0]
 
 

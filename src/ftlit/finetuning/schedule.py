@@ -55,7 +55,7 @@ class Schedule:
         for unit in ("epoch", "step"):
             times = [getattr(stage, unit) for stage in self.stages if getattr(stage, unit) is not None]
             if any(b <= a for a, b in pairwise(times)):
-                raise UserError(f"stages begin at {unit}s {times}: give each stage a later one than the stage before it")
+                raise UserError(f"stages begin at {unit}s {times}: let each stage begin at a later {unit} than the stage before it")
 
     def stage_at(self, epoch: int, step: int = 0, decided: Mapping[int, int] = NO_TRANSITIONS) -> int:
         """Return the index of the current stage: a pure function of epoch, step and logged transitions.
@@ -150,8 +150,8 @@ class Schedule:
     @staticmethod
     def _never(last: Stage, limit: str, least: int) -> UserError:
         return UserError(
-            f"the last stage {last.name!r} ({last.begins}) would never begin, because {limit} ends the run before that: "
-            f"raise this limit to {least} or more, or let the stage begin earlier"
+            f"the last stage {last.name!r} would never begin, because {limit} ends the run before: give {limit.partition('=')[0]}={least} "
+            f"or more, or let the stage begin earlier (now: {last.begins})"
         )
 
 

@@ -91,7 +91,7 @@ def threshold_of(calibration: Calibration | None, coverage: float, *, multilabel
         raise UserError("prediction sets need one label per example, but the data of this run has several: leave --coverage out")
     if calibration is None:
         raise UserError(
-            "prediction sets need scores of held-out examples, which this checkpoint lacks: give the folder of a run, or its best.ckpt (a "
-            "run has no scores without val, with only one value in probe.l2, or with more than about 80 million images x classes)"
+            "prediction sets need scores of held-out examples, which this checkpoint lacks: give the folder of a run, or its best.ckpt "
+            "(runs lack them if they have no val, only one value in probe.l2, or more than about 80 million images x classes)"
         )
     return calibration.threshold(coverage)

@@ -101,8 +101,8 @@ def check_loaders(loaders: Any) -> None:
         if isinstance(sampler := getattr(loader, "sampler", None), RANDOM_SAMPLERS):
             warnings.warn(
                 f"LastCheckpoint cannot resume exactly: {type(sampler).__name__}, which DataLoader(shuffle=True) uses, draws another order "
-                "after a resume. To resume exactly at any step, give ftlit.ResumableData(dataset, batch_size=...) in place of the loader; "
-                "at the beginning of an epoch only: DataLoader(..., sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=0))",
+                "after a resume. To resume exactly at any step, give ftlit.ResumableData(dataset, batch_size=...) in place of the loader. "
+                "If the beginning of an epoch is enough, give DataLoader(..., sampler=DistributedSampler(dataset, num_replicas=1, rank=0))",
                 stacklevel=2,
             )
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ftlit.errors import UserError
 
 IN_PLACE_OF_IMAGES = (
-    "the batch contains stored features of {cut} in place of images, so {what} cannot be applied to it: change images in the data set, "
-    "or name another module in FeatureData(cut=...)"
+    "the batch contains stored features of {cut!r} in place of images, so {what} cannot be applied to it: do this in the data set, or name "
+    "another module in FeatureData(cut=...)"
 )
 
 

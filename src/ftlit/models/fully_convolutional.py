@@ -93,7 +93,8 @@ def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int,
         if maps:
             backbone.upto(len(maps) - 1).on_meta((channels, 2 * size, 2 * size))
     except Exception as error:
-        raise UserError(f"this backbone accepts only images of exactly {size} px: use another backbone ({one_line(error)})") from error
+        only = f"this backbone accepts only images of {size} px, so it gives no map of classes"
+        raise UserError(f"{only}: use another backbone ({one_line(error)})") from error
     above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]
     shape: tuple[int, ...] = shapes[maps[-1]] if maps else (channels, size, size)
     if above and (sequence := _as_sequence(above[0][1])) is not None:  # a layer that ends with the pooling

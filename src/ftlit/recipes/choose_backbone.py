@@ -136,7 +136,7 @@ def measure_backbone(cfg: DictConfig, parts: RunParts, images: int) -> MeasuredB
         fitted = fit_head(instantiate(cfg.probe), features, (), cuts, combine, class_weights_of(cfg, data))
     held_out = fitted.held_out_logits
     if held_out is None:
-        raise UserError(f"backbone=auto needs several L2 penalties to choose from, but probe.l2={cfg.probe.l2}: give backbone=NAME")
+        raise UserError(f"backbone=auto needs several L2 penalties, but probe.l2={cfg.probe.l2} is one: give several, or backbone=NAME")
     _, seconds = seconds_per_image(backbone, sample, cfg.trainer.precision, at_least=MIN_SECONDS)
     size = sum(tensor.numel() * tensor.element_size() for tensor in backbone.state_dict().values())
     return MeasuredBackbone(held_out.logits.argmax(dim=1) == held_out.labels, 1 / seconds, size)

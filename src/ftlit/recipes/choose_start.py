@@ -73,10 +73,10 @@ def resolve_start(cfg: DictConfig) -> DictConfig:
     fits_probe = _fits_probe(cfg, copy)
     words, not_taken = _words_of(stored, cfg, fits_probe=fits_probe)
     if rank_before_trainer() == 0:
-        taken = ", ".join([*(f"{group}={stored.chosen.get(group)}" for group in OWN), "the input", *_others(words)])
+        taken = ", ".join([*(f"{group}={stored.chosen.get(group)}" for group in OWN), "input_spec", *_others(words)])
         probe = "; its result was the linear probe, so the linear probe is fitted" if fits_probe else ""
         left = f"; not taken: {', '.join(not_taken)}" if not_taken else ""
-        print_line(f"init_from={cfg.init_from}: taken from that run: {taken}{probe}{left}")
+        print_line(f"init_from={cfg.init_from}: from that run come {taken}{probe}{left}")
     set_task_overrides(overrides := [*words, *task_overrides()])
     return adopt(compose_again(overrides, with_hydra=True))
 

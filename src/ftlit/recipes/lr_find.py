@@ -159,7 +159,6 @@ def prefer(rate: float, suggestion: Suggestion, configured: float) -> str:
     which = "configured" if better == configured else "suggested"
     compared = ",".join(f"{each:g}" for each in sorted({rate, configured, alternative}))
     return (
-        f"; the configured {configured:g} differs from these by more than a factor of {FAR}: prefer the {which} one, "
-        f"optimizer.lr={better:g}, because the loss still falls there and the same number of steps trains further; "
-        f"to compare, train with -m optimizer.lr={compared}"
+        f"; they and the configured {configured:g} are more than a factor of {FAR} apart: prefer the {which} optimizer.lr={better:g}, "
+        f"because the loss still falls there; to compare, train with -m optimizer.lr={compared}"
     )

@@ -191,10 +191,10 @@ def pool_tokens(backbone: Backbone, pooling: TokenPooling | None) -> Backbone:
     shapes = backbone.feature_shapes
     if len(shapes[last]) != 2:
         tokens = [cut for cut in backbone.cuts if len(shapes[cut]) == 2]
-        remedy = f"give backbone.cut={tokens[-1]}" if tokens else "this network has none at any cut; leave backbone.pooling out"
+        remedy = f"give backbone.cut={tokens[-1]}" if tokens else "no cut of this network gives tokens; leave backbone.pooling out"
         raise UserError(f"{given} needs tokens, but the features at {last} are {'maps' if len(shapes[last]) == 3 else 'vectors'}: {remedy}")
     if pooling != "mean" and backbone.token_pool == "mean":
-        raise UserError(f"{given} needs a class token, which this network does not pool by: give backbone.pooling=mean, or leave it out")
+        raise UserError(f"{given}: this network does not use a class token; give backbone.pooling=mean, or leave backbone.pooling out")
     backbone.token_pool = token_pool_of(backbone.token_pool, pooling)
     backbone.record = backbone.record and {**backbone.record, "pooling": pooling}
     return backbone

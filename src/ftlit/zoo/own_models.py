@@ -95,11 +95,12 @@ def _from_names(model: nn.Module, layers: Sequence[str], images: Tensor) -> Netw
     for name in layers:
         found = [call for call in calls if call.module is modules[name]]
         if len(found) != 1:
-            raise UserError(f"{name} runs {len(found)} times for an image, so it cannot be a layer: name a module that runs once")
+            raise UserError(f"{name!r} runs {len(found)} times for an image, so it cannot be a layer: name a module that runs once")
         if found[0].result is None:
-            raise UserError(f"{name} does not return one tensor, so it cannot be a layer: name the modules in it")
+            raise UserError(f"{name!r} does not return one tensor, so it cannot be a layer: name the modules in it")
         if others := _other_tensors(found[0]):
-            raise UserError(f"{name} takes a further input, {', '.join(others)}, so it cannot be a layer: name the module that contains it")
+            further = ", ".join(others)
+            raise UserError(f"{name!r} takes a further input, {further}, so it cannot be a layer: name the module that contains it")
         own.append(found[0])
     if not own[0].takes(images, 0):
         raise UserError(f"{layers[0]} does not take the images: {_between(calls, images, 0, own[0])}")
@@ -121,7 +122,7 @@ def _between(calls: Sequence[ModuleCall], features: Tensor | None, version: int,
     """What to do about two layers that do not follow each other."""
     names = _sequence(calls, features, version, end)
     if names[-1:] == [end.name]:
-        return f"name what runs before it too: {', '.join(names[:-1])}"
+        return f"name also what runs before {end.name}: {', '.join(names[:-1])}"
     return "code of the network lies between them; name layers that follow each other, or build ftlit.Backbone from modules with that code"
 
 

@@ -83,7 +83,7 @@ def load_timm(
             raise UserError(f"{name} does not accept backbone.{argument}: {REPLACED_ARGUMENTS[argument]}")
     if refused := refused_arguments(kwargs):
         argument = refused[0]
-        accepted = "the name of a layer, of letters, digits and _" if argument in TEXTS else "a number, true or false, or a list of them"
+        accepted = "the name of a layer (letters, digits and _)" if argument in TEXTS else "a number, true or false, or a list of them"
         raise UserError(f"{name} does not accept backbone.{argument}={kwargs[argument]!r}: give {accepted}")
     known = _input_spec(name, config)
     published = WeightSource(_origin(config), lambda: _fetch(name, config, settings), known)

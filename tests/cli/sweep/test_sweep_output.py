@@ -25,7 +25,7 @@ from ftlit.sweeps.jobs import STOPPED, Job, read_job
 from ftlit.sweeps.plan_file import SweepPlan
 from ftlit.sweeps.running import RunningSweep, wait_for_running
 
-PLAN = "data      train 188\nnote      taken from train by a hash\n          of each example\nhead      linear probe\n"
+PLAN = "data      train 188\nnote      val taken from train by a hash\n          of each example\nhead      linear probe\n"
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_a_job_prints_to_its_log_and_each_note_reaches_the_console_once_in_one_l
     job(tmp_path / "1", f"{PLAN}doctor  a frozen pooler\nwarning: disk\nepoch 0 (head): notes\n")
     job(tmp_path / "1", PLAN)  # resumed
     assert capsys.readouterr().out.splitlines() == [
-        "note      taken from train by a hash of each example",
+        "note      val taken from train by a hash of each example",
         "doctor  a frozen pooler",
         "warning: disk",
     ]
@@ -85,12 +85,12 @@ def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
         (
             0.75,
             {"val/accuracy": 0.5, "test/accuracy": 0.25, "trained/val/accuracy": 0.75, "linear_probe/val/accuracy": 0.5},
-            "best epoch 0.7500 on val, not clearly better; result: linear probe, val accuracy 0.5000, test accuracy 0.2500",
+            "linear probe kept, because the best epoch (val 0.7500) is not clearly better: val accuracy 0.5000, test accuracy 0.2500",
         ),
         (
             0.25,
             {"val/accuracy": 0.5, "test/accuracy": 0.25, "trained/val/accuracy": 0.25, "linear_probe/val/accuracy": 0.5},
-            "best epoch 0.2500 on val, not better; result: linear probe, val accuracy 0.5000, test accuracy 0.2500",
+            "linear probe kept, because the best epoch (val 0.2500) is not better: val accuracy 0.5000, test accuracy 0.2500",
         ),
     ],
 )

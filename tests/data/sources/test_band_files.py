@@ -114,5 +114,5 @@ def test_arrays_are_images_for_bands_only(tmp_path):
     assert len(FolderImages(root, arrays=True)) == 30
     with pytest.raises(UserError, match="has no image files"):
         FolderImages(root)
-    with pytest.raises(UserError, match=r"give backbone.in_chans=N, because .npy files are read only as N bands"):
+    with pytest.raises(UserError, match=r"to read .npy files as images with N bands .*, give backbone.in_chans=N"):
         list_folder(root)

@@ -65,7 +65,7 @@ def test_a_data_set_with_a_train_flag_has_val_split_off_train(tmp_path):
     sizes = {split: len(examples) for split, examples in data.splits.items()}
     assert sizes["train"] + sizes["val"] == 100 and sizes["test"] == 20 and 10 <= sizes["val"] <= 30
     assert data.class_names[3] == "3 - three"
-    assert data.notes[0].startswith("taken from train by a hash of each example (split_seed=0)")
+    assert data.notes[0].startswith("val taken from train by a hash of each example (split_seed=0)")
     first = data.splits["val"]
     assert first.load(first.sources[0]).mode == "RGB"
 

@@ -92,7 +92,7 @@ def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
         (("p1/v1/fox", "p1/v1/hare", "p2/v1/fox", "p2/v1/hare"), "data.layout=group/group/class"),
         (
             ("train/fox", "train/hare", "test/fox", "unlabelled"),
-            "has the split folders test, train and other folders (unlabelled): give data.layout=split/class to ignore",
+            "has folders of splits (test, train) and others (unlabelled): give data.layout=split/class to ignore",
         ),
         (("train/a/fox", "train/a/hare", "train/b/fox", "train/b/hare", "test/a/fox"), "data.layout=split/group/class"),
         (("fox/train", "fox/test", "hare/train", "hare/test"), "set data.layout=class/split"),

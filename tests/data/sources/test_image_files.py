@@ -86,7 +86,7 @@ def test_a_missing_split_is_split_off_train_with_a_note(tmp_path):
     data = of_folder(folder(tmp_path, train__a=10, train__b=10, test__a=3, test__b=3))
     assert data.counts["test"] == {"a": 3, "b": 3} and min(data.counts["val"].values()) > 0
     (note,) = data.notes
-    assert note.startswith("taken from train by a hash of each example (split_seed=0)") and "val " in note and "test " not in note
+    assert note.startswith("val taken from train by a hash of each example (split_seed=0)") and "val " in note and "test " not in note
 
 
 def test_files_of_file_managers_are_ignored(tmp_path):
@@ -141,7 +141,7 @@ def test_skip_may_not_empty_a_class(tmp_path):
         ({"train__a": 3, "train__b": 3, "val__c": 1}, r"val has classes that train lacks \(c\)"),
         (
             {"train__a": 3, "train__b": 3, "unlabelled": 1},
-            r"has the split folders train and other folders \(unlabelled\): give data.layout=split/class to ignore the other folders",
+            r"has folders of splits \(train\) and others \(unlabelled\): give data.layout=split/class to ignore the other folders",
         ),
         ({"val__a": 3, "test__b": 3}, "has no folder train, only test, val: rename the folder with the training images to train"),
         (

@@ -147,7 +147,7 @@ class Noise(Pairs):
         ({"test": pairs(2)}, "a mapping with the keys 'test': give train"),
         ((DataLoader(pairs(2)), pairs(2)), "make gives a DataLoader as train: give its data set (loader.dataset)"),
         ((pairs(2), Stream()), "make gives a Stream as test: give a Dataset with __len__ and __getitem__"),
-        ((pairs(2), pairs(0)), "make gives a Dataset without items as test"),
+        ((pairs(2), pairs(0)), "make gives an empty Dataset as test"),
         ({"train": pairs(2), "class_names": "ab"}, "make gives class_names='ab': give a list of texts"),
         ((Pairs([1, 2]), pairs(2)), "item 0 of the train split of make is an int: give a pair (image, label)"),
         (Pairs([(1, 2, 3)]), "item 0 of the train split of make is a tuple of 3 values"),

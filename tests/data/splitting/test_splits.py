@@ -121,7 +121,7 @@ def test_the_note_on_the_split_gives_sizes_and_classes_whose_image_may_move():
     contents = [np.array([number, i]) for number in (0, 1) for i in range((200, 2)[number])]
     collection = assemble({"train": examples([(0,)] * 200 + [(1,)] * 2, contents)}, ["many", "two"], SplitRule(FRACTIONS))
     note = collection.notes[0]
-    assert note.startswith("taken from the 202 examples by a hash of each example (split_seed=0)") and "(asked: 20%)" in note
+    assert note.startswith("val and test taken from the 202 examples by a hash of each example (split_seed=0)") and "(asked: 20%)" in note
     assert {split: counts["two"] for split, counts in collection.counts.items()} == {"train": 1, "val": 0, "test": 1}
 
 

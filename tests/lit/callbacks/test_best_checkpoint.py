@@ -128,13 +128,18 @@ def test_weights_from_before_training_are_replaced_by_an_epoch_that_is_better_by
 @pytest.mark.parametrize(
     ("accuracy", "before", "images", "says"),
     [
-        (9 / 9, 8 / 9, 9, "epoch 0, the best by val/accuracy, 9 of 9 val images right, the linear probe 8: the difference may be chance"),
-        (0.99, 0.90, 300, "epoch 0, the best by val/accuracy, 297 of 300 val images right, the linear probe 270"),
+        (
+            9 / 9,
+            8 / 9,
+            9,
+            "epoch 0, the best by val/accuracy, with 9 of 9 val images right (linear probe: 8): the difference may be chance",
+        ),
+        (0.99, 0.90, 300, "epoch 0, the best by val/accuracy, with 297 of 300 val images right (linear probe: 270)"),
         (
             0.70,
             0.80,
             10,
-            "linear probe, because no epoch was clearly better by val/accuracy (best: 0.7000, 7 of 10 val images right, the li",
+            "linear probe, because no epoch was clearly better by val/accuracy (best: 0.7000, with 7 of 10 val images right (li",
         ),
         (0.75, 0.50, 0, "epoch 0, the best by val/accuracy"),
     ],

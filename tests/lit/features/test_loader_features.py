@@ -226,7 +226,7 @@ REFUSED = [
     ),
     (OwnData(), Owner, {"cut": "encodr"}, "Owner has no module 'encodr': did you mean 'encoder'"),
     (OwnData(), Owner, {**AT, "max_gb": 1e-9}, r"features at encoder need 640 B, more than max_gb=1e-09"),
-    (OwnData(), Owner, {**AT, "pooled": True}, "pooled=True works only with a Backbone, but 'encoder' is none"),
+    (OwnData(), Owner, {**AT, "pooled": True}, "pooled=True works only with a Backbone, and 'encoder' is not one"),
     (
         OwnData(),
         partial(Owner, freeze=False),

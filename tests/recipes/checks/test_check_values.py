@@ -114,7 +114,7 @@ def test_the_names_of_train_yaml_are_the_known_names():
     ("names", "text"),
     [
         (["ant", "bee", "ant"], "class_names of Data has 'ant' more than once: give each class another name"),
-        (["1", 2, 3.0], "class_names of Data must be texts (str), but among them: 2, 3.0"),
+        (["1", 2, 3.0], "class_names of Data must be texts (str), but 2, 3.0 are not"),
         (["ant", "bee"], "class_names of Data has 2 names for 3 classes: give one name per class"),
     ],
 )

@@ -41,7 +41,7 @@ def test_a_custom_option_without_a_value_that_built_in_ones_share_says_how_to_ta
     line = str(lacks_argument("data", chosen, "my_data.colours", name, ["images"]))
     assert line.startswith(
         f"{chosen} does not accept '{name}' (accepted: images): add the argument {name} to my_data.colours, and the line "
-        f"`{name}: {value}` to the config file of {chosen}"
+        f"`{name}: {value}` to its config file (docs/extending.md#"
     )
     assert lacks_argument("data", chosen, "my_data.colours", "image", ["images"]) is None
     assert lacks_argument("data", chosen, "ftlit.lit.datamodules.image_sources.unlabelled_data", name, ["root"]) is None

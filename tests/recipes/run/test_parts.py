@@ -36,7 +36,9 @@ def test_a_stage_by_epoch_after_the_last_step_is_an_error_that_names_the_options
         words = ("scenario=large_similar", "head=linear", "data.per_class=20", "schedule.epoch=4", "+trainer.max_steps=20")
         message = error_text(monkeypatch, *words)
     assert "would never begin, because max_steps=20 (7 steps per epoch)" in message
-    assert message.endswith("raise this limit to 29 or more, or let the stage begin earlier (schedule.epoch, or schedule=all_at_once)")
+    assert message.endswith(
+        "give max_steps=29 or more, or let the stage begin earlier (now: epoch 4), with schedule.epoch or schedule=all_at_once"
+    )
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_a_file_may_lack_the_reinitialized_layers(tmp_path):
     ("names", "remedy"),
     [
         (("efficientnet_lite0_x.pth", "mobilenetv2_imagenet.pth"), "if {0}/mobilenetv2_imagenet.pth is for mobilenet_v2, give"),
-        (("efficientnet_lite0_x.pth", "resnet18.pth"), "add that file, or give another file as backbone.weights={0}/NAME"),
+        (("efficientnet_lite0_x.pth", "resnet18.pth"), "add it, or give another file as backbone.weights={0}/NAME"),
     ],
 )
 def test_of_a_folder_without_the_file_of_a_network_only_a_file_with_a_similar_name_is_proposed(names, remedy, tmp_path):
@@ -254,7 +254,7 @@ def test_a_folder_gives_a_network_the_file_of_its_name(name, original, tmp_path)
     backbone = load(tmp_path)
     assert_same(backbone, original)
     assert backbone.record["weights"] == str(tmp_path / name) and backbone.origin.describe() == f"file {tmp_path / name}"
-    with pytest.raises(UserError, match=rf"has no squeezenet1_1.pth \(files there: {name}, .*\): in a folder each backbone finds the file"):
+    with pytest.raises(UserError, match=rf"no file named after the backbone, such as squeezenet1_1.pth \(files there: {name}, .*\): "):
         load_backbone("squeezenet1_1", weights=tmp_path)
 
 

@@ -94,7 +94,7 @@ def print_job(folder: Path) -> None:
     found = [f"{names[name]} {job.metrics[name]:.4f}" for name in (VAL, CROSS_VALIDATED, TEST) if name in job.metrics]
     if keeps_baseline(job.metrics) and TRAINED in job.metrics:
         clearly = "clearly " if job.metrics[TRAINED] > job.metrics[PROBE_VAL] else ""
-        found[0] = f"best epoch {job.metrics[TRAINED]:.4f} on val, not {clearly}better; result: linear probe, {found[0]}"
+        found[0] = f"linear probe kept, because the best epoch (val {job.metrics[TRAINED]:.4f}) is not {clearly}better: {found[0]}"
     elif job.score is not None and (not found or job.score != job.value(HELD_OUT)):  # what a search maximizes, and ranks jobs by
         found.insert(0, f"score {job.score:.4g}")
     chosen: Mapping[str, str] = {"scenario": job.advised, "backbone": job.backbone, "cut": job.cut}

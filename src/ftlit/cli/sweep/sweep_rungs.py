@@ -149,13 +149,13 @@ def check_sweeper(config: DictConfig) -> None:
     trials, beside = (OmegaConf.select(config, f"hydra.sweeper.{name}") for name in ("n_trials", "n_jobs"))
     if trials is None:
         raise UserError(
-            f"{HALVING} compares all jobs of a grid, or of one draw of Optuna, but hydra/sweeper={sweeper} is neither: give "
+            f"{HALVING} needs all jobs at the beginning, but hydra/sweeper={sweeper} chooses them one after another: give "
             "hparams_search=halving and values, as in optimizer.lr=1e-3,1e-2, or hparams_search=optuna_halving"
         )
     if beside < trials:
         raise UserError(
-            f"{HALVING} compares all jobs of a search, but with hydra.sweeper.n_jobs={beside} Optuna draws {beside} at a time, by the "
-            f"results of earlier ones: give hparams_search=optuna_halving, or hydra.sweeper.n_jobs={trials}"
+            f"{HALVING} needs all jobs at the beginning, but with hydra.sweeper.n_jobs={beside} Optuna draws {beside} of {trials} at a "
+            f"time: give hparams_search=optuna_halving, or hydra.sweeper.n_jobs={trials}"
         )
 
 
@@ -224,21 +224,24 @@ def _run_rungs(halving: Halving, folder: Path, launch: Callable[[list[list[str]]
         reached = [job for setting in going for job in setting.jobs if _has_reached(folder, job, rung)]
         ended = f"rung {place} of {len(halving.rungs)} (epoch {rung.epochs}) has ended"
         if not reached:
-            print_line(f"{ended}, but no job got that far, so the sweep ends here: correct the errors listed below, and resume the sweep")
+            print_line(
+                f"no job reached the end of rung {place} of {len(halving.rungs)} (epoch {rung.epochs}), so the sweep ends here: correct "
+                "the errors listed below, and resume the sweep"
+            )
             return returned
         scores = {job.number: score_at(folder / str(job.number), rung.epochs, halving.monitor) for job in reached}
         best = survivors(going, scores, halving.rungs[place].settings)
         if not best:
             raise UserError(
-                f"{ended}, but no job has a finite {halving.monitor.name}, by which settings are compared: "
-                f"give a metric of {folder / str(reached[0].number) / METRICS}, such as callbacks.best.monitor={VAL}, or other settings"
+                f"{ended}, but no job has a finite {halving.monitor.name}, so settings cannot be compared: give other settings, or "
+                f"another metric of {folder / str(reached[0].number) / METRICS} as callbacks.best.monitor"
             )
         going = [Setting(setting.values, tuple(job for job in setting.jobs if job.number in scores)) for setting in best]
         values = [halving.monitor.value(scores[job.number]) for setting in going for job in setting.jobs]
         span = " to ".join(f"{value:.4f}" for value in dict.fromkeys([min(values), max(values)]))
         numbers = shorten([str(job.number) for setting in going for job in setting.jobs], 12)
         on, jobs = "goes on" if len(going) == 1 else "go on", "job" if len(values) == 1 else "jobs"
-        print_line(f"{ended}: {len(going)} of {rung.settings} settings {on}, {halving.monitor.name} {span}: {jobs} {numbers}")
+        print_line(f"{ended}: {len(going)} of {rung.settings} settings {on}: {jobs} {numbers} ({halving.monitor.name} {span})")
         sys.stdout.flush()
     return returned
 

@@ -99,7 +99,7 @@ def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry]) -> N
         names = shorten((shown(file.path) for file in lost.values()), most=3)
         advice = "convert the files to .png"
         if all(file.name.lower().endswith(ARRAY_SUFFIX) for file in lost.values()):
-            advice = f"give backbone.in_chans=N, because {ARRAY_SUFFIX} files are read only as N bands, with N other than 1 and 3"
+            advice = f"to read {ARRAY_SUFFIX} files as images with N bands (not 1 or 3), give backbone.in_chans=N"
         raise UserError(
             f"{count(len(lost), 'class')} would be empty, because no file has the ending of an image, such as .jpg or .png ({names}): "
             f"{advice}, or remove the folder{'s' if len(lost) > 1 else ''}"

@@ -143,7 +143,7 @@ def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> No
     others = [shown(folder.name) for folder in tree.filled if folder.name not in named and any(map(tree.is_image, folder.all_names()))]
     if others:
         raise UserError(
-            f"{shown(tree.path)} has the split folders {', '.join(map(shown, named))} and other folders ({shorten(others, most=3)}): give "
+            f"{shown(tree.path)} has folders of splits ({', '.join(map(shown, named))}) and others ({shorten(others, most=3)}): give "
             "data.layout=split/class to ignore the other folders, data.layout=class if all these folders are classes, or rename folders of "
             "splits to train, val or test"
         )

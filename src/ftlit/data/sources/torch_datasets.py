@@ -87,7 +87,7 @@ def splits_in(made: object, source: str) -> tuple[dict[Split, Any], list[str] | 
                 f"{source} gives {kind_of(part)} as {split}: give a Dataset with __len__ and __getitem__, which gives (image, label)"
             )
         if not len(part):
-            raise UserError(f"{source} gives a Dataset without items as {split}: give items, or leave {split} out")
+            raise UserError(f"{source} gives an empty Dataset as {split}: return one with items, or leave {split} out")
     found = {split: parts[split] for split in SPLITS if split in parts}
     if names is None:
         names = next(filter(None, map(_names_of, found.values())), None)

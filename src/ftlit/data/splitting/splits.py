@@ -103,7 +103,8 @@ def _with_missing(
     by_hash = _split_note(parts, missing, train, class_names, rule.seed)
     if rule.stored is None:
         source = "train" if len(found) > 1 else f"the {len(train):,} examples"  # which may not lie in a folder `train`
-        return splits, [f"taken from {source} by {by_hash}"]
+        made = " and ".join(split for split in SPLITS if split in missing)
+        return splits, [f"{made} taken from {source} by {by_hash}"]
     note = f"the split is that of the run {shown(rule.stored.folder)}; new examples are split by {by_hash}"
     others = {image for split, examples in found.items() if split not in parts.places for image in rule.hashes(examples)}
     return splits, [note, *rule.stored.notes(hashes, parts.places, others, grouped=train.groups is not None)]

@@ -147,7 +147,7 @@ class BestCheckpoint(ModelCheckpoint):
             return ""
         now, before = (round(share * self._images) for share in (value, self._first[1]))
         chance = ": the difference may be chance" if now > before and paired_interval(now - before, 0, self._images)[0] <= 0 else ""
-        return f", {now:,} of {self._images:,} val images right, the linear probe {before:,}{chance}"
+        return f", with {now:,} of {self._images:,} val images right (linear probe: {before:,}){chance}"
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""

@@ -48,8 +48,8 @@ class LoaderFeatures(LightningDataModule):
         name = type(data).__name__
         if changed := [hook for hook in TRANSFER_HOOKS if overrides(data, LightningDataModule, hook)]:
             raise UserError(
-                f"FeatureData cannot be used with {name}, because {name} overrides {', '.join(changed)}: do in the data sets of {name} "
-                f"what this method does, or train without FeatureData"
+                f"FeatureData cannot be used with {name}, because {name} overrides {', '.join(changed)}: move what this method does into "
+                f"the data sets of {name}, or train without FeatureData"
             )
         check_store_options(dtype, max_gb)
         self.data, store = data, Store(folder, trust=trust)

@@ -121,7 +121,7 @@ class LoaderPlan:
     def _inputs(self, images: int) -> list[StageInput]:
         if isinstance(self.source, Submodules):
             if self.options.pooled:
-                raise UserError(f"pooled=True works only with a Backbone, but {self.path!r} is none: leave pooled out")
+                raise UserError(f"pooled=True works only with a Backbone, and {self.path!r} is not one: leave pooled out")
             spec = FeatureSpec(self.path, None)
             return [StageInput((), 0, f"because {self.path} trains") if names else StageInput((spec,), 0, "") for names in self.layers]
         specs = [specs_of(self.source, names, pooled=self.options.pooled, head_cuts=head_cuts(self.module)) for names in self.layers]

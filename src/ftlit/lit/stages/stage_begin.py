@@ -19,9 +19,10 @@ def schedule_of(function: Callable[[nn.Module], Schedule], module: LightningModu
     """The schedule that a function makes for a module. Raises `UserError` where it makes something else."""
     schedule = function(module) if callable(function) else function
     if not isinstance(schedule, Schedule):
-        wrap = ": give Schedule([...]) of the stages" if isinstance(schedule, list | tuple) else ""
-        needs = "StagedFinetuning needs a Schedule, or a function of the module that returns one"
-        raise UserError(f"{needs}, not {type(schedule).__name__}{wrap}")
+        raise UserError(
+            f"StagedFinetuning got a {type(schedule).__name__} as its schedule: give Schedule([...]) of the stages, or a function that "
+            "takes the module and returns a Schedule"
+        )
     return schedule
 
 

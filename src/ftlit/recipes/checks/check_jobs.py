@@ -114,7 +114,8 @@ def _check_layers(cfg: DictConfig) -> None:
             schedule.check_reached(cfg.trainer.get("max_epochs"), cfg.trainer.get("max_steps") or -1)
         except UserError as error:
             layers = count(len(backbone.layers_with_parameters), "layer")
-            raise UserError(f"{error} ({layers}; schedule.every, or schedule=all_at_once)") from None
+            ways = f"with a smaller schedule.every or schedule=all_at_once; this backbone has {layers}"
+            raise UserError(f"{error}, {ways}") from None
 
 
 @lru_cache(maxsize=64)

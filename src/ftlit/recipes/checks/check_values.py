@@ -156,7 +156,7 @@ def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
         short = isinstance(error, IndexError)  # torch reads beyond the end of a list
         meant = {name: value for name, value in values.items() if _is_meant(value, error)}
         given = ", ".join(f"optimizer.{name}={value}" for name, value in (meant or values).items())
-        raise UserError(f"{given}: {'too few values; give betas two, such as [0.9, 0.999]' if short else one_line(error)}") from error
+        raise UserError(f"{given}: {'give two values, such as [0.9, 0.999]' if short else one_line(error)}") from error
     try:
         instantiate(lr_scheduler)(trial, steps=1000, epochs=1000)
     except TypeError as error:  # a value that the command line deleted

@@ -112,6 +112,6 @@ def _check_callbacks(cfg: DictConfig) -> None:
         path = OmegaConf.select(cfg, name)
         if path is not None and Path(str(path)) != (Path(place) if name.endswith("filename") else Path(cfg.paths.run, place)):
             raise UserError(
-                f"{name}={path} is not supported, because best.ckpt and last.ckpt must be in {Path(cfg.paths.run, 'checkpoints')}, where "
-                f"ftlit predict, ftlit report and resume=true read them: leave {name} out, or give another hydra.run.dir=..."
+                f"{name}={path} is not supported, because ftlit predict, ftlit report and resume=true read "
+                f"{Path(cfg.paths.run, 'checkpoints')}/best.ckpt and last.ckpt: leave {name} out"
             )

@@ -106,7 +106,8 @@ def _refused(name: str, node: DictConfig, key: str, value: object, takes: Sequen
     words = given(f"{name}.{key}") if hydra_config() is not None else []
     plus = "+" if any(re.match(r"\+(?!\+)", word) for word in words) else ""  # for arguments that the config does not hold yet
     names = [f"{'' if p in node else plus}{name}.{p}" for p in takes]
-    error = lacks_argument(name, chosen, node["_target_"], key, takes) or unknown("option", f"{name}.{key}", names)
+    owner = "" if names else name
+    error = lacks_argument(name, chosen, node["_target_"], key, takes) or unknown("option", f"{name}.{key}", names, owner=owner)
     overlay = overlay_of(f"{name}.{key}")
     return UserError(f"{overlay} sets {name}.{key}={value}, but {error}") if overlay else error
 
@@ -126,7 +127,7 @@ def check_labelled(data: Any) -> None:
     if len(names) != data.num_classes:
         raise UserError(f"class_names of {owner} has {len(names)} names for {data.num_classes} classes: give one name per class")
     if other := [repr(name) for name in names if type(name) is not str]:
-        raise UserError(f"class_names of {owner} must be texts (str), but among them: {shorten(other)}")
+        raise UserError(f"class_names of {owner} must be texts (str), but {shorten(other)} {'is' if len(other) == 1 else 'are'} not")
     if wrong := wrong_class_names(names):
         raise UserError(f"class_names of {owner} has {shorten(wrong)} more than once: give each class another name")
 

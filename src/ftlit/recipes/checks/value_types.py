@@ -77,9 +77,9 @@ _TESTS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     float: ("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool)),
     str: ("a string", lambda v: isinstance(v, str)),
     Path: ("a path", lambda v: isinstance(v, str)),
-    list: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
-    tuple: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
-    Sequence: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
+    list: ("a list", lambda v: isinstance(v, ListConfig)),
+    tuple: ("a list", lambda v: isinstance(v, ListConfig)),
+    Sequence: ("a list", lambda v: isinstance(v, ListConfig)),
     dict: ("a mapping, {a: b}", lambda v: isinstance(v, DictConfig)),
     Mapping: ("a mapping, {a: b}", lambda v: isinstance(v, DictConfig)),
 }
@@ -98,4 +98,5 @@ def _alternatives(words: list[str]) -> str:
 def _expected(kind: Any, value: Any) -> str:
     """An accepted type in words; of a list, the value given as one."""
     text = kind if isinstance(kind, str) else _TESTS[kind][0]
-    return f"a list, [{value}]" if isinstance(value, str) and text.startswith("a list") else text
+    is_plain = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return f"a list, such as [{value}]" if is_plain and text == "a list" else text

@@ -79,8 +79,8 @@ def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes
         return None
     written: Any = OmegaConf.to_container(shared)[leaf]  # type: ignore[index, call-overload]
     value = "null" if written is None or isinstance(written, dict | list) else written
-    line = f"the line `{leaf}: {value}` to the config file of {chosen}"
-    advice = f"add the argument {leaf} to {target}, and {line} (see docs/extending.md#{SHARED[group][1]})"
+    line = f"the line `{leaf}: {value}` to its config file (docs/extending.md#{SHARED[group][1]})"
+    advice = f"add the argument {leaf} to {target}, and {line}"
     return UserError(f"{chosen} does not accept {leaf!r} (accepted: {', '.join(takes) or 'nothing'}): {advice}")
 
 

@@ -83,8 +83,7 @@ def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:
         CutReason.TOP_MOST_ACCURATE: f"No lower layer separates the classes better than the top layer, {top}: {similar}",
         CutReason.TOP_BY_ACCURACY_AND_LOGME: _top_by_both(numbers, noun, similar),
         CutReason.TOO_FEW_TO_CHOOSE: (
-            f"{numbers.measured_images} {noun} are too few to choose a lower layer (minimum {minimum}), so no layer is dropped: the top is "
-            f"{top}"
+            f"{numbers.measured_images} {noun} are too few to compare layers (minimum {minimum}), so the head is on the last layer, {top}"
         ),
         CutReason.NOT_DROPPABLE: f"The layers of this backbone cannot be dropped, so the head reads the top layer, {top}",
     }[reason]

@@ -39,7 +39,7 @@ def limited(data: IndexedImages, probes: LayerProbes) -> IndexedImages:
         return data
     some = data.with_share(share)
     fitted, noun = len(some.collection.splits["train"]), data.input_spec.noun
-    alone = "" if data.per_class is not None else "; they are not fitted on val afterwards"
+    alone = "" if data.per_class is not None else ", and never on val"
     print_line(
         f"note: probes are fitted on {fitted:,} of {images:,} training {noun} (the same share of each class){alone}. "
         "To fit them on all, give probe.rows=all"

@@ -191,5 +191,5 @@ def check_reached(cfg: DictConfig, schedule: Schedule, trainer: pl.Trainer, data
         schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer, data))
     except UserError as error:
         names = [f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule]
-        names += [] if "stages" in cfg.schedule else ["or schedule=all_at_once"]
-        raise UserError(f"{error} ({', '.join(names)})") from None
+        names += [] if "stages" in cfg.schedule else ["schedule=all_at_once"]
+        raise UserError(f"{error}, with {' or '.join(names)}") from None

@@ -96,7 +96,7 @@ def write_images(cfg: DictConfig, data: Any, tested: Predictions, network: Repor
             try:
                 write(cfg, data, tested, places, errors, network)
             except Exception as error:  # such as a device without memory: the rest of the report is valid
-                print_line(f"note: no {what} in the report: {one_line(error)}")
+                print_line(f"note: the report has no {what} ({one_line(error)})")
 
 
 def _write_maps(cfg: DictConfig, data: Any, tested: Predictions, places: Sequence[int], errors: Tensor, network: ReportedNetwork) -> None:

@@ -87,7 +87,8 @@ def copy_start(run: Path, to: Path) -> None:
         what = "is a file" if run.is_file() else "does not exist"
         raise UserError(f"init_from={shown(run)} {what}: give the folder of a run{meant_run(run)}")
     if not (run / BEST).is_file() and (jobs := [job for job in sorted(run.iterdir(), key=_number) if (job / BEST).is_file()]):
-        raise UserError(f"init_from={shown(run)} has no result of its own: give one of the runs in it, {shorten(map(shown, jobs), most=8)}")
+        runs = shorten(map(shown, jobs), most=8)
+        raise UserError(f"init_from={shown(run)} has no result of its own: give one of the runs in it ({runs})")
     for name in NEEDED:
         if not (run / name).is_file():
             raise UserError(f"init_from={shown(run)} has no {name}: give the folder of a run that has a result")
