@@ -171,7 +171,7 @@ class AlwaysDropout(nn.Module):
         (AlwaysDropout(), -1, "'output' gives different features for the same images in evaluation mode"),
         (nn.Flatten(0), -1, r"'output' returns a tensor of shape \(6144,\) for 2 images"),
         (Net(), "bdy.1", "Net has no module 'bdy.1': did you mean 'body.1'"),
-        (Net(), 1, "cuts=1 is only for a Backbone, and Net is not one: give the name of a submodule, or -1 for the output"),
+        (Net(), 1, "cuts=1 is only for a Backbone, not for Net: give the name of a submodule, or -1 for the output"),
         (Owner(Net()), -1, "Owner has no forward: name a submodule that takes the images"),
         (nn.Linear(7, 2), -1, r"Linear cannot be run with nothing but a batch of images of shape \(3, 32, 32\): give a module that can"),
         (7, -1, "the first argument has the type int: give a Backbone"),

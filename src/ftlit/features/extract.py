@@ -133,8 +133,7 @@ def source_of(module: nn.Module, names: Sequence[str | int], images: Tensor) -> 
         raise UserError(f"the first argument has the type {type(module).__name__}: give a Backbone, or any nn.Module")
     if numbers := [name for name in names if not isinstance(name, str) and name != -1]:
         raise UserError(
-            f"cuts={numbers[0]} is only for a Backbone, and {type(module).__name__} is not one: give the name of a submodule, or -1 for "
-            "the output"
+            f"cuts={numbers[0]} is only for a Backbone, not for {type(module).__name__}: give the name of a submodule, or -1 for the output"
         )
     if "" in names:
         raise UserError(f"cuts='' names no submodule of {type(module).__name__}: give the name of one, or -1 for the output")

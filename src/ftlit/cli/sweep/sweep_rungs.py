@@ -222,18 +222,15 @@ def _run_rungs(halving: Halving, folder: Path, launch: Callable[[list[list[str]]
         if place == len(halving.rungs):
             return returned
         reached = [job for setting in going for job in setting.jobs if _has_reached(folder, job, rung)]
-        ended = f"rung {place} of {len(halving.rungs)} (epoch {rung.epochs}) has ended"
+        this = f"rung {place} of {len(halving.rungs)} (epoch {rung.epochs})"
         if not reached:
-            print_line(
-                f"no job reached the end of rung {place} of {len(halving.rungs)} (epoch {rung.epochs}), so the sweep ends here: correct "
-                "the errors listed below, and resume the sweep"
-            )
+            print_line(f"no job reached the end of {this}, so the sweep ends here: correct the errors listed below, and resume the sweep")
             return returned
         scores = {job.number: score_at(folder / str(job.number), rung.epochs, halving.monitor) for job in reached}
         best = survivors(going, scores, halving.rungs[place].settings)
         if not best:
             raise UserError(
-                f"{ended}, but no job has a finite {halving.monitor.name}, so settings cannot be compared: give other settings, or "
+                f"{this} has ended, but no job has a finite {halving.monitor.name}, so none can be compared: give other settings, or "
                 f"another metric of {folder / str(reached[0].number) / METRICS} as callbacks.best.monitor"
             )
         going = [Setting(setting.values, tuple(job for job in setting.jobs if job.number in scores)) for setting in best]
@@ -241,7 +238,7 @@ def _run_rungs(halving: Halving, folder: Path, launch: Callable[[list[list[str]]
         span = " to ".join(f"{value:.4f}" for value in dict.fromkeys([min(values), max(values)]))
         numbers = shorten([str(job.number) for setting in going for job in setting.jobs], 12)
         on, jobs = "goes on" if len(going) == 1 else "go on", "job" if len(values) == 1 else "jobs"
-        print_line(f"{ended}: {len(going)} of {rung.settings} settings {on}: {jobs} {numbers} ({halving.monitor.name} {span})")
+        print_line(f"{this} has ended: {len(going)} of {rung.settings} settings {on}: {jobs} {numbers} ({halving.monitor.name} {span})")
         sys.stdout.flush()
     return returned
 
