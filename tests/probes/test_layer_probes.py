@@ -129,7 +129,7 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
         (["probe.repeats=0"], "probe.repeats=0"),
         (["probe.poolings=[mux]"], "did you mean 'max'"),
         (["probe.l2=[high]"], "probe.l2[0]='high': give a number"),
-        (["probe.cuts=layer4"], "give a list, [layer4]"),
+        (["probe.cuts=layer4"], "give a list, such as [layer4]"),
         (["probe.cuts=[layr4]"], "did you mean 'layer4'"),
         (["probe=svn"], "svm"),
         (["resume=true"], "recipe=probe cannot be resumed: leave resume=true out"),

@@ -190,7 +190,7 @@ def test_a_part_that_cannot_be_called_is_one_line_before_anything_is_built(overr
         ("head._target_=MINE.wide_head", "head torch.nn.modules.linear.Linear returns (N, 11), but there are 10 classes"),
         (
             "head._target_=MINE.head_of_another_size",
-            "Linear does not accept the features (N, 128) at 'layer4', pooled from (N, 128, 4, 4) (a head with takes_map",
+            "Linear does not accept the features (N, 128) at 'layer4', the means of maps (N, 128, 4, 4) (a head with takes_map",
         ),
         ("head._target_=MINE.failing_head", "failed: RuntimeError: no memory of this shape ("),
         ("loss._target_=torch.nn.MSELoss", "give a function or class that also takes counts (docs/extending.md#loss)"),

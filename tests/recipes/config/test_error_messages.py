@@ -161,7 +161,7 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
             "trainer.precision='bf17': did you mean bf16? Accepted: auto or 32-true or bf16-mixed or ",
         ),
         (["cache.pixels=maybe"], "cache.pixels='maybe': give"),
-        (["head=mlp", "head.hidden=5"], "head.hidden=5: give a list, [a, b]"),
+        (["head=mlp", "head.hidden=5"], "head.hidden=5: give a list, such as [5]"),
         (["head=mlp", "head.dropout=true"], "head.dropout=True: give a number"),
         (["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5: give a whole number"),
         (["seed=first"], "seed='first': give a whole number"),

@@ -254,7 +254,7 @@ def test_a_folder_gives_a_network_the_file_of_its_name(name, original, tmp_path)
     backbone = load(tmp_path)
     assert_same(backbone, original)
     assert backbone.record["weights"] == str(tmp_path / name) and backbone.origin.describe() == f"file {tmp_path / name}"
-    with pytest.raises(UserError, match=rf"no file named after the backbone, such as squeezenet1_1.pth \(files there: {name}, .*\): "):
+    with pytest.raises(UserError, match=rf"has no squeezenet1_1.pth \(files there: {name}, .*\): in a folder"):
         load_backbone("squeezenet1_1", weights=tmp_path)
 
 

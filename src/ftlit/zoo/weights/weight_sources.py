@@ -114,8 +114,8 @@ def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike
         near = next((file for file in files if _plain(network) in _plain(file.stem)), None)
         remedy = f"if {shown(near)} is for {network}, give this path" if near else "add it"
         raise UserError(
-            f"the folder backbone.weights={weights} has no file named after the backbone, such as {network}{files[0].suffix} (files there: "
-            f"{there}): {remedy}, or give another file as backbone.weights={Path(weights, 'NAME')}"
+            f"backbone.weights={weights} has no {network}{files[0].suffix} (files there: {there}): in a folder, a file must be named after "
+            f"its backbone; {remedy}, or give another file as backbone.weights={Path(weights, 'NAME')}"
         )
     return found[0] if found else weights
 
