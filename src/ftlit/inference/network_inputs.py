@@ -60,10 +60,10 @@ def _split_view(spec: InputSpec | TextSpec) -> SplitView | None:
 def cannot_take(given: object, spec: InputSpec | TextSpec, within: object = None) -> UserError:
     """The error for an input of another type; `within` is what held it, if anything did."""
     kinds = "strings" if isinstance(spec, TextSpec) else f"paths, PIL images or {spec.tensors}"
-    got = type(given).__name__ if within is None else f"{type(within).__name__} with a {type(given).__name__}"
+    holder = "input has" if within is None else f"{type(within).__name__} holds a value of"
     conversions = {} if isinstance(spec, TextSpec) else {**CONVERSIONS, **(OF_BANDS if spec.takes_bands else {})}
     ways = (way for kind, way in conversions.items() if isinstance(given, kind))
-    text = f"the network of this run takes one of its {spec.noun} or a list of them ({kinds}), but this is a {got}"
+    text = f"the network of this run takes {spec.noun} ({kinds}), one or a list, but the {holder} the type {type(given).__name__}"
     return UserError("; ".join([text, *(f"give {way}" for way in ways)]))
 
 

@@ -237,9 +237,9 @@ REFUSED = [
         OwnData(),
         Normalising,
         AT,
-        r"the batch contains stored features of encoder in place of images, so an operator cannot be applied to it",
+        r"the batch contains stored features of 'encoder' in place of images, so an operator cannot be applied to it",
     ),
-    (OwnData(), TwoPaths, AT, r"the batch contains stored features of encoder in place of images, so \.mean cannot be applied to it"),
+    (OwnData(), TwoPaths, AT, r"the batch contains stored features of 'encoder' in place of images, so \.mean cannot be applied to it"),
     (OwnData(), paired, AT, "'encoder' returns a tuple, but only tensors can be stored"),
 ]
 
@@ -363,7 +363,7 @@ def test_a_cut_around_which_images_find_another_way_is_one_line(tmp_path):
 
     module = Owner()
     module.encoder = nn.Sequential(Skip(), nn.Linear(3, 8)).requires_grad_(False)
-    with pytest.raises(UserError, match=r"stored features of encoder.0.high in place of images, so add cannot be applied to it"):
+    with pytest.raises(UserError, match=r"stored features of 'encoder.0.high' in place of images, so add cannot be applied to it"):
         fit(FeatureData(OwnData(), tmp_path, cut="encoder.0.high"), module)
 
 

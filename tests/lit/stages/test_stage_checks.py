@@ -84,7 +84,7 @@ def test_parameter_groups_without_factors_are_an_error_for_a_schedule_with_facto
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
     with pytest.raises(
         UserError,
-        match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 0\.1, but .* has 0\.3 .*schedules\.layer_lrs",
+        match=r"body\.low\.0\.weight is in the optimizer with the learning-rate factor 0\.1, but has 0\.3 in .*schedules\.layer_lrs",
     ):
         fit(1, schedule=schedule)
 
@@ -102,7 +102,7 @@ def test_each_parameter_has_the_factor_of_the_schedule(given):
 
     model = Mine()
     model.scales = given
-    with pytest.raises(UserError, match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 1, but"):
+    with pytest.raises(UserError, match=r"body\.low\.0\.weight is in the optimizer with the learning-rate factor 1, but"):
         fit(1, schedule=schedule, model=model)
     model.scales = [("head", 1.0), ("body", 0.3)]  # other patterns, the same factors
     fit(1, schedule=schedule, model=model)
@@ -161,7 +161,7 @@ def test_a_lowest_rate_that_would_change_the_ratios_of_the_groups_is_a_warning_b
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(2, schedule=HEAD_AND_REST, model=WithScheduler(build))
-    found = [str(warning.message) for warning in caught if "near this lowest rate" in str(warning.message)]
+    found = [str(warning.message) for warning in caught if "down to the same learning rate" in str(warning.message)]
     assert len(found) == bool(floor)
     if floor:
         assert found[0].startswith(floor) and ("min_lr=[...] with one rate per parameter group" in found[0]) == ("min_lr" in floor)

@@ -65,7 +65,7 @@ def test_an_error_in_the_search_for_the_nearest_images_costs_these_only(parts, c
     cfg, data, tested, network, folder = parts
     write(cfg, data, tested, ReportedNetwork(network.backbone, network.head, TrainVectors("removed", network.train.vectors)))
     assert read_pictures(folder, "mistakes") is not None and read_pictures(folder, "nearest") is None
-    assert "note: no nearest training images in the report: " in capsys.readouterr().out
+    assert "note: the report has no nearest training images (" in capsys.readouterr().out
 
 
 def test_without_features_of_the_training_images_there_are_none(parts):
