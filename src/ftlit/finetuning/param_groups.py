@@ -113,8 +113,8 @@ def check_same_factors(module: nn.Module, lr_scale: Sequence[tuple[str, float]],
             has = "without a learning-rate factor" if given is None else f"with the learning-rate factor {given:g}"
             raise UserError(
                 f"{name} is in the optimizer {has}, but has {wanted:g} in the schedule: give build_optimizer or FineTuner as lr_scale the "
-                "factors of the schedule, which are schedule.lr_scale, or for ftlit.schedules schedules.layer_lrs(module, ...) with the same "
-                "layers, scale and decay"
+                "factors of the schedule, which are schedule.lr_scale, or for ftlit.schedules schedules.layer_lrs(module, ...) with the "
+                "same layers, scale and decay"
             )
 
 
