@@ -143,7 +143,7 @@ def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
 
 def test_factors_of_the_optimizer_that_are_not_those_of_the_schedule_are_the_error_of_training():
     model, schedule = Net(), Schedule([Stage(["*"])], [("head", 1.0), ("low", 0.01), ("high", 0.1)])
-    with pytest.raises(UserError, match=r"low\.\S+ is in the optimizer with the learning-rate factor 0\.1, but has 0\.01 in the schedule"):
+    with pytest.raises(UserError, match=r"low\.\S+ has the learning-rate factor 0\.1 in the optimizer, but 0\.01 in the schedule"):
         plan(model=model, schedule=schedule, optimizer=build_optimizer(model, SGD, [("head", 1.0), ("*", 0.1)]))
     assert plan(model=model, schedule=schedule, optimizer=build_optimizer(model, SGD, schedule.lr_scale))
 

@@ -151,5 +151,5 @@ def test_without_a_module_it_is_a_function_of_the_module():
 
 @pytest.mark.parametrize("function", [schedules.top_down, schedules.layer_lrs, schedules.layers_of])
 def test_a_name_in_place_of_the_module_is_one_line(function):
-    with pytest.raises(UserError, match=r"^a schedule is made for an nn\.Module, not for 'model': give the module, or leave it out"):
+    with pytest.raises(UserError, match=r"^a schedule is made for an nn\.Module, not for 'model': give the module, as in"):
         function("model")

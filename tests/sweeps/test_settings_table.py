@@ -74,7 +74,7 @@ def test_any_setting_can_be_compared_with(tmp_path, capsys):
     assert table[-1] == ["linear", "large_different", "3", table[-1][3], "-"]
     assert table[0][-1] == "+0.1400 ± 0.1739" and sorted(tmp_path.iterdir()) == before  # of 0.07, 0.14, 0.21
     for words, number in (("head=linear", "4 settings"), ("head=mlp", "no setting")):
-        with pytest.raises(UserError, match=f"--against '{words}' matches {number}: give all values of one of these: head=l"):
+        with pytest.raises(UserError, match=f"--against '{words}' matches {number}: give one of these in full: head=l"):
             main.report([folder, "--against", words])
     with pytest.raises(UserError, match="--against has no value: give the values of one setting"):
         main.report([folder, "--against", ""])

@@ -110,11 +110,11 @@ def check_same_factors(module: nn.Module, lr_scale: Sequence[tuple[str, float]],
         wanted = next((scale for pattern, scale in lr_scale if covers(pattern, name)), None)
         given = scales.get(id(parameter), wanted)  # one that is in no group trains in no stage
         if wanted is not None and given != wanted:
-            has = "without a learning-rate factor" if given is None else f"with the learning-rate factor {given:g}"
+            has = "no learning-rate factor" if given is None else f"the learning-rate factor {given:g}"
             raise UserError(
-                f"{name} is in the optimizer {has}, but has {wanted:g} in the schedule: give build_optimizer or FineTuner as lr_scale the "
-                "factors of the schedule, which are schedule.lr_scale, or for ftlit.schedules schedules.layer_lrs(module, ...) with the "
-                "same layers, scale and decay"
+                f"{name} has {has} in the optimizer, but {wanted:g} in the schedule: to build_optimizer or FineTuner, pass "
+                "lr_scale=schedule.lr_scale, or, for a schedule of ftlit.schedules, lr_scale=schedules.layer_lrs(module, ...) with its "
+                "layers, scale and decay"
             )
 
 

@@ -35,8 +35,8 @@ def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head")
     """
     if not isinstance(module, nn.Module):
         raise UserError(
-            f"a schedule is made for an nn.Module, not for {module!r}: give the module, or leave it out in StagedFinetuning, which passes "
-            "it to top_down(backbone='encoder', head='fc')"
+            f"a schedule is made for an nn.Module, not for {module!r}: give the module, as in top_down(module, head='fc'), or no module, "
+            "as in StagedFinetuning(top_down(head='fc'))"
         )
     parts = dict(module.named_modules())
     for path in (backbone, head):

@@ -60,11 +60,11 @@ def _split_view(spec: InputSpec | TextSpec) -> SplitView | None:
 def cannot_take(given: object, spec: InputSpec | TextSpec, within: object = None) -> UserError:
     """The error for an input of another type; `within` is what held it, if anything did."""
     kinds = "strings" if isinstance(spec, TextSpec) else f"paths, PIL images or {spec.tensors}"
-    holder = "input has" if within is None else f"{type(within).__name__} holds a value of"
+    holder = "input" if within is None else f"element of the {type(within).__name__}"
     conversions = {} if isinstance(spec, TextSpec) else {**CONVERSIONS, **(OF_BANDS if spec.takes_bands else {})}
     ways = (way for kind, way in conversions.items() if isinstance(given, kind))
-    text = f"the network of this run takes {spec.noun} ({kinds}), one or a list, but the {holder} the type {type(given).__name__}"
-    return UserError("; ".join([text, *(f"give {way}" for way in ways)]))
+    text = f"an {holder} has the type {type(given).__name__}: give one or a list of {kinds}"
+    return UserError(", such as ".join([text, *ways]))
 
 
 def _readable(example: ImageOrText, spec: InputSpec | TextSpec) -> Any:

@@ -39,7 +39,7 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
     if len(found) != 1:
         settings = shorten(" ".join(own) for own in pairs)
         matches = f"{len(found)} settings" if found else "no setting"
-        raise UserError(f"--against '{' '.join(words)}' matches {matches}: give all values of one of these: {settings}")
+        raise UserError(f"--against '{' '.join(words)}' matches {matches}: give one of these in full: {settings}")
     (place,) = found
     other = results.settings[place]
     differences = [None if setting is other else difference(setting, other, TEST) for setting in results.settings]

@@ -131,7 +131,7 @@ def test_what_cannot_be_read_is_one_line(save, tmp_path):
         ({"text": ([], None)}, {"texts": True}, "the data set has images, but the backbone takes texts"),
         ({"a": (["x"] * 2, datasets.Value("string")), "text": ([], None), "b": (["x"] * 2, datasets.Value("string"))}, {"texts": True},
          "the data set has several columns of texts (a, b): give data.text_column=..."),
-        ({"z": ([0, 1], CLASSES)}, {}, "the data set has several columns of class labels (y, z): give data.label_column=..., one of img ("),
+        ({"z": ([0, 1], CLASSES)}, {}, "the data set has several columns of class labels (y, z): give data.label_column=..., one of y ("),
         ({"y": ([0, -1], CLASSES)}, {}, "row 1 of train has no label in column 'y': remove such rows"),
         ({"y": ([0.5, 1.0], datasets.Value("float64"))}, {"label_column": "y"}, "data.label_column=y has float64 values: give a column"),
     ],

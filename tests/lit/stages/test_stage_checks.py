@@ -84,7 +84,7 @@ def test_parameter_groups_without_factors_are_an_error_for_a_schedule_with_facto
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
     with pytest.raises(
         UserError,
-        match=r"body\.low\.0\.weight is in the optimizer with the learning-rate factor 0\.1, but has 0\.3 in .*schedules\.layer_lrs",
+        match=r"body\.low\.0\.weight has the learning-rate factor 0\.1 in the optimizer, but 0\.3 in .*schedules\.layer_lrs",
     ):
         fit(1, schedule=schedule)
 
@@ -102,7 +102,7 @@ def test_each_parameter_has_the_factor_of_the_schedule(given):
 
     model = Mine()
     model.scales = given
-    with pytest.raises(UserError, match=r"body\.low\.0\.weight is in the optimizer with the learning-rate factor 1, but"):
+    with pytest.raises(UserError, match=r"body\.low\.0\.weight has the learning-rate factor 1 in the optimizer, but"):
         fit(1, schedule=schedule, model=model)
     model.scales = [("head", 1.0), ("body", 0.3)]  # other patterns, the same factors
     fit(1, schedule=schedule, model=model)

@@ -187,7 +187,7 @@ def _label_column(features: Mapping[str, Any], given: str | None, *, other_than:
     if len(there) == 1 or not usual:
         if len(there) != 1:
             found = f"several columns of class labels ({shorten(there)})" if there else "no column of class labels"
-            raise UserError(f"the data set has {found}: give data.label_column=..., one of {_columns(features)}")
+            raise UserError(f"the data set has {found}: give data.label_column=..., one of {_columns(features, there)}")
         return there[0]
     return usual[0]
 
@@ -224,8 +224,8 @@ def _inner(feature: Any) -> Any:
     return getattr(feature, "feature", feature)
 
 
-def _columns(features: Mapping[str, Any]) -> str:
-    return shorten(f"{name} ({_kind(feature)})" for name, feature in features.items())
+def _columns(features: Mapping[str, Any], names: Sequence[str] = ()) -> str:
+    return shorten(f"{name} ({_kind(features[name])})" for name in names or features)
 
 
 def _kind(feature: Any) -> str:

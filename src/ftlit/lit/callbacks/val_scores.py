@@ -64,4 +64,4 @@ class ValScores(Callback):
         try:
             save_checkpoint({**load_checkpoint(path), **found}, path)
         except WriteError as error:
-            print_line(f"note: {error}. It has no scores of val now, so ftlit predict gives no prediction sets for this run")
+            print_line(f"note: {error}. The scores of val are missing in it, so ftlit predict gives no prediction sets for this run")

@@ -108,7 +108,7 @@ def _without_number(cfg: DictConfig, began: InitialProcesses, changed: Sequence[
         return others
     raise UserError(
         f"{count(now, 'process')} cannot resume this run, which began with {began.processes}: give {count(began.processes, 'process')} "
-        "(trainer.devices=...). The number may change only in runs of recipe=finetune with trainer.strategy=auto or ddp and data.batch_size"
+        "(trainer.devices=...). Another number needs recipe=finetune, trainer.strategy=auto or ddp, and data that has the option batch_size"
     )
 
 
