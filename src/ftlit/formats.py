@@ -125,7 +125,7 @@ def read_json(path: Path, from_0: Callable[[JsonObject], JsonObject] = dict, *, 
 def _checked(entry: JsonObject) -> JsonObject:
     """An entry without its checksum. Raises `ValueError` where that differs."""
     content = {name: value for name, value in entry.items() if name != CHECKSUM}
-    if entry.get(CHECKSUM, _checksum(content)) != _checksum(content):
+    if CHECKSUM in entry and entry[CHECKSUM] != _checksum(content):
         raise ValueError("its checksum differs")
     return content
 

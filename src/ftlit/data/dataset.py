@@ -31,6 +31,7 @@ class Examples:
         contents: file or array of each image, which identifies the image without decoding; `None` if unknown. A source that is neither
             this file or array nor a number identifies a part of it, such as a page.
         groups: name of the group of each image (patient, video, site), which a split keeps together; `None` for an image without one.
+        hashes: of the contents (N,), as they were when they were first asked for; kept in place by `ftlit.features.image_hashes`.
     """
 
     sources: Sequence[Any]
@@ -38,6 +39,7 @@ class Examples:
     load: Callable[[Any], Any]
     contents: Sequence[Path | np.ndarray[Any, Any]] | None = None
     groups: Sequence[str | None] | None = None
+    hashes: np.ndarray[Any, np.dtype[np.bytes_]] | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -47,7 +49,8 @@ class Examples:
         sources = taken(self.sources, indices)
         contents = sources if self.contents is self.sources else None if self.contents is None else taken(self.contents, indices)
         groups = None if self.groups is None else taken(self.groups, indices)
-        return Examples(sources, taken(self.labels, indices), self.load, contents, groups)
+        hashes = None if self.hashes is None else self.hashes[list(indices)]
+        return Examples(sources, taken(self.labels, indices), self.load, contents, groups, hashes)
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ class FileCache:
 
 def _names(paths: Iterable[Path]) -> list[bytes]:
     """The absolute paths: folders of equal names in several projects share the cache."""
-    here = os.getcwdb()
-    return [os.path.join(here, os.fsencode(path)) for path in texts_of(paths)]
+    here = os.path.join(os.getcwdb(), b"")
+    return [name if name.startswith(b"/") else here + name for name in map(os.fsencode, texts_of(paths))]
 
 
 def _read(path: Path, read: Callable[[Path], str]) -> tuple[str, str]:

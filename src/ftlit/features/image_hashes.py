@@ -54,10 +54,17 @@ def _absolute(path: str | Path) -> Path:
 
 
 def cached_hashes(examples: Examples) -> list[str]:
-    """The hash of each image as `data.splitting.duplicates.content_hashes` gives it; of files, from the cache in the default store."""
+    """The hash of each image as `data.splitting.duplicates.content_hashes` gives it; of files, from the cache in the default store.
+
+    The hashes of files are kept in `examples`: they say which images the data set had when it was listed. `image_hashes`, by which features
+    are found, looks at the files each time.
+    """
     if not are_files(examples.contents):
         return content_hashes(examples)
-    return HashCache(Store().folder).texts(examples.contents, content_hash)
+    if examples.hashes is None:
+        hashes = np.array(HashCache(Store().folder).texts(examples.contents, content_hash), HASH_DTYPE)
+        object.__setattr__(examples, "hashes", hashes)
+    return [image.decode() for image in examples.hashes.tolist()]  # type: ignore[union-attr]
 
 
 def _is_whole_content(source: Any, path: Path | None, files: Mapping[Path, int]) -> bool:

@@ -71,7 +71,8 @@ class AskedOnce:
             return self.hashes(examples)
         files = texts_of(examples.contents)
         if new := [place for place, file in enumerate(files) if file not in self.known]:
-            self.known.update(zip((files[place] for place in new), self.hashes(examples.subset(new)), strict=True))
+            asked = examples if len(new) == len(files) else examples.subset(new)  # it may keep them
+            self.known.update(zip((files[place] for place in new), self.hashes(asked), strict=True))
         return [self.known[file] for file in files]
 
     def knows(self, examples: Examples) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.resources import files
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -31,8 +32,8 @@ def renamed_option(name: str) -> UserError | None:
 def known_names() -> list[str]:
     """The names at the top of train.yaml, which all recipes share; groups after `_self_` are overlays and hold no values."""
     train = _train_yaml()
-    groups = takewhile(lambda entry: entry != "_self_", train.pop("defaults"))
-    return [str(name) for entry in groups for name in entry if name != "hydra"] + [str(name) for name in train]
+    groups = takewhile(lambda entry: entry != "_self_", train.defaults)
+    return [str(name) for entry in groups for name in entry if name != "hydra"] + [str(name) for name in train if name != "defaults"]
 
 
 def overlay_groups() -> list[str]:
@@ -161,7 +162,8 @@ def _train_yaml() -> DictConfig:
     return _conf_file("train.yaml")
 
 
+@lru_cache
 def _conf_file(name: str) -> DictConfig:
     config = OmegaConf.load(str(_conf_path(name)))
     assert isinstance(config, DictConfig)
-    return config
+    return config  # not to be changed

@@ -1,13 +1,13 @@
 """Load the parts that every recipe starts from: backbone and data, from a config that is checked first."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
+from ftlit.data.file_paths import are_files
 from ftlit.data.images import looks_like_photo
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
@@ -111,8 +111,8 @@ def _all_in_train(data: Any) -> ImageData:
 def _photo_notes(cfg: DictConfig, data: ImageData) -> list[str]:
     """A note where the network for drawings, which is the default, gets photos."""
     train = data.collection.splits["train"]
-    files = [content for content in train.contents or () if isinstance(content, Path)]
-    some = files[:: max(1, len(files) // JUDGED_FILES)][:JUDGED_FILES]
+    files = train.contents if are_files(train.contents) else ()
+    some = list(files[:: max(1, len(files) // JUDGED_FILES)])[:JUDGED_FILES]
     if cfg.backbone.get("name") != "glyph" or not some or sum(map(looks_like_photo, some)) <= len(some) / 2:
         return []
     return [
