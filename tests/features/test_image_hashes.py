@@ -198,3 +198,20 @@ def test_folders_of_equal_names_share_the_cache(tmp_path, monkeypatch):
     cached_headers([path])
     monkeypatch.chdir(tmp_path / "b")
     assert cached_headers([path])[0].mode == "RGB" and opened == []
+
+
+def test_the_start_of_a_run_asks_for_the_hash_of_each_listed_file_once_and_features_look_at_the_files(tmp_path, three, monkeypatch):
+    asked = []
+    texts = HashCache.texts
+    monkeypatch.setattr(HashCache, "texts", lambda self, paths, read: asked.append(len(paths)) or texts(self, paths, read))
+    more = [picture(tmp_path / f"{i}.png", 100 + i) for i in range(9)]
+    train = Examples([*three, *more], [(i % 2,) for i in range(12)], read_image, contents := [*three, *more])
+    assert train.contents is contents
+    collection = assemble({"train": train}, ["x", "y"], SplitRule({"val": 0.3, "test": 0.3}, hashes=cached_hashes))
+    for split in collection.splits.values():
+        assert cached_hashes(split) == [str(image) for image in image_hashes(split, HashCache(tmp_path / "store")).astype(str)]
+        assert cached_hashes(split.subset([0])) == cached_hashes(split)[:1]
+    assert asked == [12, *(len(split) for split in collection.splits.values())]  # the last three for features
+    wait_until_old(more[0])
+    picture(more[0], 7)
+    assert image_hashes(train, HashCache(tmp_path / "store"))[3].decode() != cached_hashes(train)[3]

@@ -2,13 +2,16 @@
 
 import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from composed_configs import error_text
+from omegaconf import OmegaConf
 from paths import CONF
 
 from ftlit import UserError
 from ftlit.cli.command_words import complete
+from ftlit.recipes.config import option_names
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.config.option_names import MAPPINGS, unknown_hydra_option
 
@@ -77,3 +80,12 @@ def test_an_option_of_a_group_of_hydra_is_given_with_a_slash(word):
     meant = f"hydra/{word.removeprefix('+').removeprefix('hydra.')}"
     assert str(caught.value).startswith(f"{word}: an option of a group is chosen with a slash, so give {meant}")
     assert complete(["hydra.launcher.n_jobs=2", meant])[:2] == ["hydra.launcher.n_jobs=2", meant]
+
+
+def test_train_yaml_is_read_once_however_many_groups_are_checked(monkeypatch):
+    read = []
+    load = OmegaConf.load
+    monkeypatch.setattr(OmegaConf, "load", lambda path: read.append(Path(path).name) or load(path))
+    option_names._conf_file.cache_clear()
+    names = [(option_names.known_names(), option_names.overlay_groups()) for _ in range(3)]
+    assert read == ["train.yaml"] and names[0] == names[1] == names[2]
