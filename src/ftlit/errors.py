@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from math import isfinite
+from os.path import commonprefix
 from threading import Event
 
 SYNONYMS = {"mean": "average", "avg": "average"}  # of which another name is nearer by its letters
@@ -121,7 +122,9 @@ def closest(given: object, names: Sequence[str]) -> str | None:
     """The name that is most like the given one; `None` where none is."""
     if (other := SYNONYMS.get(str(given))) in names:
         return other
-    near = get_close_matches(str(given), names, n=1, cutoff=0.5)
+    near = get_close_matches(str(given), names, n=9, cutoff=0.5)
+    begins = {name: len(commonprefix((name, str(given)))) for name in near}  # of equally close ones the longest beginning, then the first
+    near.sort(key=lambda name: (-SequenceMatcher(None, name, str(given)).ratio(), -begins[name], list(names).index(name)))
     plain = {_plain(name): name for name in names}
     return plain.get(_plain(str(given))) or (near[0] if near else None)
 

@@ -118,7 +118,8 @@ def read_result(folder: str | Path) -> Result | None:
 def keeps_baseline(metrics: Mapping[str, Any]) -> bool:
     """Whether the result of a run, the metrics of `result.json`, is the linear probe before training."""
     probe = {name.removeprefix(f"{BASELINE}/"): value for name, value in metrics.items() if name.startswith(f"{BASELINE}/")}
-    return bool(probe) and all(metrics.get(name) == value for name, value in probe.items())
+    shared = [name for name in probe if name in metrics]  # the trial of an augmentation is of the probe only
+    return bool(shared) and all(metrics[name] == probe[name] for name in shared)
 
 
 def write_advice(folder: str | Path, advice: Mapping[str, Any], measurements: Mapping[str, Any] | None) -> None:

@@ -69,7 +69,7 @@ def test_any_setting_can_be_compared_with(tmp_path, capsys):
         job.write(tmp_path / str(job.number))
         (tmp_path / str(job.number) / "result.json").write_text(json.dumps(job.metrics))
     folder, before = str(tmp_path), sorted(tmp_path.iterdir())
-    main.report([folder, "--against", "head=linear scenario=large_different"])  # the last one, the worst
+    main.report([folder, "--against", "head=linear", "scenario=large_different"])  # the last one, the worst
     table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert table[-1] == ["linear", "large_different", "3", table[-1][3], "-"]
     assert table[0][-1] == "+0.1400 ± 0.1739" and sorted(tmp_path.iterdir()) == before  # of 0.07, 0.14, 0.21

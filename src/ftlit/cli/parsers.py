@@ -218,8 +218,9 @@ def report_parser() -> _Parser:
     plots = "of a run: write its plots in this format too, to FOLDER/report"
     parser.add_argument(
         "--against",
-        metavar="VALUES",
-        help="of a sweep: only print the paired differences of the other settings to one setting, such as 'head=mlp data.per_class=5'",
+        nargs="+",
+        metavar="VALUE",
+        help="of a sweep: only print the paired differences of the other settings to one setting, such as head=mlp data.per_class=5",
     )
     parser.add_argument("--plots", choices=["pdf", "svg"], action="append", default=[], help=plots)
     return parser

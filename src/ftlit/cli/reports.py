@@ -10,13 +10,13 @@ from ftlit.sweeps import comparison, jobs, summary
 from ftlit.sweeps.caption import RESUME, finished
 
 
-def report_again(folder: Path, *, plots: Sequence[html.Vector], against: str | None) -> None:
+def report_again(folder: Path, *, plots: Sequence[html.Vector], against: Sequence[str] | None) -> None:
     """Write the report of a run and print its path, or print the table of a sweep and write its page.
 
     Args:
         folder: of a run, or of a sweep.
         plots: formats of the figures' files beside PNG; for a run.
-        against: settings to compare with, separated by spaces; for a sweep.
+        against: values of the setting to compare with; for a sweep.
 
     Raises:
         UserError: an option that does not go with this folder; see also `write_report`.
@@ -28,7 +28,7 @@ def report_again(folder: Path, *, plots: Sequence[html.Vector], against: str | N
     elif plots:
         raise UserError(f"--plots is for the report of a run, and {folder} is a sweep: give the folder of one of its jobs")
     elif against is not None:
-        comparison.print_comparison([job for _, job in jobs.jobs_of(folder)], against.split())
+        comparison.print_comparison([job for _, job in jobs.jobs_of(folder)], " ".join(against).split())
     else:
         summary.report(folder)
         print(write_sweep_page(folder))

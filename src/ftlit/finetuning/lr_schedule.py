@@ -46,7 +46,7 @@ class Rates(LRScheduler):
         monitor: the metric that a curve of `ReduceLROnPlateau` monitors.
 
     Raises:
-        UserError: a warm-up out of its range.
+        UserError: a warm-up out of its range, or a curve that is no function.
     """
 
     @plain_arguments
@@ -63,6 +63,8 @@ class Rates(LRScheduler):
         monitor: str = "val/loss",
     ) -> None:
         # LRScheduler.__init__ is not called: it takes a first step and counts steps, and the curve's own scheduler does both
+        if not callable(curve):
+            raise UserError(f"curve={curve!r} of Rates: give a function that builds a scheduler, such as ftlit.cosine")
         if not 0 <= warmup < 1:
             raise UserError(f"lr_scheduler.warmup={warmup}: give a fraction of the run, at least 0 and below 1")
         self.optimizer, self.unit, self.monitor = optimizer, unit, monitor

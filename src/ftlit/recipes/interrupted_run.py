@@ -110,7 +110,8 @@ def _where(run: Run) -> str:
         return "before the first step"
     if has_ended(run.trainer):
         return "while the result was evaluated"
-    return f"in epoch {run.trainer.current_epoch} of {run.trainer.max_epochs}, after {run.trainer.global_step} steps"
+    last = "" if run.trainer.max_epochs in (None, -1) else f" (the last would be {run.trainer.max_epochs - 1})"
+    return f"in epoch {run.trainer.current_epoch}{last}, after {run.trainer.global_step} steps"
 
 
 def _metrics_of(path: Path, epoch: int) -> dict[str, float]:

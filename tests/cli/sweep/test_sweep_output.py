@@ -89,7 +89,13 @@ def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
         ),
         (
             0.25,
-            {"val/accuracy": 0.5, "test/accuracy": 0.25, "trained/val/accuracy": 0.25, "linear_probe/val/accuracy": 0.5},
+            {
+                "val/accuracy": 0.5,
+                "test/accuracy": 0.25,
+                "trained/val/accuracy": 0.25,
+                "linear_probe/val/accuracy": 0.5,
+                "linear_probe/augmentation/plain": 0.4,  # of the probe only
+            },
             "linear probe kept, because the best epoch (val 0.2500) is not better: val accuracy 0.5000, test accuracy 0.2500",
         ),
     ],

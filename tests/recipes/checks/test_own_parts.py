@@ -69,6 +69,17 @@ class Module(pl.LightningDataModule):
     num_classes, class_names = 2, ["a", "b"]
 
 
+class NoTest(Module):
+    multilabel, batch_size = False, 2
+    counts = {"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}}  # noqa: RUF012
+
+    def train_dataloader(self):
+        return []
+
+    def val_dataloader(self):
+        return []
+
+
 def no_backbone():
     return nn.Linear(2, 2)
 
@@ -174,10 +185,14 @@ def test_a_part_that_cannot_be_called_is_one_line_before_anything_is_built(overr
             "data._target_=MINE.Module",
             "a LightningDataModule that lacks attributes: set counts, multilabel, batch_size in its",
         ),
+        (
+            "data._target_=MINE.NoTest",
+            "a LightningDataModule that lacks counts['test'], test_dataloader: add them; ftlit chooses the epoch on val",
+        ),
         ("data._target_=MINE.pair data.augment=photos", "did you mean 'photo'"),
         (
             "backbone._target_=MINE.no_backbone",
-            "returned a Linear: let it return a backbone, such as Backbone({'stem': ..., 'top': ...}, Inp",
+            "returned a Linear: let it return a backbone, such as ftlit.backbone_from(network) (docs/",
         ),
         (
             "schedule._target_=MINE.no_schedule",

@@ -9,7 +9,12 @@ from ftlit.report.scores import ClassScore
 
 @pytest.mark.parametrize(
     ("files", "text"),
-    [(("best", "last"), "best and last checkpoint, metrics.csv"), (("last",), "; last checkpoint, metrics.csv"), ((), "; metrics.csv")],
+    [
+        (("best", "last"), "best and last checkpoint, metrics.csv"),
+        (("best", "last", "linear_probe"), "best, last and linear_probe checkpoint, metrics.csv"),
+        (("last",), "; last checkpoint, metrics.csv"),
+        ((), "; metrics.csv"),
+    ],
 )
 def test_the_line_below_names_the_checkpoints_that_exist(tmp_path, capsys, files, text):
     (tmp_path / "checkpoints").mkdir()

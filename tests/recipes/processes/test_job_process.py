@@ -38,8 +38,8 @@ def assert_jobs(folder, result, good, bad=(), plans=None):
     assert all(0 <= metrics["test/accuracy"] <= 1 for metrics in done.values())
     logs = {number: (folder / f"sweep/{number}/train.log").read_text() for number in (*good, *bad)}
     assert sum(log.count("shipped glyph.safetensors") for log in logs.values()) == (plans or len(good))
-    assert sum(log.count("best and last checkpoint") for log in logs.values()) == len(good)
-    assert "shipped glyph.safetensors" not in result.stdout and "best and last checkpoint" not in result.stdout
+    assert sum(log.count(" checkpoint, metrics.csv") for log in logs.values()) == len(good)
+    assert "shipped glyph.safetensors" not in result.stdout and " checkpoint, metrics.csv" not in result.stdout
     assert not (folder / "runs").exists()  # the folder of a single run
     for number in good:
         assert logs[number].count(f"config.yaml: {folder}/sweep/{number}\n") == 1

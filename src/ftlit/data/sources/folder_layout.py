@@ -200,11 +200,12 @@ def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
 
 
 def _is_class_folder(folder: Folder) -> bool:
-    """Whether a folder and one beside it hold images, as the folders of classes do."""
+    """Whether a folder and most of those beside it hold images, as the folders of classes do."""
     path = folder.path.absolute()
     with suppress(OSError):
         others = [other for other in path.parent.iterdir() if other.is_dir() and other.name != path.name and other.name[0] != "."]
-        return bool(folder.images) and any(folder.is_image(file.name) for other in others for file in other.iterdir())
+        with_images = sum(any(folder.is_image(file.name) for file in other.iterdir()) for other in others)
+        return bool(folder.images) and 2 * with_images > len(others)
     return False
 
 

@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 
 from lightning.pytorch import LightningDataModule
 
+from ftlit.data.dataset import SPLITS
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.torch_datasets import ACCEPTED, TorchData
 from ftlit.data.sources.torch_items import kind_of
@@ -14,6 +15,7 @@ from ftlit.errors import UserError
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.source_options import Loading, Splits
 from ftlit.lit.datamodules.text_sources import text_data
+from ftlit.lit.module_internals import overrides
 
 SHARED = {**get_type_hints(Splits), **get_type_hints(Loading)}  # option of splits and loading -> its annotated type
 SHARED_FIELDS = {record: [field.name for field in fields(record)] for record in (Splits, Loading)}
@@ -56,9 +58,18 @@ def check_module(data: object, source: str) -> None:
 
 
 def check_trainable(data: object, source: str) -> None:
-    """Raise `UserError` for a data module without an attribute that training reads."""
+    """Raise `UserError` for a data module without an attribute or a loader that a run reads."""
     if missing := [name for name in OF_A_MODULE if not hasattr(data, name)]:
         raise UserError(
             f"{source} returned {kind_of(data)}, a LightningDataModule that lacks attributes: set {', '.join(missing)} in its __init__ "
             "(docs/extending.md#data-source)"
+        )
+    counts: Any = getattr(data, "counts")  # noqa: B009
+    loaders = [f"{split}_dataloader" for split in SPLITS]
+    lacking = [f"counts[{split!r}]" for split in SPLITS if split not in counts]
+    lacking += [name for name in loaders if not overrides(data, LightningDataModule, name)]
+    if lacking:
+        raise UserError(
+            f"{source} returned {kind_of(data)}, a LightningDataModule that lacks {', '.join(lacking)}: add them; ftlit chooses the "
+            "epoch on val and reports the accuracy on test (docs/extending.md#data-source)"
         )

@@ -44,7 +44,7 @@ class Contract(NamedTuple):
 
 
 CONTRACTS: Mapping[str, Contract] = {  # config group -> contract
-    "backbone": Contract((), Backbone, "Backbone({'stem': ..., 'top': ...}, InputSpec(size=224))", "backbone"),
+    "backbone": Contract((), Backbone, "ftlit.backbone_from(network)", "backbone"),
     "data": Contract(("input_spec",), None, "", "data-source"),
     "head": Contract(("in_features", "num_classes"), nn.Module, "a torch.nn.Module that maps (N, in_features) to (N, num_classes)", "head"),
     "loss": Contract(("counts",), nn.Module, "a torch.nn.Module that maps logits and targets to a scalar", "loss"),

@@ -40,7 +40,8 @@ def wrong_override(chain: list[BaseException]) -> UserError:
         key, _, value = word.lstrip("+").partition("=")
         word = f"{key}={value}" if key in (*known_names(), *overlay_groups()) else word  # a group needs no +
         as_list = f"; for a list, give {shell_word(f'{key}=[{value}]')}" if re.fullmatch(r"[\w.,+-]+", value) else ""
-        return UserError(f"{word} gives several values: add -m to run a sweep over them{as_list}")
+        decimal = f"; for a number, write {key}={value.replace(',', '.')}" if re.fullmatch(r"\d+,\d+", value) else ""
+        return UserError(f"{word} gives several values: add -m to run a sweep over them{as_list}{decimal}")
     if (overlay := hydra_errors.group_of_replacement(text)) in overlay_groups():
         return not_global(str(overlay), str(_given_value(str(overlay))))
     if twice := hydra_errors.chosen_twice(text):

@@ -7,6 +7,7 @@ from ftlit.errors import UserError
 from ftlit.formatting import shell_word
 
 RATE = ("lr", "learningrate", "baselr", "maxlr", "lrate")
+AUGMENTATION = ("aug", "augmentation", "augmentations", "autoaugment", "transforms")
 DEVICE, GPUS, HALF = ("device", "accelerator", "gpu"), ("gpus", "ngpus", "numgpus"), ("amp", "fp16", "mixedprecision")
 BY_VALUE = [  # names as in OPTIONS, a pattern of the value, and the words that take their place for it
     (RATE, "auto", "recipe=lr_find"),
@@ -21,6 +22,7 @@ BY_VALUE = [  # names as in OPTIONS, a pattern of the value, and the words that 
     (("precision",), "(fp|float)?16|half", "trainer.precision=16-mixed"),
     (("precision",), "bf16|bfloat16", "trainer.precision=bf16-mixed"),
     (("precision",), "(fp|float)?64|double", "trainer.precision=64-true"),
+    (AUGMENTATION, "none|photo|trivial_augment|rand_augment", r"data.augment=\g<0>"),
 ]
 VALUE = "{value}"  # stands for the value that was given
 OPTIONS = {  # the last part of a name, in lower case and without `_` and `-` -> the words to give
@@ -52,7 +54,7 @@ OPTIONS = {  # the last part of a name, in lower case and without `_` and `-` ->
     **dict.fromkeys(("clip", "clipgrad", "gradclip", "maxgradnorm", "gradientclip"), "trainer.gradient_clip_val={value}"),
     **dict.fromkeys(("accumulate", "gradientaccumulation", "gradientaccumulationsteps"), "trainer.accumulate_grad_batches={value}"),
     **dict.fromkeys(("freeze", "freezebackbone", "frozen", "featureextraction"), "schedule=head_only"),
-    **dict.fromkeys(("aug", "augmentation", "augmentations", "autoaugment", "transforms"), "data.augment=trivial_augment"),
+    **dict.fromkeys(AUGMENTATION, "data.augment=trivial_augment"),
     **dict.fromkeys(("mixup", "cutmix"), "data.mix={name}"),
     "views": "data.views={value}",
     **dict.fromkeys(("valsplit", "valsize", "validationsplit", "valfraction", "valratio"), "data.val_fraction={value}"),

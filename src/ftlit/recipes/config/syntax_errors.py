@@ -39,6 +39,8 @@ def unreadable(word: str) -> UserError:
         remedy = rf"close the quote {open_quote[0]}, or write \{open_quote[0]} where it is part of a text"
     elif QUOTED.search(value):
         remedy = "text follows a closing quote: put the quotes around the whole value"
+    elif found and value.endswith(",") and re.fullmatch(r"\+{0,2}[\w./]+", name):
+        remedy = f"give all values without spaces between them, as in {name}={value}..."
     elif found and re.fullmatch(r"\+{0,2}[\w.]+", name):
         remedy += f"; to give this text as it is, write {shell_word(f'{name}={quote(value)}')}"
     elif word.strip() and not found and not word.startswith(("-", "~", "+")):

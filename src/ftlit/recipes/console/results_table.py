@@ -14,6 +14,7 @@ from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import search_words, typed_command
 from ftlit.recipes.console.start_comparison import StartComparison
 from ftlit.report.scores import ClassScore
+from ftlit.run_folder import BASELINE
 
 
 def print_results(
@@ -55,7 +56,8 @@ def print_results(
     if baseline:
         changes = (f"{split} {baseline[f'{split}/accuracy']:.4f} -> {results[f'{split}/accuracy']:.4f}" for split in ("val", "test"))
         print_line(f"linear probe -> fine-tuned: accuracy on {', '.join(changes)}")
-    checkpoints = " and ".join(name for name in ("best", "last") if Path(cfg.paths.run, "checkpoints", f"{name}.ckpt").exists())
+    names = [name for name in ("best", "last", BASELINE) if Path(cfg.paths.run, "checkpoints", f"{name}.ckpt").exists()]
+    checkpoints = " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
     files = [*([f"{checkpoints} checkpoint"] if checkpoints else []), "metrics.csv", "config.yaml"]
     print_line(f"{'; '.join(notes)}; {', '.join(files)}: {cfg.paths.run}")
 
