@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import SequenceMatcher, get_close_matches
+from itertools import takewhile
 from math import isfinite
-from os.path import commonprefix
 from threading import Event
 
 SYNONYMS = {"mean": "average", "avg": "average"}  # of which another name is nearer by its letters
@@ -123,7 +123,8 @@ def closest(given: object, names: Sequence[str]) -> str | None:
     if (other := SYNONYMS.get(str(given))) in names:
         return other
     near = get_close_matches(str(given), names, n=9, cutoff=0.5)
-    begins = {name: len(commonprefix((name, str(given)))) for name in near}  # of equally close ones the longest beginning, then the first
+    begins = {name: len([*takewhile(lambda pair: pair[0] == pair[1], zip(name, str(given), strict=False))]) for name in near}
+    # of equally close ones the one with the longest beginning, then the first
     near.sort(key=lambda name: (-SequenceMatcher(None, name, str(given)).ratio(), -begins[name], list(names).index(name)))
     plain = {_plain(name): name for name in names}
     return plain.get(_plain(str(given))) or (near[0] if near else None)
