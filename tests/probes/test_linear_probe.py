@@ -222,7 +222,9 @@ def test_the_error_for_features_larger_than_the_memory_gives_both_sizes(tmp_path
 def test_the_summary_gives_the_argument_of_scikit_learn(kind):
     probe = fit_probe(FEATURES[:100], LABELS[:100], kind=kind, l2=1e-2)
     argument = "alpha 1" if kind == "ridge" else "C 1"  # 100 samples * 0.01
-    assert probe.samples == 100 and probe.summary == f"linear probe ({kind}, L2 1.0e-02, {argument}) on average-pooled features"
+    assert (
+        probe.samples == 100 and probe.summary == f"linear probe ({kind}, L2 1.0e-02, scikit-learn's {argument}) on average-pooled features"
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_the_summary_gives_the_argument_of_scikit_learn(kind):
 )
 def test_the_summary_says_at_an_end_of_the_penalties_what_may_be_better_where_it_matters(tried, chosen, end):
     probe = replace(fit_probe(FEATURES[:100], LABELS[:100], l2=1e-2), l2=chosen, losses=dict.fromkeys(tried, 0.5))
-    assert probe.summary.startswith(f"linear probe (softmax, L2 {chosen:.1e}, {end}{', ' if end else ''}C ")
+    assert probe.summary.startswith(f"linear probe (softmax, L2 {chosen:.1e}, {end}{', ' if end else ''}scikit-learn's C ")
 
 
 def test_a_custom_kind_is_fitted_chosen_and_named_in_the_summary(monkeypatch):

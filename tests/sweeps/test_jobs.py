@@ -178,7 +178,7 @@ def test_parallel_jobs_give_the_same_table(tmp_path):
     good, bad = jobs_in(tmp_path / "sweep")
     assert (good.status, bad.status) == (0, 2) and "backbone.in_chans=4" in bad.reason
     assert "test accuracy" in done.stdout and "ftlit: job 1 (backbone.in_chans=4" in done.stderr
-    assert re.search(r"^job 0 \(backbone.in_chans=3\), 1 of 2: val accuracy ", done.stdout, re.MULTILINE)
+    assert re.search(r"^1 of 2, job 0 \(backbone.in_chans=3\): val accuracy ", done.stdout, re.MULTILINE)
     command = f"python {ROOT / 'train.py'}"  # not that of the launcher's processes
     assert f"not finished: {command} -m hydra/launcher=joblib" in done.stderr and "hydra.sweep.dir=sweep sweep.resume=true" in done.stderr
     (resume,) = re.findall(r"^resume +(.*)$", (tmp_path / "sweep/0/train.log").read_text(), re.MULTILINE)

@@ -23,11 +23,11 @@ from ftlit.errors import UserError, closest, shorten
 NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
 ImageOrText = str | Path | Image.Image | Tensor
 CONVERSIONS: dict[Any, str] = {  # types of images that are not taken -> how to make one that is
-    bytes | bytearray | memoryview: "PIL.Image.open(io.BytesIO(data)) of the bytes of an image file",
-    IOBase: "PIL.Image.open(file)",
-    np.ndarray: "PIL.Image.fromarray(array) of each array (H, W, 3) of uint8",
+    bytes | bytearray | memoryview: "of the bytes of an image file, give PIL.Image.open(io.BytesIO(data))",
+    IOBase: "of a file, give PIL.Image.open(file)",
+    np.ndarray: "of each array (H, W, 3) of uint8, give PIL.Image.fromarray(array)",
 }
-OF_BANDS = {np.ndarray: "torch.from_numpy(array) of each array (bands, H, W), floats or uint8"}
+OF_BANDS = {np.ndarray: "of each array (bands, H, W) of floats or uint8, give torch.from_numpy(array)"}
 NOT_SEVERAL = (bytes, bytearray, memoryview, IOBase, Mapping)  # of which each can be iterated, but not over examples
 
 
@@ -60,11 +60,11 @@ def _split_view(spec: InputSpec | TextSpec) -> SplitView | None:
 def cannot_take(given: object, spec: InputSpec | TextSpec, within: object = None) -> UserError:
     """The error for an input of another type; `within` is what held it, if anything did."""
     kinds = "strings" if isinstance(spec, TextSpec) else f"paths, PIL images or {spec.tensors}"
-    holder = "input" if within is None else f"element of the {type(within).__name__}"
+    place = "" if within is None else f" in a {type(within).__name__}"
     conversions = {} if isinstance(spec, TextSpec) else {**CONVERSIONS, **(OF_BANDS if spec.takes_bands else {})}
     ways = (way for kind, way in conversions.items() if isinstance(given, kind))
-    text = f"an {holder} has the type {type(given).__name__}: give one or a list of {kinds}"
-    return UserError(", such as ".join([text, *ways]))
+    text = f"cannot read an input of the type {type(given).__name__}{place}: give {kinds}, one or a list"
+    return UserError("; ".join([text, *ways]))
 
 
 def _readable(example: ImageOrText, spec: InputSpec | TextSpec) -> Any:

@@ -89,7 +89,7 @@ class Probe:
         end = f", the {words[0]} tried: a {words[1]} one may be better" if words else ""
         cut = f" of {self.cut}" if self.cut is not None else ""
         weights = "" if self.class_weights is None else describe_weights(self.class_weights)
-        l2 = ", ".join(filter(None, (f"L2 {self.l2:.1e}{end}", self.sklearn, weights)))
+        l2 = ", ".join(filter(None, (f"L2 {self.l2:.1e}{end}", self.sklearn and f"scikit-learn's {self.sklearn}", weights)))
         return f"linear probe ({self.kind}, {l2}) on {self.pooling}-pooled features{cut}"
 
     def logits(self, features: Tensor) -> Tensor:

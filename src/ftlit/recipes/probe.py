@@ -107,7 +107,7 @@ def run(cfg: DictConfig) -> float:
     summary = describe(repeats, per_class, parts.data.input_spec.noun)
     write_files(cfg, repeats)
     show(table_of(repeats))
-    print_line(f"{summary}; probe.csv, {PROBE_LAYERS}, probe.png: {cfg.paths.run}")
+    print_line(f"{summary}. Files in {cfg.paths.run}: probe.csv, {PROBE_LAYERS}, probe.png")
     if cfg.report:
         write_run(cfg, parts.data, [*rows, ("result", summary)])
         write_run_report(cfg, parts.data, repeats[0].predictions, repeats[0].features)

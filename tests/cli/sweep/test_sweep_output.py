@@ -85,7 +85,7 @@ def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
         (
             0.75,
             {"val/accuracy": 0.5, "test/accuracy": 0.25, "trained/val/accuracy": 0.75, "linear_probe/val/accuracy": 0.5},
-            "linear probe kept, because the best epoch (val 0.7500) is not clearly better: val accuracy 0.5000, test accuracy 0.2500",
+            "val accuracy 0.5000, test accuracy 0.2500, linear probe kept (best epoch: val 0.7500)",
         ),
         (
             0.25,
@@ -96,7 +96,7 @@ def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
                 "linear_probe/val/accuracy": 0.5,
                 "linear_probe/augmentation/plain": 0.4,  # of the probe only
             },
-            "linear probe kept, because the best epoch (val 0.2500) is not better: val accuracy 0.5000, test accuracy 0.2500",
+            "val accuracy 0.5000, test accuracy 0.2500, linear probe kept (best epoch: val 0.2500)",
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_job_has_one_line_with_settings_result_and_seconds(score, result, show
         print_job(tmp_path)
     one, begun, other, last = capsys.readouterr().out.splitlines()
     assert last == f"job 1 (seed=3), rung 3, trained to the end: {shown}, 12 s"
-    assert one == f"job 1 (seed=3): {shown}, 12 s" and other == f"job 1 (seed=3), 2 of 4: {shown}, 12 s"
+    assert one == f"job 1 (seed=3): {shown}, 12 s" and other == f"2 of 4, job 1 (seed=3): {shown}, 12 s"
     assert begun == f"sweep of 4 jobs: each prints to train.log in its folder, {tmp_path}/NUMBER"
 
 

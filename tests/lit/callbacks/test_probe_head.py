@@ -43,7 +43,7 @@ def message(probe: Probe, images: int) -> str:
         max(L2_PENALTIES): ", the largest tried: a larger one may be better",
         min(L2_PENALTIES): ", the smallest tried: a smaller one may be better",
     }
-    penalty = f"softmax, L2 {probe.l2:.1e}{ends[probe.l2]}, C {1 / (images * probe.l2):.2g}"
+    penalty = f"softmax, L2 {probe.l2:.1e}{ends[probe.l2]}, scikit-learn's C {1 / (images * probe.l2):.2g}"
     return f"fitted a linear probe ({penalty}) on average-pooled features of top, {images} training images; accuracy {probe.score:.4f} in"
 
 

@@ -43,7 +43,7 @@ def assert_jobs(folder, result, good, bad=(), plans=None):
     assert not (folder / "runs").exists()  # the folder of a single run
     for number in good:
         assert logs[number].count(f"config.yaml: {folder}/sweep/{number}\n") == 1
-        line = rf"^job {number} \(.*\), {number + 1} of {len(logs)}: (?:linear probe kept, [^:]*: )?val accuracy 0.\d+, "
+        line = rf"^{number + 1} of {len(logs)}, job {number} \(.*\): val accuracy 0.\d+, "
         assert len(re.findall(line, result.stdout, re.MULTILINE)) == 1
 
 

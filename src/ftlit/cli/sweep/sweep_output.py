@@ -13,7 +13,7 @@ from ftlit.errors import one_line
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
 from ftlit.run_folder import TIE_BREAK, TRAINED, keeps_baseline
-from ftlit.sweeps.caption import PROBE_VAL, ignored_note
+from ftlit.sweeps.caption import ignored_note
 from ftlit.sweeps.halving import Monitor, score_at
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, Job, jobs_of, read_job, varying
 from ftlit.sweeps.setting_results import RANKINGS
@@ -93,15 +93,15 @@ def print_job(folder: Path) -> None:
     names = {**RANKINGS, TEST: "test accuracy"}
     found = [f"{names[name]} {job.metrics[name]:.4f}" for name in (VAL, CROSS_VALIDATED, TEST) if name in job.metrics]
     if keeps_baseline(job.metrics) and TRAINED in job.metrics:
-        clearly = "clearly " if job.metrics[TRAINED] > job.metrics[PROBE_VAL] else ""
-        found[0] = f"linear probe kept, because the best epoch (val {job.metrics[TRAINED]:.4f}) is not {clearly}better: {found[0]}"
+        found.append(f"linear probe kept (best epoch: val {job.metrics[TRAINED]:.4f})")
     elif job.score is not None and (not found or job.score != job.value(HELD_OUT)):  # what a search maximizes, and ranks jobs by
         found.insert(0, f"score {job.score:.4g}")
     chosen: Mapping[str, str] = {"scenario": job.advised, "backbone": job.backbone, "cut": job.cut}
     found += [f"{name} {value}" for name, value in chosen.items() if value]
-    place = f", rung {job.rung}, trained to the end" if job.rung else f", {job.number + 1} of {total}" if total else ""
+    place = f"{job.number + 1} of {total}, " if total and not job.rung else ""
+    rung = f", rung {job.rung}, trained to the end" if job.rung else ""
     left = _time_left(job.number + 1, int(total), job.seconds or 0) if total else ""
-    print_line(f"{name_of(job)}{place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
+    print_line(f"{place}{name_of(job)}{rung}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
     ignored = [name for name in os.environ.get(VARYING, "").split() if name in job.ignored]
     note = f"note      {ignored_note('jobs that only fit a linear probe, as this one,', ignored)} {TRAINS}"
     if ignored and note not in PRINTED:

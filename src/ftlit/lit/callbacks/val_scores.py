@@ -64,4 +64,6 @@ class ValScores(Callback):
         try:
             save_checkpoint({**load_checkpoint(path), **found}, path)
         except WriteError as error:
-            print_line(f"note: {error}. The scores of val are missing in it, so ftlit predict gives no prediction sets for this run")
+            print_line(
+                f"note: the scores of val were not added to {path.name}, so ftlit predict gives no prediction sets for this run: {error}"
+            )
