@@ -172,7 +172,7 @@ class AlwaysDropout(nn.Module):
         (nn.Flatten(0), -1, r"'output' returns a tensor of shape \(6144,\) for 2 images"),
         (Net(), "bdy.1", "Net has no module 'bdy.1': did you mean 'body.1'"),
         (Net(), 1, "cuts=1 is only for a Backbone, not for Net: give the name of a submodule, or -1 for the output"),
-        (Owner(Net()), -1, "Owner has no forward: name a submodule that takes the images"),
+        (Owner(Net()), -1, "Owner has no forward: give a submodule that takes the images"),
         (nn.Linear(7, 2), -1, r"Linear cannot be run with nothing but a batch of images of shape \(3, 32, 32\): give a module that can"),
         (7, -1, "the first argument has the type int: give a Backbone"),
     ],
@@ -223,7 +223,7 @@ def test_the_output_of_a_network_is_not_mistaken_for_that_of_a_module_named_so(t
     net, images = nn.Sequential(), torch.rand(2, 3, 8, 8)
     net.add_module("output", nn.Conv2d(3, 2, 3))
     net.add_module("larger", nn.Upsample(scale_factor=2.0))
-    with pytest.raises(UserError, match=r"^cuts=-1 may mean the output of Sequential or of its submodule 'output': give cuts='output' for"):
+    with pytest.raises(UserError, match=r"^cuts=-1 is ambiguous, because Sequential has a submodule 'output': give cuts='output' for"):
         extract_features(net, [images], cache=tmp_path)
     found = extract_features(nn.Sequential(net), [images], cache=tmp_path, pooled=False)
     assert torch.equal(found["output"].read([0, 1]), net(images).detach())

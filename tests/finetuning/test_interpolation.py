@@ -24,7 +24,7 @@ def test_between_them_floats_are_on_the_line_and_equal_tensors_stay(alpha):
 
 
 def test_errors():
-    with pytest.raises(UserError, match=r"alpha=1\.5: give a number from 0, the weights before training, to 1"):
+    with pytest.raises(UserError, match=r"alpha=1\.5: give a number from 0 \(the weights before training\) to 1"):
         interpolated(START, END, 1.5)
     for other in ({"w": END["w"]}, {**END, "w": torch.rand(3)}):
         with pytest.raises(UserError, match="two different networks"):

@@ -139,7 +139,7 @@ def test_candidates_of_one_name_are_told_apart_by_the_values_that_differ(tmp_pat
         (["backbone=auto", "backbone.cut=-2"], "backbone.cut=-2 belongs to one backbone"),
         (["backbone=resnet18", "backbone.among=[glyph]"], "backbone.among is an option of backbone=auto"),
         (["backbone=auto", "head.cuts=[layer4]"], "names layers of one backbone"),
-        (["backbone=auto", "data.per_class=1"], "no class has two"),
+        (["backbone=auto", "data.per_class=1"], "backbone=auto needs a class with two or more training images"),
         (["backbone.among=[glyph]", "probe.l2=[0.1]"], "several L2 penalties"),
         (["backbone.among=[glyph]", "data=text_csv"], "the data are texts"),
     ],

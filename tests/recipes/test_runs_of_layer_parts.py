@@ -65,5 +65,5 @@ def test_a_damaged_record_is_an_error(folder, tmp_path, record):
     checkpoint = torch.load(folder / "whole/checkpoints/best.ckpt", weights_only=True)
     checkpoint["ftlit"]["lora"] = record
     torch.save(checkpoint, tmp_path / "damaged.ckpt")
-    with pytest.raises(UserError, match="the field lora is not a rank, an alpha and names of weights"):
+    with pytest.raises(UserError, match="its field lora needs a rank, an alpha and names of weights"):
         load(tmp_path / "damaged.ckpt")

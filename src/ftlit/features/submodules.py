@@ -160,7 +160,7 @@ def _entry(module: nn.Module, paths: Sequence[str], images: Tensor) -> tuple[nn.
         return taking[-1], [call for call in calls if call.begin >= next(c.begin for c in calls if c.module is taking[-1])]
     if failed:
         raise UserError(failed)
-    raise UserError(f"{type(module).__name__} has no forward: name a submodule that takes the images")
+    raise UserError(f"{type(module).__name__} has no forward: give a submodule that takes the images, such as module.encoder")
 
 
 def _run(module: nn.Module, images: Tensor) -> list[_Call]:

@@ -29,7 +29,7 @@ def interpolated(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: 
     {'w': tensor([0.2500, 0.2500])}
     """
     if not 0 <= alpha <= 1:
-        raise UserError(f"alpha={alpha}: give a number from 0, the weights before training, to 1, those after training")
+        raise UserError(f"alpha={alpha}: give a number from 0 (the weights before training) to 1 (those after)")
     if start.keys() != end.keys() or any(start[name].shape != end[name].shape for name in start):
         raise UserError(
             "weights of two different networks cannot be interpolated: give the states of one network, before and after training"

@@ -157,8 +157,8 @@ def floors_lose_ratios(scheduler: Any) -> str:
             each = f"{name}=[...] with one rate per parameter group, " if attribute == "min_lrs" else ""
             return (
                 f"{type(scheduler).__name__} with {name}={shorten(dict.fromkeys(floors))} takes all parameter groups down to the same "
-                f"learning rate, whatever their factors: give {name}=0, {each}or ftlit.Rates with a curve such as "
-                "partial(cosine, least=0.01), where least is a factor"
+                f"learning rate: give {name}=0, {each}or ftlit.Rates with a curve such as partial(cosine, least=0.01), which goes down "
+                "to a hundredth of the rate of each group"
             )
     return ""
 

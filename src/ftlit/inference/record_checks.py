@@ -64,7 +64,7 @@ def check_record(record: Record, *, trust: bool) -> None:
     if not all(isinstance(record[name], bool) for name in ("affine", "multilabel")):
         raise BadRecord("the fields affine and multilabel are not true or false")
     if (lora := record.get("lora")) is not None and not _is_lora(lora):
-        raise BadRecord("the field lora is not a rank, an alpha and names of weights")
+        raise BadRecord("its field lora needs a rank, an alpha and names of weights")
     for noun in ("backbone", "head"):
         part = record[noun]
         if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict) or not isinstance(_name(part), str):

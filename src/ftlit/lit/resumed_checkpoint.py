@@ -102,7 +102,7 @@ def check_loaders(loaders: Any) -> None:
             warnings.warn(
                 f"LastCheckpoint cannot resume exactly: {type(sampler).__name__}, which DataLoader(shuffle=True) uses, draws another order "
                 "after a resume. To resume exactly at any step, give ftlit.ResumableData(dataset, batch_size=...) in place of the loader. "
-                "If the beginning of an epoch is enough, give DataLoader(..., sampler=DistributedSampler(dataset, num_replicas=1, rank=0))",
+                "To resume only where an epoch begins, give DataLoader(..., sampler=DistributedSampler(dataset, num_replicas=1, rank=0))",
                 stacklevel=2,
             )
 

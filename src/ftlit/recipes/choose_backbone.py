@@ -109,7 +109,7 @@ def _check_images(data: Any) -> int:
         raise UserError("backbone=auto compares heads for one label per image, but these data have several: give backbone=NAME")
     counts = images.counts["train"].values()
     if max(counts, default=0) < 2:
-        raise UserError("backbone=auto holds out training images to compare backbones, but no class has two: give backbone=NAME")
+        raise UserError("backbone=auto needs a class with two or more training images to compare backbones: give backbone=NAME")
     return sum(counts)
 
 

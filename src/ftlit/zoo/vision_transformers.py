@@ -34,7 +34,7 @@ class PatchEmbeddings(nn.Module):
         if x.shape[-2:] != (self.size, self.size):
             raise UserError(
                 f"this network was built for images of {self.size} px, but these have {tuple(x.shape[-2:])}: "
-                "give input_spec.size=..., the size of the images"
+                f"give input_spec.size={x.shape[-1]}, or images of {self.size} px"
             )
         patches = self.patch_conv(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], dim=1)

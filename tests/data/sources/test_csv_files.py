@@ -96,13 +96,13 @@ def test_a_format_that_no_file_can_have_is_an_error(given, says):
 
 def test_a_file_in_another_encoding_or_with_another_separator_is_an_error_with_the_option_to_give(tmp_path):
     for text, form, says in (
-        ("Mücke".encode("cp1252"), CsvFormat(), "list.csv is not encoded in UTF-8: save it as UTF-8"),
+        ("Mücke".encode("cp1252"), CsvFormat(), "list.csv is not encoded in UTF-8: give its encoding"),
         (
             "Mücke".encode("cp1252"),
             CsvFormat("utf-16"),
-            "is not encoded in UTF-16: save it as UTF-8 (in a spreadsheet: as type CSV UTF-8), ",
+            "is not encoded in UTF-16: give its encoding, such as data.encoding=cp1252, or save it as UTF-8 ",
         ),
-        ("Mücke".encode(), CsvFormat("ascii"), "or give its encoding, such as data.encoding=utf-16"),
+        ("Mücke".encode(), CsvFormat("ascii"), "give its encoding, such as data.encoding=utf-16, or save"),
     ):
         (tmp_path / "list.csv").write_bytes(b"path,label\na.png," + text)
         with pytest.raises(UserError) as caught:

@@ -237,7 +237,7 @@ def test_errors_in_a_csv_are_one_line(tmp_path):
     assert "write / for each \\ (" in error_of(list_csv, write(path, "path,label", "ants\\0.png,x"))
     assert "has no row with train in column 'split'" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
     path.write_bytes("path,label\nä.png,x".encode("latin-1"))
-    assert "not encoded in UTF-8: save it as UTF-8" in error_of(list_csv, path)
+    assert "not encoded in UTF-8: give its encoding" in error_of(list_csv, path)
 
 
 @pytest.mark.skipif("FTLIT_TEST_DATA" not in os.environ, reason="needs FTLIT_TEST_DATA, a folder of real images")

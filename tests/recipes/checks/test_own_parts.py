@@ -158,11 +158,11 @@ def bound(*overrides):
         ("data._target_=MINE.pair data.num_workers=x", "data.num_workers='x': give a whole number or null"),
         (
             "schedule._target_=MINE.nothing",
-            "MINE.nothing with layers, but it takes no argument: give a function or class that also takes layers",
+            "MINE.nothing does not take layers, which ftlit passes (it takes no argument): give a function or class with this argument",
         ),
         (
             "head._target_=MINE.head_of_one",
-            "with in_features and num_classes, but it takes size: give a function or class that also takes in_feat",
+            "does not take in_features and num_classes, which ftlit passes (it takes size): give a function or class with these arguments",
         ),
     ],
 )
@@ -205,10 +205,10 @@ def test_a_part_that_cannot_be_called_is_one_line_before_anything_is_built(overr
         ("head._target_=MINE.wide_head", "head torch.nn.modules.linear.Linear returns (N, 11), but there are 10 classes"),
         (
             "head._target_=MINE.head_of_another_size",
-            "Linear does not accept the features (N, 128) at 'layer4', the means of maps (N, 128, 4, 4) (a head with takes_map",
+            "Linear does not accept the features (N, 128) of 'layer4' (addmm",
         ),
         ("head._target_=MINE.failing_head", "failed: RuntimeError: no memory of this shape ("),
-        ("loss._target_=torch.nn.MSELoss", "give a function or class that also takes counts (docs/extending.md#loss)"),
+        ("loss._target_=torch.nn.MSELoss", "give a function or class with this argument (docs/extending.md#loss)"),
     ],
 )
 def test_a_part_that_returns_or_raises_something_else_is_one_line(override, message):

@@ -178,10 +178,16 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["backbone.name=3"], "backbone.name=3: give a string"),
         (
             ["schedule=explicit", "schedule.lora.rank=4"],
-            "there is no option 'schedule.lora.rank': give all of schedule.lora at once, as 'schedule.lora={rank: 4}'",
+            "there is no option 'schedule.lora.rank', because schedule.lora is a mapping that is given as a whole: give 'schedule.lora={rank: 4}'",
         ),
-        (["backbone.reinit.x=1"], "there is no option 'backbone.reinit.x': give all of backbone.reinit at once, as backbone.reinit=..."),
-        (["backbone.reinit.0=1"], "there is no option 'backbone.reinit.0': give all of backbone.reinit at once, as backbone.reinit=..."),
+        (
+            ["backbone.reinit.x=1"],
+            "there is no option 'backbone.reinit.x', because backbone.reinit is a single value: give backbone.reinit=...",
+        ),
+        (
+            ["backbone.reinit.0=1"],
+            "there is no option 'backbone.reinit.0', because backbone.reinit is a single value: give backbone.reinit=...",
+        ),
         (["trainer=fsdp"], "trainer=fsdp was renamed: give trainer=fsdp2"),
         (["head=solved"], "head=solved was renamed: give head=linear_probe"),
         (["probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),

@@ -54,7 +54,7 @@ def test_an_overlay_has_no_options_of_its_own(name, monkeypatch):
     ],
 )
 def test_a_mapping_is_offered_only_where_the_option_takes_one(name, whole, monkeypatch):
-    meant = f"give all of {name.rpartition('.')[0]} at once, as {whole}"
+    meant = f"because {name.rpartition('.')[0]} is a mapping that is given as a whole: give {whole}"
     assert error_text(monkeypatch, f"{name}=2") == f"there is no option {name!r}: {meant}"
 
 

@@ -41,7 +41,7 @@ def test_the_text_gives_thresholds_that_were_not_reached():
 
 def test_few_images_name_the_smallest_class_where_classes_are_not_equally_large():
     reason = Reason(SizeReason.FEW_IMAGES, None, NUMBERS)
-    assert "(fewer than 30; class cat has only 3), so" in describe(reason, "images", {"dog": 20, "cat": 3})
+    assert "per class on average (cat: 3) are few (fewer than 30), so" in describe(reason, "images", {"dog": 20, "cat": 3})
     assert "(fewer than 30), so" in describe(reason, "images", {"dog": 5, "cat": 5})
 
 

@@ -54,8 +54,9 @@ def read_csv(path: Path, form: CsvFormat = USUAL) -> tuple[list[str], list[tuple
                 begin = reader.line_num + 1
     except UnicodeError as error:  # of UTF-16 without its mark it is no UnicodeDecodeError
         raise UserError(
-            f"{shown(path)} is not encoded in {form.encoding.upper()}: save it as UTF-8 (in a spreadsheet: as type CSV UTF-8), or give its "
-            f"encoding, such as data.encoding={'cp1252' if form.encoding.lower().startswith('utf') else 'utf-16'}"
+            f"{shown(path)} is not encoded in {form.encoding.upper()}: give its encoding, such as data.encoding="
+            f"{'cp1252' if form.encoding.lower().startswith('utf') else 'utf-16'}, or save it as UTF-8 (in a spreadsheet: as type CSV "
+            "UTF-8) and leave data.encoding out"
         ) from error
     except csv.Error as error:
         reason = next((text for part, text in QUOTE_ERRORS.items() if part in str(error)), one_line(error))

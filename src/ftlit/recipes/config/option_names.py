@@ -89,7 +89,8 @@ def below_a_value(name: str, value: str, composed: DictConfig) -> UserError:
     """The error for `schedule.lora.rank=8` where `schedule.lora` is null, or another value that is no mapping."""
     parent, _, leaf = name.rpartition(".")
     whole = f"{{{leaf}: {value}}}" if parent in MAPPINGS and OmegaConf.select(composed, parent) is None else "..."
-    return UserError(f"there is no option {name!r}: give all of {parent} at once, as {shell_word(f'{parent}={whole}')}")
+    what = "a mapping that is given as a whole" if whole != "..." else "a single value"
+    return UserError(f"there is no option {name!r}, because {parent} is {what}: give {shell_word(f'{parent}={whole}')}")
 
 
 def below_a_list(words: Iterable[str], composed: DictConfig) -> UserError | None:

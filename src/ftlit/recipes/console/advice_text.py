@@ -47,7 +47,7 @@ def _measured_size(reason: Reason, numbers: DecisionNumbers, noun: str, counts: 
     size = reason.size
     images, steps = f"{numbers.images_per_class:.3g} training {noun} per class", count(round(numbers.steps), "optimizer step")
     if size is SizeReason.FEW_IMAGES:
-        return f"{images} are few (fewer than {THRESHOLDS['few'].value:g}{_smallest(counts)}), so only the head trains"
+        return f"{images}{_smallest(counts)} are few (fewer than {THRESHOLDS['few'].value:g}), so only the head trains"
     if size is SizeReason.FEW_STEPS:
         least = f"{THRESHOLDS['steps'].value:g}"
         return (
@@ -68,7 +68,7 @@ def _smallest(counts: Mapping[str, int]) -> str:
     if len(set(counts.values())) < 2:
         return ""
     name = min(counts, key=counts.__getitem__)
-    return f"; class {name} has only {counts[name]:,}"
+    return f" on average ({name}: {counts[name]:,})"
 
 
 def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:

@@ -107,9 +107,10 @@ def check_head(backbone: Backbone, head: nn.Module, num_classes: int) -> None:
         except Exception as error:
             given, maps = (" and ".join(map(_shape, values)) for values in (features, cuts.values()))
             of_maps = given != maps and not getattr(head, "takes_map", False)
-            pooled = f", the means of maps {maps} (a head with takes_map = True gets the maps)" if of_maps else ""
-            where = f"{given} at {' and '.join(map(repr, cuts))}{pooled}"
-            raise UserError(f"{type(head).__name__} does not accept the features {where}: {one_line(error)}") from error
+            or_maps = f", or one with takes_map = True for the maps {maps}" if of_maps else ""
+            where = f"{given} of {' and '.join(map(repr, cuts))}"
+            failed = f"{type(head).__name__} does not accept the features {where} ({one_line(error)})"
+            raise UserError(f"{failed}: give a head for {given}{or_maps}") from error
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if found != (2, num_classes):
         shown = _shape(logits) if isinstance(logits, torch.Tensor) else found
