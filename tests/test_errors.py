@@ -10,7 +10,7 @@ from composed_configs import composed
 
 from ftlit import FeatureData, InputSpec, UserError, load_backbone
 from ftlit.cli import train
-from ftlit.errors import in_python, named_options
+from ftlit.errors import closest, in_python, named_options
 from ftlit.formats import DamagedFile
 from ftlit.lit.datamodules.image_sources import digits_data, folder_data
 from ftlit.recipes.config.hydra_internals import fresh_hydra
@@ -86,3 +86,16 @@ def test_a_job_in_a_process_of_a_launcher_names_options(in_a_script, tmp_path, m
     with fresh_hydra(), pytest.raises(SystemExit):
         train._train.__wrapped__(composed("data=digits", "data.batch_size=0"))
     assert capsys.readouterr().err.startswith("ftlit: data.batch_size=0: give ")
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "meant"),
+    [
+        ("efficientnet", ["efficientnet_b0", "efficientnet_b1", "efficientnet_b7"], "efficientnet_b0"),
+        ("resnet51", ["resnet18", "resnet50"], "resnet50"),
+        ("layer5", ["stem", "layer1", "layer2", "layer3", "layer4"], "layer4"),
+        ("ResNet-50", ["resnet18", "resnet50"], "resnet50"),
+    ],
+)
+def test_of_names_that_are_as_close_by_their_letters_the_likeliest_is_proposed(given, names, meant):
+    assert closest(given, names) == meant

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import SequenceMatcher, get_close_matches
+from functools import partial
 from itertools import takewhile
 from math import isfinite
 from threading import Event
@@ -122,12 +123,17 @@ def closest(given: object, names: Sequence[str]) -> str | None:
     """The name that is most like the given one; `None` where none is."""
     if (other := SYNONYMS.get(str(given))) in names:
         return other
-    near = get_close_matches(str(given), names, n=9, cutoff=0.5)
-    begins = {name: len([*takewhile(lambda pair: pair[0] == pair[1], zip(name, str(given), strict=False))]) for name in near}
-    # of equally close ones the one with the longest beginning, then the first
-    near.sort(key=lambda name: (-SequenceMatcher(None, name, str(given)).ratio(), -begins[name], list(names).index(name)))
+    near = sorted(get_close_matches(str(given), names, n=9, cutoff=0.5), key=partial(_distance, str(given), list(names)))
     plain = {_plain(name): name for name in names}
     return plain.get(_plain(str(given))) or (near[0] if near else None)
+
+
+def _distance(given: str, names: list[str], name: str) -> tuple[float, ...]:
+    """Of names as close by their letters: the one with the longest common beginning, then with the nearest number, then the first."""
+    begin = len([*takewhile(lambda pair: pair[0] == pair[1], zip(name, given, strict=False))])
+    numbers = [int(found[0]) for text in (name, given) if (found := re.search(r"\d{1,9}$", text))]
+    apart = abs(numbers[0] - numbers[1]) if len(numbers) == 2 else 0
+    return -SequenceMatcher(None, name, given).ratio(), -begin, apart, names.index(name)
 
 
 def _plain(name: str) -> str:

@@ -178,7 +178,8 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["backbone.name=3"], "backbone.name=3: give a string"),
         (
             ["schedule=explicit", "schedule.lora.rank=4"],
-            "there is no option 'schedule.lora.rank', because schedule.lora is a mapping that is given as a whole: give 'schedule.lora={rank: 4}'",
+            "there is no option 'schedule.lora.rank', because schedule.lora is a mapping that is given as a whole: give "
+            "'schedule.lora={rank: 4}'",
         ),
         (
             ["backbone.reinit.x=1"],

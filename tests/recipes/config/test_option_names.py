@@ -54,8 +54,9 @@ def test_an_overlay_has_no_options_of_its_own(name, monkeypatch):
     ],
 )
 def test_a_mapping_is_offered_only_where_the_option_takes_one(name, whole, monkeypatch):
-    meant = f"because {name.rpartition('.')[0]} is a mapping that is given as a whole: give {whole}"
-    assert error_text(monkeypatch, f"{name}=2") == f"there is no option {name!r}: {meant}"
+    kind = "a mapping that is given as a whole" if "{" in whole else "a single value"
+    meant = f"because {name.rpartition('.')[0]} is {kind}: give {whole}"
+    assert error_text(monkeypatch, f"{name}=2") == f"there is no option {name!r}, {meant}"
 
 
 def test_options_that_take_a_mapping_say_so_in_their_file():
