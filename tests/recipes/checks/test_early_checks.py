@@ -95,7 +95,7 @@ def test_an_empty_path_is_not_the_current_folder(name):
             "callbacks.best.filename=x is not supported, because ftlit predict, ftlit report and resume=true read somewhere/checkpoints",
         ),
         ("callbacks.best.dirpath=x", "leave callbacks.best.dirpath out"),
-        ("callbacks.last.path=last.ckpt", "callbacks.last.path=last.ckpt is not supported, because best.ckpt and"),
+        ("callbacks.last.path=last.ckpt", "callbacks.last.path=last.ckpt is not supported, because ftlit predict"),
         ("logger.csv=null", "logger.csv=null is not supported, because ftlit report and resume=true read metrics.csv"),
         ("+callbacks.own=5", "callbacks.own=5 names no class: give callbacks.own._target_=..., or callbacks.own=null for none"),
     ],
