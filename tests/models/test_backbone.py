@@ -105,7 +105,7 @@ def test_a_cut_is_a_name_or_an_index_from_either_end(number, name):
     ("cut", "message"),
     [
         ("encodr.1", "no layer 'encodr.1': did you mean 'encoder.1'? There are: stem, encoder.0, encoder.1, neck.tokens, top"),
-        ("encoder", "did you mean 'encoder.1'?"),
+        ("encoder", "did you mean 'encoder.0'?"),
         (5, "no layer 5: give one of stem, encoder.0"),
         (-6, "no layer -6: give one of stem, encoder.0"),
     ],

@@ -200,7 +200,7 @@ def test_an_optuna_search_gives_the_table_and_a_failed_trial_does_not_end_it(tmp
     done = sweep(tmp_path, "hparams_search=optuna", *(word for word in TINY if not word.startswith("scenario=")), *schedule)
     assert done.returncode == 2 and "optimizer.lr" in done.stdout and "Traceback" not in done.stderr, done.stderr
     assert {job.status for job in jobs_in(tmp_path / "sweep")} == {0, 2}
-    assert done.stdout.startswith("sweep of 3 jobs: ") and re.search(r" of 3: (score [\d.]+, )?val accuracy ", done.stdout)
+    assert done.stdout.startswith("sweep of 3 jobs: ") and re.search(r" of 3, job \d \(.*\): (score [\d.]+, )?val accuracy ", done.stdout)
     best = max(jobs_in(tmp_path / "sweep"), key=lambda job: (job.score or 0.0, -job.number))  # the first of equals
     found = (tmp_path / "sweep/optimization_results.yaml").read_text()
     rate = best.values["optimizer.lr"]
