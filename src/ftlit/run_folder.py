@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ftlit.errors import UserError, closest
+from ftlit.errors import UserError, closest, shorten
 from ftlit.files import part_of
 from ftlit.formats import DamagedFile, JsonObject, read_json, write_json
 from ftlit.formatting import shell_word, shown
@@ -54,6 +54,11 @@ def existing_run(run: str | Path) -> Path:
     if not path.exists():
         raise UserError(f"there is no file or folder {path}{meant_run(path)}")
     return path
+
+
+def runs_in(folder: Path) -> str:
+    """The first runs in a folder that is not one itself, as text; empty where there are none."""
+    return "" if is_run_folder(folder) else shorten((shown(inner) for inner in sorted(folder.iterdir()) if is_run_folder(inner)), most=3)
 
 
 def meant_run(path: Path) -> str:

@@ -13,7 +13,7 @@ LayerPart = Literal["all", "bias", "norm", "lora"]
 Entry = str | tuple[str, LayerPart]  # a pattern alone: all of its parameters
 Given = str | Sequence[str | tuple[str, LayerPart] | Mapping[str, LayerPart]] | Mapping[str, LayerPart]
 PARTS: tuple[LayerPart, ...] = get_args(LayerPart)
-ADD_LORA = "call ftlit.add_lora(self.NAME) with the backbone in __init__ of the module"
+ADD_LORA = "call ftlit.add_lora(self.NAME), with the name of the backbone, in __init__ of the module"
 
 
 def entries_of(train: Given) -> tuple[Entry, ...]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ftlit.errors import UserError, one_line, shorten
+from ftlit.errors import UserError, one_line
 from ftlit.formats import reading
 from ftlit.report import run_files as files
 from ftlit.report.contents import RunData
 from ftlit.report.run_files import FOLDER, RUN
-from ftlit.run_folder import is_run_folder, read_advice, read_result
+from ftlit.run_folder import read_advice, read_result, runs_in
 
 
 def read(folder: str | Path) -> RunData:
@@ -24,9 +24,8 @@ def read(folder: str | Path) -> RunData:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if not (folder / FOLDER / RUN).is_file():
-        runs = [str(inner) for inner in sorted(folder.iterdir()) if is_run_folder(inner)]
-        if runs and not is_run_folder(folder):
-            raise UserError(f"{folder} is not the folder of a run or of a sweep: give one, such as {shorten(runs, most=3)}")
+        if runs := runs_in(folder):
+            raise UserError(f"{folder} is not the folder of a run or of a sweep: give one, such as {runs}")
         raise UserError(f"{folder} has no {FOLDER}/{RUN}: give the folder of a run that had report=true")
     try:
         about, suspects = files.read_run(folder), files.suspects_or_note(folder)

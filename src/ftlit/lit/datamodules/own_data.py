@@ -57,17 +57,15 @@ def check_module(data: object, source: str) -> None:
         )
 
 
-def check_trainable(data: object, source: str) -> None:
+def check_trainable(data: Any, source: str) -> None:
     """Raise `UserError` for a data module without an attribute or a loader that a run reads."""
     if missing := [name for name in OF_A_MODULE if not hasattr(data, name)]:
         raise UserError(
             f"{source} returned {kind_of(data)}, a LightningDataModule that lacks attributes: set {', '.join(missing)} in its __init__ "
             "(docs/extending.md#data-source)"
         )
-    counts: Any = getattr(data, "counts")  # noqa: B009
-    loaders = [f"{split}_dataloader" for split in SPLITS]
-    lacking = [f"counts[{split!r}]" for split in SPLITS if split not in counts]
-    lacking += [name for name in loaders if not overrides(data, LightningDataModule, name)]
+    lacking = [f"counts[{split!r}]" for split in SPLITS if split not in data.counts]
+    lacking += [name for split in SPLITS if not overrides(data, LightningDataModule, name := f"{split}_dataloader")]
     if lacking:
         raise UserError(
             f"{source} returned {kind_of(data)}, a LightningDataModule that lacks {', '.join(lacking)}: add them; ftlit chooses the "

@@ -64,7 +64,7 @@ def _measured_size(reason: Reason, numbers: DecisionNumbers, noun: str, counts: 
 
 
 def _smallest(counts: Mapping[str, int]) -> str:
-    """The smallest class, if the classes are not equally large."""
+    """That the number of images is an average, and the smallest class; empty where all classes are equally large."""
     if len(set(counts.values())) < 2:
         return ""
     name = min(counts, key=counts.__getitem__)
