@@ -25,6 +25,15 @@ def covers(pattern: str, name: str) -> bool:
     return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
+def names_of(given: str | Iterable[str]) -> tuple[str, ...]:
+    """The patterns or names that were given; one text is one of them.
+
+    >>> names_of("attn"), names_of(["attn", "mlp"])
+    (('attn',), ('attn', 'mlp'))
+    """
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def select(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     """The names that at least one pattern covers, in their own order.
 

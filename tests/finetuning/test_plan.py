@@ -194,6 +194,7 @@ def test_layers_listed_top_first_give_the_same_plan():
     model, top_down = Net(), Schedule([Stage(["head"]), Stage(["head", "high"], epoch=1)])
     optimizer = build_optimizer(model, SGD)
     assert examine(model, top_down, optimizer, LAYERS[::-1]) == examine(model, top_down, optimizer, LAYERS)
+    assert examine(model, top_down, optimizer, "low") == examine(model, top_down, optimizer, ["low"])
 
 
 @pytest.mark.parametrize("glob", [False, True])

@@ -191,6 +191,11 @@ def test_step_and_epoch_together_determine_the_stage(epoch, step):
     assert schedule.stage_at(epoch, step) == (3 if step >= 300 else 2 if epoch >= 20 else 1 if step >= 100 else 0)
 
 
+def test_a_condition_is_an_object_or_its_fields():
+    fields = {"metric": "val/loss", "patience": 2}
+    assert top_down(LAYERS, epoch=None, until=Until(**fields)) == top_down(LAYERS, epoch=None, until=fields)
+
+
 @given(st.integers(0, 12), st.none() | st.integers(1, 12))
 def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
     schedule = head_then_all(LAYERS, epoch=8, until={"metric": "val/accuracy", "threshold": 0.9})

@@ -1,5 +1,7 @@
 """The ready-made schedules for modules whose backbone and head have any names."""
 
+from inspect import signature
+
 import pytest
 import torch
 from torch import nn
@@ -104,6 +106,17 @@ def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line
 def test_a_wrong_name_is_one_line(wrong, line):
     with pytest.raises(UserError, match=line):
         schedules.top_down(Plain(), **{"backbone": "", "head": "fc", **wrong})
+
+
+@pytest.mark.parametrize(("option", "call"), [({"rank": 2}, "Lora(rank=2)"), ({"targets": ["qkv"]}, "Lora(targets=['qkv'])")])
+def test_options_of_the_matrices_which_the_module_has_already_are_one_line(option, call):
+    with pytest.raises(UserError) as caught:
+        schedules.lora(backbone="net", head="net.fc", **option)
+    assert str(caught.value).endswith(f"leave it out, and call ftlit.add_lora(self.net, ftlit.{call}) in __init__")
+    net = Plain()
+    ftlit.add_lora(net, ftlit.Lora(rank=2), within=["stem", "top"])
+    schedule = schedules.lora(net, backbone="", head="fc")
+    assert schedule.lora is None and not {"rank", "alpha", "targets"} & set(signature(schedules.lora).parameters)
 
 
 @pytest.mark.parametrize("scale", [-1, float("nan")])

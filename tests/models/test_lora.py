@@ -83,3 +83,9 @@ def test_what_cannot_be_done_is_a_line(make, part):
     with pytest.raises(UserError) as caught:
         make()
     assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_text_is_one_pattern():
+    for targets, within in (("top", "*"), ((), "top"), (["top"], ["*"])):
+        net = nn.ModuleDict({"low": nn.Linear(2, 2), "top": nn.Linear(2, 2)})
+        assert add_lora(net, Lora(targets=targets), within) == ["top.weight"]

@@ -20,7 +20,8 @@ from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import part_of, pattern_of
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
-from ftlit.patterns import covers, not_covered
+from ftlit.models.lora import check_lora
+from ftlit.patterns import covers, names_of, not_covered
 from ftlit.plain_arguments import plain_arguments
 
 # Steps that a head with random weights needs. Measured: linear and mlp heads on pooled features of glyph, batches of 32, AdamW at 1e-3 and
@@ -34,7 +35,7 @@ def examine(
     module: nn.Module,
     schedule: Schedule,
     optimizer: Optimizer | Mapping[str, Any] | Sequence[Any],
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     *,
     batch_size: int | None = None,
     processes: int = 1,
@@ -66,16 +67,17 @@ def examine(
 
     Raises:
         UserError: a pattern that covers nothing, a layer that the module lacks, no optimizer or several, one whose learning-rate factors
-            are not those of the schedule, a stage that training with `max_epochs` never reaches.
+            are not those of the schedule, LoRA matrices that are not, a stage that training with `max_epochs` never reaches.
     """
     if max_epochs is not None:
         per_epoch = None if steps is None else ceil(steps / max(max_epochs, 1))
         schedule.check_reached(max_epochs, -1 if steps is None else steps, per_epoch)
     optimizer = optimizer_of(optimizer)
     check_same_factors(module, schedule.lr_scale, optimizer.param_groups)
+    check_lora(module, schedule.lora)
     named = [pattern_of(entry) for stage in schedule.stages for entry in stage.entries]
     named += [str(group.get("name", "*")).removesuffix(NO_DECAY) for group in optimizer.param_groups]
-    layers = default_layers(module, named) if layers is None else lowest_first(module, layers)
+    layers = default_layers(module, named) if layers is None else lowest_first(module, names_of(layers))
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     chosen = [trained(module, stage.train, stage.policy) & sizes.keys() for stage in schedule.stages]
     names = {id(p): name for name, p in module.named_parameters()}
@@ -146,9 +148,8 @@ def _lacks_part(layer: str, stages: Sequence[Stage]) -> bool:
 def _never(rows: Sequence[LayerRow], stages: Sequence[Stage]) -> Iterable[str]:
     """Warn of layers that no stage trains although layers below them train, which is rarely intended."""
     ever = [row.first is not None or not row.size or _lacks_part(row.layer, stages) for row in rows]
-    if skipped := [
-        row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains
-    ]:
+    lowest = ever.index(True) if True in ever else 0
+    if skipped := [row.layer for row, trains in [*zip(rows, ever, strict=True)][lowest:] if not trains]:
         yield f"no stage trains {shorten(skipped)}, although lower layers train: is a name missing in `train` of a stage?"
 
 
@@ -217,11 +218,9 @@ def _random(module: nn.Module, chosen: Sequence[set[str]], hints: Hints) -> Iter
         if isinstance(backbone, Backbone):
             prefix = f"{name}." if name else ""
             random = [layer for layer in backbone.layers_with_parameters if layer in backbone.random_layers]
-            layers = [layer for layer in random if not any(covers(prefix + layer, parameter) for parameter in ever)]
-            if layers:
-                names = shorten(layers)
+            if layers := [layer for layer in random if not any(covers(prefix + layer, parameter) for parameter in ever)]:
                 has = "although these layers have random weights"
-                yield f"no stage trains {names}, {has}: load weights ({hints.weights}), or train these layers"
+                yield f"no stage trains {shorten(layers)}, {has}: load weights ({hints.weights}), or train these layers"
 
 
 def _few_steps(steps: int | None, hints: Hints, may_fit: bool) -> Iterable[str]:

@@ -56,7 +56,7 @@ def head_then_all(
     layers: Sequence[str],
     *,
     epoch: int | None = 2,
-    until: Mapping[str, Any] | None = None,
+    until: Until | Mapping[str, Any] | None = None,
     scale: float = 0.1,
     decay: float = 0.8,
     freeze_embeddings: bool = False,
@@ -67,7 +67,7 @@ def head_then_all(
     Args:
         layers: names of the backbone's layers.
         epoch: the epoch at which the backbone starts to train; with `until`, the latest; `None`: only `until` decides.
-        until: fields of `Until`: the backbone starts to train when this metric is reached.
+        until: an `Until`, or its fields: the backbone starts to train when this metric is reached.
         scale: ratio of the top layer's rate to the head's.
         decay: ratio of a layer's rate to that of the layer above it.
         freeze_embeddings: whether the layer `embeddings` stays frozen in every stage.
@@ -85,7 +85,7 @@ def last_k(
     *,
     k: int = 1,
     epoch: int | None = 2,
-    until: Mapping[str, Any] | None = None,
+    until: Until | Mapping[str, Any] | None = None,
     scale: float = 0.1,
     decay: float = 0.8,
 ) -> Schedule:
@@ -105,7 +105,7 @@ def top_down(
     *,
     every: int = 1,
     epoch: int | None = 1,
-    until: Mapping[str, Any] | None = None,
+    until: Until | Mapping[str, Any] | None = None,
     scale: float = 0.1,
     decay: float = 0.8,
     freeze_embeddings: bool = False,
@@ -127,7 +127,7 @@ def top_down(
 
 @SCHEDULES.register("bias_only")
 def bias_only(
-    layers: Sequence[str], *, epoch: int | None = 2, until: Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
+    layers: Sequence[str], *, epoch: int | None = 2, until: Until | Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
 ) -> Schedule:
     """Train only the head until `epoch`, then also the biases of all layers (BitFit, Ben Zaken et al. 2022); see `head_then_all`."""
     return _part_of_backbone("bias", "head + biases", epoch, until, lr_factors(layers, scale, decay))
@@ -135,7 +135,7 @@ def bias_only(
 
 @SCHEDULES.register("norm_only")
 def norm_only(
-    layers: Sequence[str], *, epoch: int | None = 2, until: Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
+    layers: Sequence[str], *, epoch: int | None = 2, until: Until | Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
 ) -> Schedule:
     """Train only the head until `epoch`, then also scale and shift of all norms (Frankle et al. 2021); see `head_then_all`."""
     return _part_of_backbone("norm", "head + norms", epoch, until, lr_factors(layers, scale, decay))
@@ -147,9 +147,9 @@ def lora(
     *,
     rank: int = 8,
     alpha: float | None = None,
-    targets: Sequence[str] = (),
+    targets: str | Sequence[str] = (),
     epoch: int | None = 2,
-    until: Mapping[str, Any] | None = None,
+    until: Until | Mapping[str, Any] | None = None,
     scale: float = 1.0,
     decay: float = 1.0,
 ) -> Schedule:
@@ -196,7 +196,9 @@ def explicit(
     return Schedule([build_stage(given) for given in stages], factors, lora=Lora(**_fields(Lora, lora)) if lora else None)
 
 
-def _part_of_backbone(part: LayerPart, name: str, epoch: int | None, until: Mapping[str, Any] | None, factors: LrFactors) -> Schedule:
+def _part_of_backbone(
+    part: LayerPart, name: str, epoch: int | None, until: Until | Mapping[str, Any] | None, factors: LrFactors
+) -> Schedule:
     both = Stage(["head", {"backbone": part}], epoch, until=_until(until), name=name)
     return Schedule([Stage(["head"], name="head"), both], factors)
 
@@ -226,9 +228,9 @@ def with_reinit(schedule: Schedule, layers: Sequence[str], *, backbone: str = "b
     return replace(schedule, stages=[with_new(stage) for stage in schedule.stages], lr_scale=lr_scale)
 
 
-def _until(given: Mapping[str, Any] | None) -> Until | None:
-    if given is None:
-        return None
+def _until(given: Until | Mapping[str, Any] | None) -> Until | None:
+    if given is None or isinstance(given, Until):
+        return given
     if not isinstance(given, Mapping):
         raise UserError(f"until={given} is not valid: give a condition on a metric, such as {{metric: val/accuracy, threshold: 0.9}}")
     if "metric" not in given:

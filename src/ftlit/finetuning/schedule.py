@@ -13,6 +13,7 @@ from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import pattern_of, whole_layers
 from ftlit.formatting import count
 from ftlit.models.lora import Lora
+from ftlit.patterns import names_of
 
 LrFactors = Sequence[tuple[str, float]]  # (pattern, factor): the first pattern that covers a parameter wins
 NO_TRANSITIONS: Mapping[int, int] = MappingProxyType({})
@@ -35,11 +36,12 @@ class Schedule:
 
     stages: Sequence[Stage]
     lr_scale: LrFactors = (("*", 1.0),)
-    frozen: Sequence[str] = ()
+    frozen: str | Sequence[str] = ()
     lora: Lora | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(check_stages(self.stages)))
+        object.__setattr__(self, "frozen", names_of(self.frozen))
         object.__setattr__(self, "lr_scale", tuple(check_factors(self.lr_scale, positive=True)))
         if not self.stages:
             raise UserError("the schedule has no stages: give at least one, which begins at epoch 0")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any
@@ -18,7 +18,12 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.train_entries import pattern_of, with_pattern
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
+from ftlit.models.lora import Lora
 from ftlit.patterns import covers, not_covered, outermost_first
+
+OF_MATRICES = {
+    field.name for field in fields(Lora)
+}  # options of the command line, where the run adds the LoRA matrices; here the user does
 
 
 def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head") -> list[str]:
@@ -95,8 +100,10 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
         batchnorm: BatchNorm = "auto",
         **options: Any,
     ) -> Schedule:
-        accepted = list(signature(preset).parameters)[1:]
+        accepted = _options_of(preset)
         if wrong := next((name for name in options if name not in accepted), None):
+            if wrong in signature(preset).parameters:
+                raise _of_add_lora(backbone, wrong, options[wrong])
             raise unknown("argument", wrong, ["backbone", "head", "layers", "batchnorm", *accepted], owner=preset.__name__)
         if module is None:
             return partial(schedule, backbone=backbone, head=head, layers=layers, batchnorm=batchnorm, **options)  # type: ignore[return-value]
@@ -117,13 +124,25 @@ def _in_names_of(found: Schedule, backbone: str, head: str, batchnorm: BatchNorm
         entries = [with_pattern(entry, _renamed(pattern_of(entry), backbone, head)) for entry in stage.entries]
         stages.append(replace(stage, train=entries, batchnorm=batchnorm, name=rename(stage.name)))
     factors = [(_renamed(pattern, backbone, head), factor) for pattern, factor in found.lr_scale]
-    return replace(found, stages=stages, lr_scale=factors, frozen=[_renamed(name, backbone, head) for name in found.frozen])
+    frozen = [_renamed(name, backbone, head) for name in found.frozen]
+    return replace(found, stages=stages, lr_scale=factors, frozen=frozen, lora=None)  # the module has its matrices already
+
+
+def _options_of(preset: Callable[..., Schedule]) -> list[str]:
+    """The names of the options that have an effect on any module."""
+    return [name for name in list(signature(preset).parameters)[1:] if name not in OF_MATRICES]
+
+
+def _of_add_lora(backbone: str, name: str, value: object) -> UserError:
+    part = f"self.{backbone}" if backbone else "self"
+    call = f"ftlit.add_lora({part}, ftlit.Lora({name}={value!r}))"
+    return UserError(f"{name}={value!r} is an option of the LoRA matrices, not of the schedule: leave it out, and call {call} in __init__")
 
 
 def _describe(schedule: Any, preset: Callable[..., Schedule]) -> None:
     """Give a function that takes the options of `preset` its name, its signature and a docstring, in place."""
     first, *rest = signature(schedule).parameters.values()
-    own_options = [option for name, option in signature(preset).parameters.items() if name != "layers"]
+    own_options = [signature(preset).parameters[name] for name in _options_of(preset)]
     parameters = [first, *(one for one in rest if one.kind is Parameter.KEYWORD_ONLY), *own_options]
     schedule.__signature__ = signature(schedule).replace(parameters=parameters)
     schedule.__name__ = schedule.__qualname__ = preset.__name__

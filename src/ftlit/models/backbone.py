@@ -19,6 +19,7 @@ from ftlit.identity.code_identity import versioned
 from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.pooling import Pooling, TokenPool, pool, pooled_size
 from ftlit.models.weights_origin import RANDOM, WeightsOrigin, check_origin
+from ftlit.patterns import names_of
 
 
 @versioned("layers", 1)
@@ -124,14 +125,14 @@ class Backbone(Layers):
         """Run every layer, or those above the highest cut of a `FeatureBatch`."""
         return self.features_at(x, self.cuts[-1:])[0]
 
-    def features_at(self, x: Tensor | FeatureBatch, cuts: Sequence[str]) -> list[Tensor]:
+    def features_at(self, x: Tensor | FeatureBatch, cuts: str | Sequence[str]) -> list[Tensor]:
         """Features at each of `cuts` (names), in one pass up to the highest of them.
 
         Args:
             x: as `forward` takes it. A `FeatureBatch` has the features at all of `cuts` that are not above its highest cut.
             cuts: names of layers.
         """
-        found, features, begin = {}, x, 0
+        cuts, found, features, begin = names_of(cuts), {}, x, 0
         if not isinstance(x, Tensor):
             highest = max(x.features, key=self.index)
             found, features, begin = dict(x.features), x.features[highest], self.index(highest) + 1

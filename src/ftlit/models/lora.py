@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from ftlit.errors import UserError
 from ftlit.identity.code_identity import versioned
-from ftlit.patterns import covers, idle
+from ftlit.patterns import covers, idle, names_of
 from ftlit.plain_arguments import plain_arguments
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
@@ -31,8 +31,8 @@ class Lora:
     Args:
         rank: of the product B A, 1 or more; at most the smaller side of a weight is used.
         alpha: the product is multiplied by alpha / rank; `None`: by 1.
-        targets: patterns (see `ftlit.patterns`) of weights of linear layers and convolutions without groups; empty: the projections of
-            attention, or, in a network without attention, all linear layers and convolutions without groups.
+        targets: pattern, or patterns (see `ftlit.patterns`) of weights of linear layers and convolutions without groups; empty: the
+            projections of attention, or, in a network without attention, all linear layers and convolutions without groups.
 
     Raises:
         UserError: a rank below 1, or an alpha that is not above 0.
@@ -40,14 +40,19 @@ class Lora:
 
     rank: int = 8
     alpha: float | None = None
-    targets: Sequence[str] = ()
+    targets: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
             raise UserError(f"LoRA with rank={self.rank!r}: give a whole number, 1 or more, such as 8")
         if self.alpha is not None and not (isinstance(self.alpha, int | float) and 0 < self.alpha < math.inf):
             raise UserError(f"LoRA with alpha={self.alpha!r}: give a number above 0, or leave it out for alpha = rank")
-        object.__setattr__(self, "targets", (self.targets,) if isinstance(self.targets, str) else tuple(self.targets))
+        object.__setattr__(self, "targets", names_of(self.targets))
+
+    @property
+    def scale(self) -> float:
+        """The factor of the product B A."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
 @versioned("low_rank", 1)
@@ -75,7 +80,7 @@ class LowRank(nn.Module):
 
 
 @plain_arguments
-def add_lora(module: nn.Module, lora: Lora = Lora(), within: Sequence[str] = ("*",)) -> list[str]:
+def add_lora(module: nn.Module, lora: Lora = Lora(), within: str | Sequence[str] = "*") -> list[str]:
     """Give weights of `module` low-rank matrices, in place; its output stays the same. Build the optimizer afterwards.
 
     Applied twice it changes nothing the second time. The names of the weights in a state dict change, see
@@ -84,7 +89,7 @@ def add_lora(module: nn.Module, lora: Lora = Lora(), within: Sequence[str] = ("*
     Args:
         module: any module.
         lora: the weights and the size.
-        within: patterns of layers of `module` that get matrices.
+        within: pattern, or patterns, of layers of `module` that get matrices.
 
     Returns:
         The names of the weights that have matrices now.
@@ -96,6 +101,7 @@ def add_lora(module: nn.Module, lora: Lora = Lora(), within: Sequence[str] = ("*
     ['2.weight']
     """
     found = list(_targets(module))
+    within = names_of(within)
     for pattern in (*within, *lora.targets):
         if not found:
             raise UserError(f"LoRA needs linear layers or convolutions, but {type(module).__name__} has none: use another network")
@@ -107,14 +113,13 @@ def add_lora(module: nn.Module, lora: Lora = Lora(), within: Sequence[str] = ("*
         chosen = [target for target in chosen if any(covers(pattern, target[0]) for pattern in lora.targets)]
     elif attention:
         chosen = attention
-    scale = 1.0 if lora.alpha is None else lora.alpha / lora.rank
     for name, owner, leaf in chosen:
         if own := _low_rank(owner, leaf):
-            if (own.scale, len(own.a)) != (scale, min(lora.rank, len(own.b), own.a.shape[1])):
+            if not _is_of(own, lora):
                 raise UserError(f"{name} already has LoRA matrices of another rank or alpha: call ftlit.merge_lora(module) first")
         else:
             weight = getattr(owner, leaf)
-            parametrize.register_parametrization(owner, leaf, LowRank(weight, lora.rank, scale))
+            parametrize.register_parametrization(owner, leaf, LowRank(weight, lora.rank, lora.scale))
     return [name for name, _, _ in chosen]
 
 
@@ -126,6 +131,17 @@ def merge_lora(module: nn.Module) -> nn.Module:
             if _low_rank(part, leaf):
                 parametrize.remove_parametrizations(part, leaf, leave_parametrized=True)
     return module
+
+
+def check_lora(module: nn.Module, lora: Lora | None) -> None:
+    """Raise `UserError` for matrices in a module that have not the rank and the alpha of the schedule's `lora`; `None`: any will do."""
+    for name, part in module.named_modules():
+        if lora is not None and isinstance(part, LowRank) and not _is_of(part, lora):
+            own = f"Lora(rank={lora.rank}, alpha={lora.alpha})"
+            raise UserError(
+                f"the schedule has {own}, but {name.partition('.parametrizations')[0]} has LoRA matrices of another rank or alpha: leave "
+                f"lora out of the Schedule, or give ftlit.add_lora the same {own}"
+            )
 
 
 def lora_parameters(module: nn.Module) -> set[nn.Parameter]:
@@ -148,6 +164,11 @@ def _in_attention(name: str) -> bool:
     modules = name.split(".")[:-1]
     inner = next((i for i, module in enumerate(modules) if ATTENTION.search(module)), None)
     return inner is not None and not any(POSITION.search(module) for module in modules[inner + 1 :])
+
+
+def _is_of(own: LowRank, lora: Lora) -> bool:
+    """Whether matrices have the rank, as far as their weight allows it, and the scale of `lora`."""
+    return (own.scale, len(own.a)) == (lora.scale, min(lora.rank, len(own.b), own.a.shape[1]))
 
 
 def _low_rank(part: nn.Module, leaf: str) -> LowRank | None:

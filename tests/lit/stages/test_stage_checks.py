@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from staged_net import Net, fit
 from torch.optim import lr_scheduler
 
-from ftlit import Rates, Schedule, Stage, StagedFinetuning, Until, UserError, build_optimizer
+from ftlit import Lora, Rates, Schedule, Stage, StagedFinetuning, Until, UserError, add_lora, build_optimizer, examine
 from ftlit.finetuning.lr_schedule import cosine
 from ftlit.lit.stages.stage_checks import check_same_schedule, schedule_values
 
@@ -194,6 +194,15 @@ def test_an_optimizer_without_the_parameters_that_are_frozen_at_first_is_an_erro
 
     with pytest.raises(UserError, match=r"stage 'head \+ body.top' trains parameters that are not in the optimizer: body.top.0.weight"):
         fit(5, model=TrainableOnly())
+
+
+@pytest.mark.parametrize(("given", "alike"), [(Lora(2), True), (None, True), (Lora(3), False), (Lora(2, alpha=4), False)])
+def test_a_schedule_whose_matrices_are_not_those_of_the_module_is_one_line_in_training_and_in_the_plan(given, alike):
+    model, schedule = Net(), Schedule([Stage(["head", {"body": "lora"}])], lora=given)
+    add_lora(model, Lora(2), within="body")
+    for use in (lambda: fit(1, schedule=schedule, model=model), lambda: examine(model, schedule, model.configure_optimizers())):
+        with nullcontext() if alike else pytest.raises(UserError, match=r"but body\.low\.0 has LoRA matrices of another rank or alpha"):
+            use()
 
 
 def test_weight_averaging_that_recomputes_statistics_is_not_supported():

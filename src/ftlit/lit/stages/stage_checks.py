@@ -21,6 +21,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
 from ftlit.lit.trainer_internals import find_callback, is_trial_run, steps_per_epoch
 from ftlit.models.backbone import Backbone
+from ftlit.models.lora import check_lora
 
 STATISTICS_OF_RANDOM_ORIGIN = (
     "the batch norms of the backbone hold statistics, but its origin says that the weights are random: to keep the statistics, give "
@@ -42,10 +43,12 @@ def check_callbacks(callbacks: Sequence[Callback], own: type[Callback]) -> None:
 
 
 def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence[Optimizer]) -> None:
-    """Check that the optimizers hold every parameter that a stage trains, each in a group with its factor of the schedule's `lr_scale`.
+    """Check that the optimizers hold every parameter that a stage trains, each in a group with its factor of the schedule's `lr_scale`, and
+    that LoRA matrices are those of the schedule's `lora`.
 
     Raises:
-        UserError: a parameter is missing, for instance because the optimizer was built over what trains first; or has another factor.
+        UserError: a parameter is missing, for instance because the optimizer was built over what trains first; or has another factor; or
+            a matrix has another rank.
     """
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     held = {id(parameter) for group in groups for parameter in group["params"]}
@@ -56,6 +59,7 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
                 "build the optimizer with ftlit.build_optimizer, which includes frozen parameters"
             )
     check_same_factors(module, schedule.lr_scale, groups)
+    check_lora(module, schedule.lora)
 
 
 def check_length(schedule: Schedule, trainer: Trainer, module: LightningModule) -> None:
