@@ -1,5 +1,6 @@
 """95 % intervals of an accuracy, and of the difference of two on the same images."""
 
+from collections.abc import Sequence
 from math import sqrt
 
 Z_95 = 1.959963984540054  # standard deviations of a normal distribution that hold 95 % of it
@@ -34,3 +35,18 @@ def paired_interval(better: int, worse: int, number: int) -> tuple[float, float]
     size, difference, changed = number + 2, better - worse, better + worse + 1
     half = Z_95 * sqrt(changed - difference**2 / size)
     return max(-1.0, (difference - half) / size), min(1.0, (difference + half) / size)
+
+
+def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float, float]:
+    """The accuracy of a second model minus that of the first on the same images, and the ends of its 95 % interval, see `paired_interval`.
+
+    Args:
+        first: whether the first model is right, for each image; at least one.
+        second: whether the second one is, in the same order.
+
+    >>> print("{:+.2f}, {:.3f} to {:.3f}".format(*paired_difference([True] * 90 + [False] * 10, [True] * 88 + [False] * 4 + [True] * 8)))
+    +0.06, -0.004 to 0.122
+    """
+    pairs = list(zip(first, second, strict=True))
+    better, worse = pairs.count((False, True)), pairs.count((True, False))
+    return (better - worse) / len(pairs), *paired_interval(better, worse, len(pairs))

@@ -212,7 +212,7 @@ def report_parser() -> _Parser:
     parser = _Parser(
         "ftlit report",
         description="Write report.html of a run again, or the table of a sweep (sweep.md, settings.csv and others).",
-        epilog="example: ftlit report runs/mine",
+        epilog="examples: ftlit report runs/mine; ftlit report runs/mine --against runs/other",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a run, or of a sweep")
     plots = "of a run: write its plots in this format too, to FOLDER/report"
@@ -220,7 +220,7 @@ def report_parser() -> _Parser:
         "--against",
         nargs="+",
         metavar="VALUE",
-        help="of a sweep: only print the paired differences of the other settings to one setting, such as head=mlp data.per_class=5",
+        help="only compare (paired): a run with the run in folder VALUE, the settings of a sweep with one, head=mlp data.per_class=5",
     )
     parser.add_argument("--plots", choices=["pdf", "svg"], action="append", default=[], help=plots)
     return parser

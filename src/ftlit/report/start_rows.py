@@ -18,22 +18,27 @@ def start_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if f"{TEST}/images" not in result:
         return []
     name = result.get(RUN, "earlier run")  # earlier versions did not write it
-    rows = [_accuracy(f"test: {name}", result[f"{TEST}/accuracy"], result[f"{TEST}/images"]), _difference("difference", result, TEST)]
+    rows = [accuracy_row(f"test: {name}", result[f"{TEST}/accuracy"], result[f"{TEST}/images"]), _difference("difference", result, TEST)]
     if f"{KNOWN}/images" in result:
         images = result[f"{KNOWN}/images"]
         accuracy = result[f"{KNOWN}/accuracy"] + result[f"{KNOWN}/difference"]
         rows += [
-            _accuracy(f"test, known classes ({images:,})", accuracy, images),
+            accuracy_row(f"test, known classes ({images:,})", accuracy, images),
             _difference("difference on these", result, KNOWN),
         ]
     return rows
 
 
-def _accuracy(name: str, accuracy: float, images: int) -> tuple[str, str, str]:
+def accuracy_row(name: str, accuracy: float, images: int) -> tuple[str, str, str]:
+    """Name, accuracy and its 95 % interval."""
     low, high = accuracy_interval(accuracy, images)
     return name, f"{accuracy:.4f}", f"{low:.3f} to {high:.3f}"
 
 
-def _difference(name: str, result: Mapping[str, Any], prefix: str) -> tuple[str, str, str]:
-    difference, low, high = (result[f"{prefix}/difference{end}"] for end in ("", "_low", "_high"))
+def difference_row(name: str, difference: float, low: float, high: float) -> tuple[str, str, str]:
+    """Name, difference of two accuracies and its 95 % interval."""
     return name, f"{difference:+.4f}", f"{low:+.3f} to {high:+.3f}"
+
+
+def _difference(name: str, result: Mapping[str, Any], prefix: str) -> tuple[str, str, str]:
+    return difference_row(name, *(result[f"{prefix}/difference{end}"] for end in ("", "_low", "_high")))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ftlit.formatting import count
-from ftlit.intervals import paired_interval
+from ftlit.intervals import paired_difference
 from ftlit.report.start_rows import KNOWN, RUN, TEST, start_rows
 
 
@@ -53,10 +53,9 @@ class StartComparison:
 
 def _compared(prefix: str, pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
     """The accuracy of the earlier run, the paired difference with its 95 % interval, and the number of images."""
-    better, worse = pairs.count((False, True)), pairs.count((True, False))
-    low, high = paired_interval(better, worse, len(pairs))
-    values = {"accuracy": _share([before for before, _ in pairs]), "difference": (better - worse) / len(pairs)}
-    values |= {"difference_low": low, "difference_high": high, "images": len(pairs)}
+    before, now = zip(*pairs, strict=True)
+    names = ("difference", "difference_low", "difference_high")
+    values = {"accuracy": _share(before), **dict(zip(names, paired_difference(before, now), strict=True)), "images": len(pairs)}
     return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
