@@ -53,6 +53,7 @@ from ftlit.recipes.run_result import beside_result, details_of, has_baseline_res
 from ftlit.recipes.wise import choose_weights
 from ftlit.report.scores import class_scores, low_recalls
 from ftlit.run_folder import write_result
+from ftlit.sweeps.running import tell_estimate
 
 
 def run(cfg: DictConfig) -> float:
@@ -129,12 +130,15 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     begin_loggers(run.trainer.loggers, again=bool(cfg.resume and not run.resume_from))
     artifacts.write_folder(cfg, run.data, resumed=run.resume_from is not None)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
-    rows = plan_rows(cfg, run.model.backbone, run.data, plan, inputs, _facts(cfg, run, plan, inputs))
+    facts = _facts(cfg, run, plan, inputs)
+    rows = plan_rows(cfg, run.model.backbone, run.data, plan, inputs, facts)
     rows[1:1] = [*(run.start.rows() if run.start else []), *(plan_rows_of(run.data) if cfg.final else [])]
     if run.trains and (resized := describe_change(cfg, began_with(cfg))):
         rows.append(("processes", resized))
     rows += [("note", note) for note in (*run.notes, *notes)]
     print_plan(cfg, rows, plan, resuming, trains=run.trains)
+    if facts.seconds:
+        tell_estimate(facts.seconds.whole)
     if cfg.report:
         write_run(cfg, run.data, rows, plan)
 

@@ -3,6 +3,9 @@
 import fcntl
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +32,23 @@ class RunningSweep:
 
 
 SWEEPS: dict[Path, RunningSweep] = {}  # by folder; empty for a single run
+_HEARS_ESTIMATE: ContextVar[Callable[[float], None] | None] = ContextVar("hears_estimate", default=None)
+
+
+@contextmanager
+def hearing_estimate(hear: Callable[[float], None]) -> Iterator[None]:
+    """Within it, pass the seconds that the plan of a job estimates to a function."""
+    token = _HEARS_ESTIMATE.set(hear)
+    try:
+        yield
+    finally:
+        _HEARS_ESTIMATE.reset(token)
+
+
+def tell_estimate(seconds: float) -> None:
+    """Pass on the seconds that the plan of a run estimates, if the run is a job of a sweep."""
+    if hear := _HEARS_ESTIMATE.get():
+        hear(seconds)
 
 
 LOCKS: dict[Path, int] = {}  # the open folders of these sweeps

@@ -5,7 +5,9 @@ import os
 import pickle
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import pytest
 from hydra import compose
@@ -13,8 +15,20 @@ from omegaconf import OmegaConf
 
 from ftlit import UserError
 from ftlit.cli import train
-from ftlit.cli.sweep import sweep_jobs, sweep_output
-from ftlit.cli.sweep.sweep_output import BEGAN, LOG, TOTAL, VARYING, _time_left, begin_sweep, job_log, print_job, print_stopped
+from ftlit.cli.sweep import sweep_jobs
+from ftlit.cli.sweep.sweep_output import (
+    BEGAN,
+    LOG,
+    PRINTED,
+    TOTAL,
+    VARYING,
+    _not_printed,
+    _time_left,
+    begin_sweep,
+    job_log,
+    print_job,
+    print_stopped,
+)
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import COMMAND
@@ -23,14 +37,16 @@ from ftlit.sweeps import running, summary
 from ftlit.sweeps.halving import Monitor
 from ftlit.sweeps.jobs import STOPPED, Job, read_job
 from ftlit.sweeps.plan_file import SweepPlan
-from ftlit.sweeps.running import RunningSweep, wait_for_running
+from ftlit.sweeps.running import RunningSweep, tell_estimate, wait_for_running
 
 PLAN = "data      train 188\nnote      val taken from train by a hash\n          of each example\nhead      linear probe\n"
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    monkeypatch.setattr(sweep_output, "PRINTED", set())
+def fresh(monkeypatch, tmp_path_factory):
+    printed = tmp_path_factory.mktemp("printed") / "notes"
+    printed.touch()
+    monkeypatch.setenv(PRINTED, str(printed))
     monkeypatch.setenv(TOTAL, "")
 
 
@@ -54,6 +70,42 @@ def test_a_job_prints_to_its_log_and_each_note_reaches_the_console_once_in_one_l
         "warning: disk",
     ]
     assert (tmp_path / "0" / LOG).read_text() == PLAN and (tmp_path / "1" / LOG).read_text().count("note  ") == 2
+
+
+def test_a_note_of_jobs_in_several_processes_reaches_the_console_once(tmp_path):
+    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        printed = list(processes.map(_not_printed, [["note a", "note b"], ["note b", "note c"], ["note a"]]))
+    assert sorted(line for lines in printed for line in lines) == ["note a", "note b", "note c"]
+    os.environ[PRINTED] = str(tmp_path / "on another machine")  # the fixture restores it
+    assert _not_printed(["note a", "note a"]) == ["note a"]
+
+
+def begun_job(folder, number, seconds):
+    """Begin a job whose plan estimates these seconds."""
+    Job(number, (f"seed={number}",)).write(folder / str(number))
+    with job_log(folder / str(number)):
+        tell_estimate(seconds)
+
+
+@pytest.mark.parametrize(
+    ("done", "epochs", "seconds", "printed"),
+    [
+        (0, 0, 240.0, ("4 min", "18", "72 min")),
+        (6, 0, 240.0, ("4 min", "12", "48 min")),
+        (0, 0, 0.5, None),
+        (17, 0, 240.0, None),
+        (0, 9, 240.0, None),
+    ],
+    ids=["sweep", "resumed", "short", "one job left", "halving"],
+)
+def test_the_first_plan_of_a_sweep_estimates_all_its_jobs(done, epochs, seconds, printed, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(BEGAN, f"0 {done}")
+    SweepPlan(18, [], "", epochs=epochs).write(tmp_path)
+    begun_job(tmp_path, 3, seconds)
+    begun_job(tmp_path, 4, seconds)
+    tell_estimate(seconds)  # of a run by itself
+    line = "estimate  job 3 (seed=3) takes up to about {}; {} jobs like this one, one after another, up to about {}\n"
+    assert capsys.readouterr().out == (line.format(*printed) if printed else "")
 
 
 def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):

@@ -1,10 +1,13 @@
 """The output of a sweep: a line for each job, and each note once. What a job prints itself is in `train.log` in its folder."""
 
+import atexit
+import fcntl
 import os
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from math import isfinite
 from pathlib import Path
@@ -16,17 +19,19 @@ from ftlit.run_folder import TIE_BREAK, TRAINED, keeps_baseline
 from ftlit.sweeps.caption import ignored_note
 from ftlit.sweeps.halving import Monitor, score_at
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, Job, jobs_of, read_job, varying
+from ftlit.sweeps.plan_file import read_plan
+from ftlit.sweeps.running import hearing_estimate
 from ftlit.sweeps.setting_results import RANKINGS
 
 LOG = "train.log"
 TOTAL = "FTLIT_SWEEP_JOBS"  # in the environment, also of processes that run jobs: the number of jobs of the sweep
 BEGAN = "FTLIT_SWEEP_BEGAN"  # likewise: when it began, in seconds of the epoch, and how many jobs had finished before
 VARYING = "FTLIT_SWEEP_OPTIONS"  # likewise: the names of the options that differ between its jobs; unset: not known
+PRINTED = "FTLIT_SWEEP_PRINTED"  # likewise: the file with the notes that its jobs have printed, whatever processes run them
 LEAST_LEFT = 20.0  # seconds; the end of a shorter sweep needs no estimate
 NOTE = re.compile(r"(note|doctor|warning)\b")
 INDENT = " " * 10  # of the further lines of a row of the plan
 TRAINS = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar"
-PRINTED: set[str] = set()  # notes of the jobs of this process
 
 
 def print_resuming(folder: Path, done: int) -> None:
@@ -45,6 +50,9 @@ def begin_sweep(folder: Path, total: int, done: int = 0, names: Sequence[str] = 
         names: of the options that differ between the jobs; none: not known.
     """
     os.environ[TOTAL], os.environ[BEGAN], os.environ[VARYING] = str(total), f"{time.time()} {done}", " ".join(names)
+    handle, os.environ[PRINTED] = tempfile.mkstemp(prefix="ftlit-sweep-")
+    os.close(handle)
+    atexit.register(Path(os.environ[PRINTED]).unlink, missing_ok=True)
     print_line(f"sweep of {count(total, 'job')}: each prints to {LOG} in its folder, {folder}/NUMBER")
     sys.stdout.flush()
 
@@ -52,20 +60,53 @@ def begin_sweep(folder: Path, total: int, done: int = 0, names: Sequence[str] = 
 @contextmanager
 def job_log(folder: Path) -> Iterator[None]:
     """Append what a job prints on stdout to its log, then print those of its notes that no earlier job had. Errors stay on stderr."""
+    console = sys.stdout
+
+    def print_estimate(seconds: float) -> None:
+        with redirect_stdout(console):
+            _print_estimate(folder, seconds)
+
     with (folder / LOG).open("a", encoding="utf-8", errors="backslashreplace", buffering=1) as log:
         begin = log.tell()
         try:
-            with redirect_stdout(log):
+            with redirect_stdout(log), hearing_estimate(print_estimate):
                 yield
         finally:
             log.flush()
             with (folder / LOG).open("rb") as written:
                 written.seek(begin)
                 notes = list(_notes(written.read().decode(errors="replace")))
-            for note in dict.fromkeys(notes):
-                if note not in PRINTED:
-                    print_line(note)
-            PRINTED.update(notes)
+            for note in _not_printed(notes):
+                print_line(note)
+
+
+def _print_estimate(folder: Path, seconds: float) -> None:
+    """Print the estimate of the first job that has one, and how long all jobs that are to run would take at this rate. Nothing is printed
+    in a sweep by successive halving, whose jobs train a part of their epochs only.
+    """
+    job, plan = read_job(folder), read_plan(folder.parent)
+    if job is None or plan is None or plan.epochs:
+        return
+    left = plan.total - int(os.environ.get(BEGAN, "").partition(" ")[2] or 0)
+    if left < 2 or left * seconds < LEAST_LEFT or not _not_printed(["estimate"]):
+        return
+    one, every = duration_in_words(seconds), duration_in_words(left * seconds)
+    print_line(f"estimate  {name_of(job)} takes up to about {one}; {left:,} jobs like this one, one after another, up to about {every}")
+    sys.stdout.flush()
+
+
+def _not_printed(texts: Iterable[str]) -> list[str]:
+    """Those of these lines that no job of the sweep has printed, in this process or in another one. From now on they count as printed."""
+    lines = list(dict.fromkeys(texts))
+    try:
+        with Path(os.environ.get(PRINTED, "")).open("r+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            before = set(file.read().split("\n"))
+            new = [line for line in lines if line not in before]
+            file.writelines(f"{line}\n" for line in new)
+            return new
+    except OSError:  # a job on another machine, where this file is not: its output goes to a file of its own
+        return lines
 
 
 def _notes(text: str) -> Iterator[str]:
@@ -104,9 +145,8 @@ def print_job(folder: Path) -> None:
     print_line(f"{place}{name_of(job)}{rung}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
     ignored = [name for name in os.environ.get(VARYING, "").split() if name in job.ignored]
     note = f"note      {ignored_note('jobs that only fit a linear probe, as this one,', ignored)} {TRAINS}"
-    if ignored and note not in PRINTED:
+    if ignored and _not_printed([note]):
         print_line(note)
-        PRINTED.add(note)
     sys.stdout.flush()  # a sweep takes hours
 
 
