@@ -24,7 +24,7 @@ from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_ne
 from ftlit.zoo.input_channels import in_chans_record, set_in_chans
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights.weight_files import read
-from ftlit.zoo.weights.weight_sources import WeightSource, file_of, find, has_file, sources, weights_record
+from ftlit.zoo.weights.weight_sources import WeightSource, file_of, find, has_file, published_source, sources, weights_record
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,23 @@ def is_at_hand(name: str, weights: str | None = "default") -> bool:
     """
     if weights is None or name not in available():
         return False
-    source = _net(name).sources.get(weights)
+    source = published_source(weights, _net(name).sources)
     return source.is_at_hand if source else has_file(weights, name)
+
+
+def download(name: str, weights: str = "default") -> None:
+    """Download published weights of a network into the cache, if they are not there; nothing is done for a file.
+
+    Args:
+        name: as `load_backbone` takes it.
+        weights: as `load_backbone` takes them.
+
+    Raises:
+        UserError: the download fails, or a package with the weights is not installed.
+    """
+    source = published_source(weights, _net(name).sources)
+    if source and not source.is_at_hand:
+        source.load()
 
 
 def _net(name: str) -> Net:

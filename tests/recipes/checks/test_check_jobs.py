@@ -1,5 +1,7 @@
 """Jobs of a sweep are checked before the first one: a mistake in any of them refuses the sweep, in one line that names the job."""
 
+from urllib.error import URLError
+
 import pytest
 from hydra import compose
 from omegaconf import read_write
@@ -71,6 +73,36 @@ def test_a_backbone_whose_file_is_not_in_the_folder_of_weights_is_found_before_a
     assert f"job 1 (backbone=resnet18) could not begin: backbone.weights={tmp_path} has no resnet18.pth" in line
     assert "(files there: resnet50.pth, vgg11.pth)" in line
     check_jobs(config, {0: jobs[0]})
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of torchvision's cache, without network access; it holds a file for resnet50."""
+
+    def no_network(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", no_network)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "resnet50-11ad3fa6.pth").touch()
+    return folder
+
+
+def test_missing_weights_are_found_before_any_job_of_each_network_once(config, cache, capfd):
+    jobs = [[f"backbone={name}", f"seed={seed}"] for name in ("resnet50", "resnet18", "regnet_y_400mf") for seed in (1, 2)]
+    line = error_of(config, *jobs)
+    assert "job 2 (backbone=resnet18) could not begin: cannot download https://download.pytorch.org/models/resnet18-" in line
+    assert line.endswith("; the weights of regnet_y_400mf are missing too") and str(cache) in line
+    assert capfd.readouterr().out.count("Downloading") == 1  # without a network each try may take half a minute
+    check_jobs(config, {0: jobs[0], 1: ["backbone=regnet_y_400mf", "backbone.weights=null"]})
+    assert error_of(config, *jobs[2:4]).startswith("cannot download")  # one network: the message of a single run
+
+
+def test_a_mistake_is_found_before_anything_is_downloaded(config, cache, capfd):
+    assert "optimizer.lr=x" in error_of(config, ["backbone=resnet18"], ["backbone=resnet18", "optimizer.lr=x"])
+    assert "Downloading" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

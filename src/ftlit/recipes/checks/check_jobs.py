@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, shorten
 from ftlit.formatting import count
 from ftlit.recipes.checks.early_checks import check_early
 from ftlit.recipes.config.error_messages import as_user_error
@@ -19,6 +19,7 @@ from ftlit.sweeps.jobs import Job, varying
 
 SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
 REMOTE_LAUNCHERS = (SLURM, "ray")  # launchers whose jobs run on other machines, with other files and packages
+Published = tuple[str, str]  # a network, and the weights that it reads
 NAMED_FILES = ("ftlit.load_backbone", "ftlit.load_timm")  # networks that find their weights in a folder by name
 
 
@@ -33,7 +34,7 @@ def check_launcher(launcher: str | None) -> None:
 
 
 def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]], composed: dict[int, DictConfig] | None = None) -> None:
-    """Compose and bind jobs of a sweep; of those that differ in their seed alone, one.
+    """Compose and bind jobs of a sweep; of those that differ in their seed alone, one. Then download the published weights that they lack.
 
     Args:
         config: of the sweep.
@@ -48,22 +49,49 @@ def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]], compose
     jobs = [Job(number, tuple(words)) for number, words in planned.items()]
     names = varying(jobs)
     kinds = {tuple(job.values.get(name) for name in names): job for job in reversed(jobs)}  # the first of each
-    errors = {job.number: error for job in reversed(kinds.values()) if (error := _error_of(config, job, composed))}
-    if not errors:
-        return
-    number, error = next(iter(errors.items()))
-    if len(errors) == len(kinds) and len(set(map(str, errors.values()))) == 1:
-        raise error
-    words = " ".join(f"{name}={planned_job.values[name]}" for planned_job in jobs if planned_job.number == number for name in names)
+    published: dict[Published, Job] = {}
+    errors = [(job, error) for job in reversed(kinds.values()) if (error := _error_of(config, job, composed, published))]
+    if errors and len(errors) == len(kinds) and len({str(error) for _, error in errors}) == 1:
+        raise errors[0][1]
     others = f"; {count(len(errors) - 1, 'other job')} could not begin either" if len(errors) > 1 else ""
-    raise UserError(f"no job has run, because job {number} ({words}) could not begin: {error}{others}") from error
+    if not errors and (failed := _failed_download(published)):
+        if len(published) == 1:
+            raise failed[1]
+        errors, others = [failed], _missing_too(published, failed[0])
+    for job, error in errors[:1]:
+        words = " ".join(f"{name}={job.values[name]}" for name in names)
+        raise UserError(f"no job has run, because job {job.number} ({words}) could not begin: {error}{others}") from error
 
 
-def _error_of(config: DictConfig, job: Job, composed: dict[int, DictConfig] | None) -> UserError | None:
+def _failed_download(published: Mapping[Published, Job]) -> tuple[Job, UserError] | None:
+    """Download the weights that are missing, up to the first that cannot be: its job and the error, or `None`."""
+    from ftlit.zoo.torchvision_nets import download  # here: a launcher's own process needs no torch
+
+    for (name, weights), job in published.items():
+        try:
+            download(name, weights)
+        except UserError as error:
+            return job, error
+    return None
+
+
+def _missing_too(published: Mapping[Published, Job], failed: Job) -> str:
+    """The other networks whose weights are missing, as the end of an error."""
+    from ftlit.zoo.torchvision_nets import is_at_hand  # here: a launcher's own process needs no torch
+
+    names = [name for (name, weights), job in published.items() if job is not failed and not is_at_hand(name, weights)]
+    return f"; the weights of {shorten(names)} are missing too" if names else ""
+
+
+def _error_of(config: DictConfig, job: Job, composed: dict[int, DictConfig] | None, published: dict[Published, Job]) -> UserError | None:
+    """The error of a job that could not begin; `None` for others. Adds the published weights that it reads."""
     try:
         cfg = compose_job(config, job.overrides, job.number)
         with use_hydra_config(cfg):
-            _check(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]))
+            own = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"])
+            _check(own)
+            if own.backbone.get("_target_") == NAMED_FILES[0] and own.init_from is None and own.backbone.get("weights") is not None:
+                published.setdefault((own.backbone.name, str(own.backbone.weights)), job)
         if composed is not None:
             composed[job.number] = cfg
     except Exception as error:

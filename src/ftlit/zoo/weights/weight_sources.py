@@ -71,8 +71,7 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource
         UserError: neither a published name nor a file that can be read, or a key without a file.
     """
     text = "null" if weights is None else str(weights)
-    name = text.rpartition(".")[2]  # torchvision's long form: ResNet50_Weights.IMAGENET1K_V2
-    found = None if weights is None else sources.get("default" if name == "DEFAULT" else name)
+    found = None if weights is None else published_source(text, sources)
     if weights is None or found:
         if key is not None:
             raise UserError(
@@ -87,6 +86,12 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource
     own = WeightSource(WeightsOrigin("file", str(path)), lambda: file, input_spec_of(file), key=key)
     known = next((source for source in sources.values() if source.published_as == path.name), own)
     return replace(known, origin=own.origin, load=own.load, key=key)
+
+
+def published_source(weights: str, sources: Mapping[str, WeightSource]) -> WeightSource | None:
+    """The source of this name; `None` where no weights are published under it."""
+    name = weights.rpartition(".")[2]  # torchvision's long form: ResNet50_Weights.IMAGENET1K_V2
+    return sources.get("default" if name == "DEFAULT" else name)
 
 
 def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike[str] | None:
