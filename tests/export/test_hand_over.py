@@ -146,7 +146,7 @@ def test_the_card_has_data_accuracy_calibration_input_and_licence(run, tmp_path)
     assert "| accuracy | not measured |" in (tmp_path / "README.md").read_text()
 
 
-def test_the_card_of_a_final_run_has_the_accuracy_of_the_earlier_network_only_and_a_refit_is_marked(tmp_path):
+def test_the_card_of_a_final_run_has_the_accuracy_of_the_earlier_network_only_and_a_refit_is_marked(images, tmp_path):
     run = run_of(tmp_path / "run", "glyph", {})
     measured = {"test/accuracy": 0.9, "test/accuracy_low": 0.744, "test/accuracy_high": 0.965, "val/accuracy": 0.95}
     write_result(run, {**measured, "test/fitted_on": "train + val"})
@@ -155,10 +155,19 @@ def test_the_card_of_a_final_run_has_the_accuracy_of_the_earlier_network_only_an
     (run / "init_from").mkdir()
     write_result(run / "init_from", measured)
     write_result(run, {"fitted_on": "train + val + test", "images": 140, "init_from/run": "runs/monday"})
+    none, number = {"hashes": [], "labels": [], "names": []}, len(images)
+    train = {"hashes": list(map(str, range(number))), "labels": [[0]] * number, "names": list(map(str, images))}
+    split = {"class_names": CLASSES, "grouped": False, "splits": {"train": train, "val": none, "test": none}}
+    write_json(run / "split.json", split)
     _, usage = export_run(run, "torch", tmp_path / "net.pt2", preprocessing=True)
     assert usage.splitlines()[-1].startswith("accuracy: not measured: this network was trained on all images (final=true)")
     card = (tmp_path / "README.md").read_text()
-    assert "| agreement | the run has no test images (final=true), so the file was not compared" in card
+    assert "| agreement | the file and ftlit predict name the same class for 5 of 5 training images of the run, which has no test " in card
+    for gone in ("final=true), and its training images are not there as files", "whose files are there"):
+        split["splits"]["test" if "whose" in gone else "train"] = {**none, "hashes": ["h"], "labels": [[0]], "names": ["gone.png"]}
+        write_json(run / "split.json", split)
+        export_run(run, "torch", tmp_path / "net.pt2", preprocessing=True)
+        assert f"{gone}, so the file was not compared" in (tmp_path / "README.md").read_text()
     assert "so there never were test images; of the earlier network, runs/monday: test 0.9000 (95 % interval 0.744 to 0.965) |" in card
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, shorten
-from ftlit.export.agreement import Agreement, compare, test_images
+from ftlit.export.agreement import Agreement, compare, photos_of
 from ftlit.export.export_formats import ExportFormat
 from ftlit.export.export_network import export, format_of, metadata_of
 from ftlit.export.images_to_logits import Variant
@@ -70,7 +70,7 @@ def export_run(
 
 
 def hand_over(run: str | Path, to: str, out: str | Path | None, variant: Variant, *, trust: bool = False) -> HandOver:
-    """Do what `export_run` does, and compare a file that prepares images with `ftlit predict` on the test images of the run."""
+    """Do what `export_run` does, and compare a file that prepares images with `ftlit predict` on images of the run."""
     export_format = format_of(to, out)
     network = load(run, trust=trust)
     name = re.sub(r"[^\w.-]", "_", str((network.backbone.record or {}).get("name", "network")))
@@ -86,8 +86,7 @@ def hand_over(run: str | Path, to: str, out: str | Path | None, variant: Variant
         (written.parent / LABELS).write_text("".join(f"{_label(name)}\n" for name in network.class_names), encoding="utf-8")
         sample = _write_sample(network, target, written.parent)
         if variant.preprocessing:
-            found = compare(network, logits, test_images(folder), export_format.least_agreement or 0)
-            agreements.append(found._replace(final=facts.is_final))
+            agreements.append(compare(network, logits, photos_of(folder), export_format.least_agreement or 0))
             network.to("cpu", precision="32-true")
         card = model_card(
             network,
