@@ -109,6 +109,22 @@ def test_without_restart_a_stage_does_not_change_the_rates():
     assert before + trace(staged, 6) == trace(whole, 10)
 
 
+def test_each_stage_has_its_own_factor_beside_the_curve_also_after_a_resume():
+    make = partial(Rates, curve=cosine, steps=10, epochs=1, stage_factors=[1, 0.1])
+    whole, staged, resumed = Rates(optimizer(1.0), cosine, steps=10, epochs=1), make(optimizer(1.0)), make(optimizer(1.0))
+    usual, first = trace(whole, 10), trace(staged, 4)
+    staged.set_stage(1)
+    resumed.load_state_dict(staged.state_dict())
+    assert first == usual[:4] and staged.get_last_lr() == pytest.approx([0.1 * rate for rate in usual[4]])
+    assert trace(staged, 6) == trace(resumed, 6) == [pytest.approx([0.1 * rate for rate in rates]) for rates in usual[4:]]
+
+
+@pytest.mark.parametrize("factors", [[1, 0], [1, -1], [float("nan")], ["0.1"], [None]])
+def test_a_factor_of_a_stage_that_is_not_above_0_is_an_error(factors):
+    with pytest.raises(UserError, match=r"stage_factors=\[.*\]: give a number above 0 for each stage"):
+        Rates(optimizer(1.0), cosine, steps=5, epochs=1, stage_factors=factors)
+
+
 def test_the_rate_is_constant_after_the_end_of_the_curve():
     rates = Rates(optimizer(1.0), one_cycle, steps=5, epochs=1)
     assert trace(rates, 9)[6:] == [[pytest.approx(1 / 25e4)]] * 3

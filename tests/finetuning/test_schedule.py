@@ -330,22 +330,66 @@ def test_an_explicit_schedule_is_not_changed_for_reinitialized_layers():
         (
             (1, 5),
             Until("val/loss", mode="min", patience=2),
-            "stage 'a' begins at epoch 1 at the latest, before val/loss can go 2 validations without improvement",
+            "stage 'a' begins at epoch 1 at the latest, before val/loss can go 2 validations without improvement: let the stage begin at "
+            "epoch 4 or later (HINT)",
         ),
         (
             (4, 6),
             Until("val/loss", mode="min", patience=2),
-            "stage 'b' begins at epoch 6 at the latest, before val/loss can go 2 validations without improvement",
+            "stage 'b' begins at epoch 6 at the latest, before val/loss can go 2 validations without improvement: let the stage begin at "
+            "epoch 7 or later (HINT)",
         ),
-        ((4, 8), Until("val/loss", mode="min", patience=2), None),
+        (
+            (1, 2),
+            Until("val/loss", mode="min", patience=2),
+            "stages 'a', 'b' begin at epochs 1, 2 at the latest, before val/loss can go 2 validations without improvement: let them begin "
+            "at epochs 4, 7 or later (HINT)",
+        ),
+        ((4, 7), Until("val/loss", mode="min", patience=2), None),
         ((1, 2), Until("val/loss", mode="min", patience=2, threshold=0.1), None),
         ((1, 2), None, None),
     ],
 )
 def test_a_patience_that_ends_after_the_latest_epoch_is_noted(epochs, until, line):
     stages = [Stage(["head"]), *(Stage(["*"], epoch=epoch, until=until, name=name) for name, epoch in zip("ab", epochs, strict=True))]
-    lines = list(Schedule(stages).unreachable_patience())
-    assert [text.partition(":")[0] for text in lines] == ([line] if line else [])
+    assert list(Schedule(stages).condition_warnings("HINT")) == ([line] if line else [])
+
+
+@pytest.mark.parametrize(
+    ("until", "known", "line"),
+    [
+        (
+            Until("val_loss", patience=5),
+            {"max_epochs": 6},
+            "stage 'a' can begin at epoch 6 at the earliest (val_loss (lower is better) stalls",
+        ),
+        (Until("val_loss", patience=5), {"max_epochs": 6, "validations": 2.0}, None),
+        (Until("val_loss", patience=5), {"max_epochs": 7}, None),
+        (Until("val_loss", patience=2), {"max_epochs": 7, "validations": 0.25}, "stage 'a' can begin at epoch 12 at the earliest"),
+        (Until("val_loss", patience=5), {}, None),
+        (Until("val_acc", threshold=0.5), {}, None),
+        (Until("val_loss", mode="max", patience=5), {}, "stage 'a': mode='max' lets val_loss rise, but lower values of it are better"),
+        (Until("val/accuracy", mode="min", patience=5), {}, "stage 'a': mode='min' lets val/accuracy fall, but higher values of it are"),
+        (
+            Until("val/accuracy", threshold=90),
+            {},
+            "stage 'a': val/accuracy can reach 90 only if it is logged in percent; else give threshold=0.9",
+        ),
+        (Until("val/iou", threshold=90), {}, None),
+    ],
+)
+def test_a_condition_that_is_likely_a_mistake_is_noted(until, known, line):
+    found = list(Schedule([Stage(["head"]), Stage(["*"], until=until, name="a")]).condition_warnings("HINT", **known))
+    assert len(found) == bool(line) and all(text.startswith(line) for text in found)
+
+
+def test_stages_with_the_same_doubtful_condition_are_one_line():
+    stages = [Stage([name], until=Until("val_loss", mode="max", patience=1)) for name in "abc"]
+    lines = list(Schedule([Stage(["head"]), *stages]).condition_warnings("HINT", 3))
+    assert [line.partition(":")[0] for line in lines] == [
+        "stages 'a', 'b', 'c'",
+        "stages 'b', 'c' can begin at epochs 4, 6 at the earliest (val_loss (higher is better) stalls 1 time), but training has 3 epochs",
+    ]
 
 
 def test_stages_and_factors_may_come_from_iterators_which_can_be_read_once():

@@ -92,6 +92,22 @@ def test_the_steps_of_an_epoch_are_known_when_optimizers_are_built(settings, ste
     assert found == [(steps, (2 * steps, 2))] * 2
 
 
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [
+        ({}, 1),
+        ({"val_check_interval": 0.5}, 2),
+        ({"check_val_every_n_epoch": 2}, 0.5),
+        ({"val_check_interval": 8, "check_val_every_n_epoch": None}, 0.5),
+        ({"limit_val_batches": 0}, 1),
+    ],
+)
+def test_the_validations_of_an_epoch_are_known_when_training_starts(settings, number):
+    found = []
+    fit(At("on_train_start", lambda running: found.append(internals.validations_per_epoch(running))), val=numbers(), **settings)
+    assert found == [number]
+
+
 def test_training_without_an_end_and_a_loader_without_a_length_are_errors():
     class Endless(torch.utils.data.IterableDataset):
         def __iter__(self):

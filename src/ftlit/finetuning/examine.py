@@ -41,6 +41,7 @@ def examine(
     processes: int = 1,
     steps: int | None = None,
     max_epochs: int | None = None,
+    validations: float = 1.0,
     fits_head: bool = False,
     may_fit_head: bool | None = None,
     hints: Hints = IN_PYTHON,
@@ -59,6 +60,7 @@ def examine(
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
         max_epochs: epochs of the whole training, if known.
+        validations: number of validations in an epoch.
         fits_head: whether the head starts as a fitted linear probe, or otherwise trained, not from random weights. An `nn.Linear` whose
             attribute `origin` says so, as that of `Probe.as_head`, or that `StagedFinetuning` has trained before, needs no `fits_head` at
             the end of the top layer.
@@ -101,7 +103,7 @@ def examine(
         *_never([row for row in rows if row.layer not in schedule.frozen], schedule.stages),
         *([] if fits_head else _late_head(head, rows, schedule.stages)),
         *filter(None, [lost_ratios(optimizer)]),
-        *(f"{line} ({hints.begin})" for line in schedule.unreachable_patience()),
+        *schedule.condition_warnings(hints.begin, max_epochs, validations),
         *_under_frozen(rows, schedule.frozen, hints),
         *_pooler(rows, hints),
         *_small_batches(module, schedule.stages, chosen, batch_size, processes, hints),
@@ -136,8 +138,7 @@ def _ungrouped(groups: Mapping[str, Sequence[object]], *, foreign: bool) -> Iter
         names = shorten(missing, most=3)
         yield f"these parameters do not train, because they are in no optimizer group: {names}; use ftlit.build_optimizer"
     if twice := [name for name, found in groups.items() if len(found) > 1]:
-        names = shorten(twice, most=3)
-        yield f"these parameters are updated more than once per step, because they are in several optimizer groups: {names}"
+        yield f"parameters in several optimizer groups are updated more than once per step: {shorten(twice, most=3)}"
 
 
 def _lacks_part(layer: str, stages: Sequence[Stage]) -> bool:

@@ -6,8 +6,8 @@ base rates follow from the learning-rate factors of the layers, see `presets`.
 """
 
 import warnings
-from collections.abc import Callable
-from math import ceil
+from collections.abc import Callable, Sequence
+from math import ceil, inf
 from typing import Any, Literal
 
 import torch
@@ -44,9 +44,10 @@ class Rates(LRScheduler):
         warmup: fraction of the length, in [0, 1), in which the factor first rises linearly to 1.
         restart: whether the curve and its warm-up start again with each stage (`begin_stage`).
         monitor: the metric that a curve of `ReduceLROnPlateau` monitors.
+        stage_factors: one more factor for each stage of `StagedFinetuning`, above 0, while that stage lasts; empty: 1.
 
     Raises:
-        UserError: a warm-up out of its range, or a curve that is no function.
+        UserError: a warm-up or a factor out of its range, or a curve that is no function.
     """
 
     @plain_arguments
@@ -61,13 +62,18 @@ class Rates(LRScheduler):
         warmup: float = 0.0,
         restart: bool = False,
         monitor: str = "val/loss",
+        stage_factors: Sequence[float] = (),
     ) -> None:
         # LRScheduler.__init__ is not called: it takes a first step and counts steps, and the curve's own scheduler does both
         if not callable(curve):
             raise UserError(f"curve={curve!r} of Rates: give a function that builds a scheduler, such as ftlit.cosine")
         if not 0 <= warmup < 1:
             raise UserError(f"lr_scheduler.warmup={warmup}: give a fraction of the run, at least 0 and below 1")
+        for value in stage_factors:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < inf:
+                raise UserError(f"lr_scheduler.stage_factors={[*stage_factors]}: give a number above 0 for each stage, such as [1, 0.1]")
         self.optimizer, self.unit, self.monitor = optimizer, unit, monitor
+        self.stage_factors, self._stage = tuple(stage_factors), 0
         self._curve, self._warmup, self._restart = curve, warmup, restart
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -86,7 +92,8 @@ class Rates(LRScheduler):
     def factor(self) -> float:
         """The present factor on every base rate."""
         warmup: float = min(1.0, (self._taken + 1) / (self._warmup_length + 1))
-        return warmup * float(self._stand_in.param_groups[0]["lr"])
+        of_stage = self.stage_factors[self._stage] if self.stage_factors else 1.0
+        return warmup * float(self._stand_in.param_groups[0]["lr"]) * of_stage
 
     @property
     def restarts(self) -> bool:
@@ -108,6 +115,12 @@ class Rates(LRScheduler):
         """The value of `lr_scheduler` for a LightningModule's `configure_optimizers`."""
         plateau = {"monitor": self.monitor, "reduce_on_plateau": True} if self.reduce_on_plateau else {}
         return {"scheduler": self, "interval": self.unit, **plateau}
+
+    def set_stage(self, index: int) -> None:
+        """Change from the factor of the stage before to that of stage `index`, if there are `stage_factors`."""
+        if self.stage_factors:
+            self._stage = index
+            self._set()
 
     def begin_stage(self, steps: int, epochs: int) -> None:
         """Start the curve again, if `restart`, for a stage of this many steps and epochs."""
@@ -145,6 +158,7 @@ class Rates(LRScheduler):
             "total": self._total,
             "length": self._length,
             "taken": self._taken,
+            "stage": self._stage,
             "stand_in": stand_in,
             "scheduler": self._scheduler.state_dict(),
         }
@@ -158,7 +172,7 @@ class Rates(LRScheduler):
                 "(batch size times processes) of that run, or start a new run from the weights of the checkpoint"
             )
         self._begin(state_dict["length"])
-        self._taken = state_dict["taken"]
+        self._taken, self._stage = state_dict["taken"], state_dict["stage"]
         self._scheduler.load_state_dict(state_dict["scheduler"])
         self._stand_in.param_groups[0].update(state_dict["stand_in"])
         self._set()

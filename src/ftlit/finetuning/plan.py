@@ -113,7 +113,12 @@ class Plan:
         lines = [*stages, *(row.describe() for row in reversed(self.rows))]
         if self.without_row:
             lines.append(f"in none of these lines: {shorten(self.without_row, most=MAX_NAMES)}")
-        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+        return "\n".join([*lines, *self.warning_lines])
+
+    @property
+    def warning_lines(self) -> list[str]:
+        """The warnings as `describe` prints them."""
+        return [f"warning: {text}" for text in self.warnings]
 
 
 def row_of(

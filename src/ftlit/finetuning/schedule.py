@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import ceil, inf
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, shorten
 from ftlit.finetuning.freeze import BatchNorm
 from ftlit.finetuning.param_groups import check_factors
-from ftlit.finetuning.stage import Stage
+from ftlit.finetuning.stage import Stage, Until, doubts
 from ftlit.finetuning.train_entries import pattern_of, whole_layers
 from ftlit.formatting import count
 from ftlit.models.lora import Lora
@@ -102,24 +103,44 @@ class Schedule:
             epochs.append(soonest if stage.epoch is None else min(soonest, stage.epoch) if stage.until else stage.epoch)
         return epochs
 
-    def unreachable_patience(self) -> Iterator[str]:
-        """Yield a line for each stage whose `until` can hold only when the stage begins anyway: at its latest epoch."""
-        earliest = 0  # epoch at which the stage before can begin
-        for stage in self.stages[1:]:
-            until, epoch = stage.until, stage.epoch
-            if until is None:
-                earliest = earliest if epoch is None else epoch
-                continue
-            waits = until.patience if until.threshold is None else None
-            earliest += 1 + (waits or 0)  # a first validation, and those of the patience
-            if epoch is None:
-                continue
-            if waits and epoch <= earliest:
+    def condition_warnings(self, begin: str, max_epochs: int | None = None, validations: float = 1.0) -> Iterator[str]:
+        """Yield a line for each `until` that is likely a mistake, which names all stages that have it.
+
+        Args:
+            begin: what to type for a later beginning.
+            max_epochs: epochs of the whole training; `None`: not known, or without a limit.
+            validations: in an epoch; below 1 where some epochs have none.
+        """
+        conditions = list(self._conditions(validations))
+        for until in dict.fromkeys(condition.until for condition in conditions):
+            own = [condition for condition in conditions if condition.until == until]
+            yield from doubts(until, _named(own))
+            if late := [one for one in own if _begins_before(one.stage, one.soonest)]:
+                begins, these = ("begin", "them") if late[1:] else ("begins", "the stage")
                 yield (
-                    f"stage {stage.name!r} begins at epoch {epoch} at the latest, before {until.metric} can go "
-                    f"{count(waits, 'validation')} without improvement: let the stage begin at epoch {earliest + 1} or later"
+                    f"{_named(late)} {begins} at {_epochs(one.stage.epoch for one in late)} at the latest, before {until.metric} can go "
+                    f"{count(until.patience or 0, 'validation')} without improvement: let {these} begin at "
+                    f"{_epochs(one.advised for one in late)} or later ({begin})"
                 )
-            earliest = min(epoch, earliest)
+            if never := [one for one in own if one.stage.epoch is None and one.soonest >= (max_epochs or inf)]:
+                yield (
+                    f"{_named(never)} can begin at {_epochs(one.soonest for one in never)} at the earliest ({until}), but training has "
+                    f"{count(max_epochs or 0, 'epoch')}: give max_epochs={never[-1].soonest + 1} or more, or a latest epoch ({begin})"
+                )
+
+    def _conditions(self, validations: float) -> Iterator["_Condition"]:
+        """The stages with `until`, and the epochs before which it cannot hold: a first validation, and those of the patience."""
+        before, moved = 0, 0  # epochs at which the stage before can begin: as it is given, and if it is moved as the warning says
+        for stage in self.stages[1:]:
+            if stage.until is None:
+                before = moved = before if stage.epoch is None else stage.epoch
+                continue
+            waits = 0 if stage.until.threshold is not None else stage.until.patience or 0
+            length = ceil((1 + waits) / validations)
+            soonest, advised = before + length, moved + length + 1
+            yield _Condition(stage, stage.until, soonest, advised)
+            before = soonest if stage.epoch is None else min(stage.epoch, soonest)
+            moved = advised - 1 if _begins_before(stage, soonest) else before
 
     def check_reached(self, max_epochs: int | None, max_steps: int = -1, steps_per_epoch: int | None = None) -> None:
         """Raise `UserError` if training would end before the last stage begins, or a stage would begin after a later one.
@@ -155,6 +176,29 @@ class Schedule:
             f"the last stage {last.name!r} would never begin, because {limit} ends the run before: give {limit.partition('=')[0]}={least} "
             f"or more, or let the stage begin earlier (now: {last.begins})"
         )
+
+
+class _Condition(NamedTuple):
+    """The condition of a stage, the epoch at which it can hold at the earliest, and a latest epoch that leaves it time to hold."""
+
+    stage: Stage
+    until: Until
+    soonest: int
+    advised: int
+
+
+def _begins_before(stage: Stage, soonest: int) -> bool:
+    """Whether a stage begins anyway before its patience can end. A threshold may be reached at any validation."""
+    return stage.until is not None and stage.until.threshold is None and stage.epoch is not None and stage.epoch <= soonest
+
+
+def _named(conditions: Sequence[_Condition]) -> str:
+    return f"stage{'s' if conditions[1:] else ''} {shorten((repr(one.stage.name) for one in conditions), most=4)}"
+
+
+def _epochs(epochs: Iterable[int | None]) -> str:
+    given = list(epochs)
+    return f"epoch{'s' if given[1:] else ''} {shorten(given, most=4)}"
 
 
 def with_batchnorm(schedule: Schedule, batchnorm: BatchNorm) -> Schedule:

@@ -1,6 +1,6 @@
 """The stage: which parameters train, from when, and the metric that may start it earlier (`Until`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
@@ -30,6 +30,17 @@ def mode_of(metric: str) -> Mode | None:
     """
     name = metric.rpartition("/")[2].lower()
     return next((mode for known, mode in MODES.items() if known in name), None)
+
+
+def doubts(until: "Until", stages: str) -> Iterator[str]:
+    """Yield a line for each value of a condition that does not suit the name of its metric; `stages` says whose condition it is."""
+    usual, name = mode_of(until.metric), until.metric
+    if usual not in (until.mode, None):
+        rise, better = ("rise", "lower") if until.mode == "max" else ("fall", "higher")
+        yield f"{stages}: mode={until.mode!r} lets {name} {rise}, but {better} values of it are better: leave mode out of `until`"
+    elif usual == "max" and until.threshold is not None and until.threshold > 1:
+        fraction = until.threshold / 100 if until.threshold <= 100 else 1
+        yield f"{stages}: {name} can reach {until.threshold:g} only if it is logged in percent; else give threshold={fraction:g} in `until`"
 
 
 @dataclass(frozen=True)

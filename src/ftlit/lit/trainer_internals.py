@@ -28,7 +28,7 @@ of clusters in `ftlit.lit.cluster_internals`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil, floor, inf
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -94,6 +94,16 @@ def steps_per_epoch(trainer: Trainer) -> int:
 def steps_of(trainer: Trainer, batches: float) -> int:
     """Optimizer steps of an epoch with this many batches; at least 1, to divide by, also where no batch is left."""
     return max(1, ceil(batches / trainer.accumulate_grad_batches))
+
+
+def validations_per_epoch(trainer: Trainer) -> float:
+    """Number of validations in an epoch of training, below 1 where some epochs have none; 1 where it is not known, or none runs."""
+    every: float | None = trainer.val_check_batch  # type: ignore[attr-defined]
+    batches = trainer.num_training_batches
+    if not trainer.enable_validation or every in (None, inf) or batches == inf:
+        return 1.0
+    per_epoch = batches / every
+    return per_epoch if trainer.check_val_every_n_epoch is None else floor(per_epoch) / trainer.check_val_every_n_epoch
 
 
 def training_length(trainer: Trainer) -> tuple[int, int]:

@@ -118,7 +118,7 @@ def build_baseline(cfg: DictConfig, backbone: Backbone, images: Any, base: Recor
     probe_head = FitProbeHead("head", instantiate(cfg.probe), trains=False, class_weights=weights)
     probe_head.compares_views = True  # before layers train on augmented images
     recorder = Recorder(cfg.paths.run) if cfg.report or cfg.init_from is not None else None
-    callbacks: list[Callback | None] = [StagedFinetuning(schedule), probe_head, identity, recorder]
+    callbacks: list[Callback | None] = [StagedFinetuning(schedule, warns=False), probe_head, identity, recorder]
     if (count := len(images.collection.splits["train"])) > MAX_IMAGES:
         images = images.with_share(MAX_IMAGES / count)
     else:  # of all images: their places are those of the run

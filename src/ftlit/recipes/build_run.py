@@ -24,6 +24,8 @@ from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
+from ftlit.lit.stages.stage_begin import epochs_of
+from ftlit.lit.stages.stage_checks import check_stage_factors
 from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import compile_layers, keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import find_callback
@@ -141,7 +143,11 @@ def build_callbacks(cfg: DictConfig, schedule: Schedule, probe_head: FitProbeHea
     suspects = SuspectsFile(cfg.paths.run, probe_head) if probe_head and only_fits else None
     scores = None if only_fits or cfg.final else ValScores()
     live = LiveReport(cfg.paths.run) if cfg.report and not only_fits else None
-    own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, live, scores) if callback is not None]
+    own = [
+        callback
+        for callback in (StagedFinetuning(schedule, warns=False), probe_head, suspects, recorder, live, scores)
+        if callback is not None
+    ]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     return [*own, *configured, *build_average(cfg, trains=not only_fits)]
 
@@ -154,6 +160,7 @@ def check_trainer(cfg: DictConfig, trainer: pl.Trainer, data: Any, schedule: Sch
     if probe_head:
         check_probe_head(trainer, data, ON_COMMAND_LINE)
     check_reached(cfg, schedule, trainer, data)
+    check_stage_factors(cfg.lr_scheduler.get("stage_factors") or (), schedule)
     if probe_head is None or probe_head.trains:
         check_batches(trainer, data)
 
@@ -169,6 +176,7 @@ def plan_of(run: Run) -> Plan:
         batch_size=run.data.batch_size,
         processes=run.trainer.world_size,
         steps=training_steps(run.trainer, run.data) if run.trains else None,
+        max_epochs=epochs_of(run.trainer) if run.trains else None,
         fits_head=run.probe_head is not None or (run.start is not None and run.start.copies_rows),
         may_fit_head=may_fit_head(run.trainer, run.data),
         hints=ON_COMMAND_LINE,

@@ -76,9 +76,10 @@ def record_losses(cfg: DictConfig, run: Run, test: RangeTest) -> LossByRate:
     """Train one stage for the steps of the test, over as many epochs as they need, without validation, checkpoints or loggers."""
     kept = [callback for callback in callbacks_of(run.trainer) if isinstance(callback, SeedEachStep | ProgressBar)]
     curve = LossByRate()
+    staging = StagedFinetuning(single_stage(run.schedule, test.stage), warns=False)
     trainer = build_trainer(
         cfg,
-        callbacks=[StagedFinetuning(single_stage(run.schedule, test.stage)), *([run.probe_head] if run.probe_head else []), *kept, curve],
+        callbacks=[staging, *([run.probe_head] if run.probe_head else []), *kept, curve],
         logger=False,
         enable_checkpointing=False,
         limit_val_batches=0,

@@ -18,7 +18,8 @@ HEAD_LATE_IN_ENCODER = Schedule([Stage(["encoder"]), Stage(["*"], epoch=1)])
 
 
 def trainer_of(optimizers, datamodule=None, **known):
-    usual = {"world_size": 1, "callbacks": [], "ckpt_path": None, "global_step": 0}
+    usual = {"world_size": 1, "callbacks": [], "ckpt_path": None, "global_step": 0, "fast_dev_run": 0, "max_steps": -1, "max_epochs": 5}
+    usual |= {"train_dataloader": None, "enable_validation": False, "val_check_batch": 1, "num_training_batches": 1}
     return SimpleNamespace(optimizers=optimizers, estimated_stepping_batches=5, datamodule=datamodule, **{**usual, **known})
 
 
@@ -31,7 +32,7 @@ def test_a_fitted_head_is_advised_only_on_image_data(kind, tmp_path):
     module.print = lines.append
     optimizers = [torch.optim.SGD(module.parameters(), lr=0.1)]
     trainer = trainer_of(optimizers, data)
-    print_plan(Schedule([Stage(["*"])]), trainer, module)
+    print_plan(Schedule([Stage(["*"])]), trainer, module, whole=True)
     assert "gets only 5 optimizer steps" in lines[0] and ("FitProbeHead" in lines[0]) == (kind != "loaders")
 
 
@@ -41,7 +42,7 @@ def test_a_head_that_is_fitted_first_has_no_random_weights():
     module.print = lines.append
     optimizers = [torch.optim.SGD(module.parameters(), lr=0.1)]
     for known in ({}, {"callbacks": [FitProbeHead()]}, {"ckpt_path": "last.ckpt"}, {"global_step": 3}):
-        print_plan(HEAD_LATE, trainer_of(optimizers, digits_data(SPEC), **known), module)
+        print_plan(HEAD_LATE, trainer_of(optimizers, digits_data(SPEC), **known), module, whole=True)
     assert all(text in lines[0] for text in ("gets only 5", "before head trains"))
     assert len(lines) == 4 and not any("random weights" in line for line in lines[1:])
 
@@ -65,5 +66,5 @@ def test_a_head_of_fit_probe_has_no_random_weights(head, is_random):
     lines = []
     module = nn.ModuleDict({"encoder": nn.Conv2d(3, 4, 1), "head": head()})
     module.print = lines.append
-    print_plan(HEAD_LATE_IN_ENCODER, trainer_of([torch.optim.SGD(module.parameters(), lr=0.1)]), module)
+    print_plan(HEAD_LATE_IN_ENCODER, trainer_of([torch.optim.SGD(module.parameters(), lr=0.1)]), module, whole=True)
     assert [text in lines[0] for text in ("gets only 5", "before head trains")] == [is_random, is_random]

@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 from staged_net import QUIET, Net, Snapshots, fit, moved
 from torch.utils.data import DataLoader
 
-from ftlit import Backbone, FineTuner, InputSpec, Schedule, Stage, StagedFinetuning, Until, UserError
+from ftlit import Backbone, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
+from ftlit.finetuning.lr_schedule import constant
 from ftlit.models.heads import LinearHead
 
 UNTIL = Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/score", threshold=0.9))])
@@ -32,9 +33,67 @@ def test_a_stage_waits_for_a_metric(scores, stages):
 @pytest.mark.parametrize(("scores", "stages"), [([0.1, 0.2, 0.9, 0.1], [0, 0, 0, 1]), ([0.1] * 4, [0] * 4)])
 def test_without_a_latest_epoch_a_stage_may_never_begin(scores, stages):
     only = Schedule([Stage(["head"]), Stage(["*"], until=Until("val/score", threshold=0.9))])
-    with pytest.warns(UserWarning, match="before the last stage began") if not any(stages) else nullcontext():
+    with pytest.warns(UserWarning, match="before stage .* began") if not any(stages) else nullcontext():
         _, shots = fit(4, schedule=only, model=Net(scores))
     assert shots.stages == stages
+
+
+@pytest.mark.parametrize(
+    ("until", "reason"),
+    [
+        (Until("val/score", threshold=0.9), "its condition (val/score >= 0.9) was not met in 3 validations, best value 0.3"),
+        (Until("val/score", threshold=0.1, mode="min"), "its condition (val/score <= 0.1) was not met in 3 validations, best value 0.2"),
+    ],
+)
+def test_the_end_of_training_says_how_far_the_metric_was_from_beginning_the_stage(until, reason):
+    with pytest.warns(UserWarning) as caught:
+        fit(3, schedule=Schedule([Stage(["head"]), Stage(["*"], until=until)]), model=Net([0.2, 0.3, float("nan")]))
+    lines = [str(one.message) for one in caught if "stage" in str(one.message)]
+    assert lines == [f"training ended in stage 'head', before stage '*' began: {reason}"]
+
+
+class Rated(Net):
+    """The rate of the head in each step; rates are a tenth in the second stage."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        rates = Rates(optimizer, constant, steps=16, epochs=4, stage_factors=self.factors)
+        return {"optimizer": optimizer, "lr_scheduler": rates.config}
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.rates = [*getattr(self, "rates", []), self.optimizers().param_groups[0]["lr"]]
+
+
+def test_a_stage_that_a_metric_begins_has_its_own_rates_from_its_first_step(tmp_path):
+    schedule = Schedule([Stage(["head"]), Stage(["*"], until=Until("val/score", threshold=0.9))])
+    models = [Rated([0.1, 0.9, 0.1, 0.1]) for _ in range(3)]
+    for model, factors in zip(models, ([1, 0.1], [1, 0.1], [1, 0.1, 0.01]), strict=True):
+        model.factors = factors
+    fit(4, schedule=schedule, model=models[0], folder=tmp_path)
+    assert models[0].rates == pytest.approx([0.1] * 8 + [0.01] * 8)
+    fit(4, schedule=schedule, model=models[1], ckpt_path=tmp_path / "2.ckpt")
+    assert models[1].rates == pytest.approx([0.01] * 4)
+    with pytest.raises(UserError, match=r"stage_factors=\[1, 0.1, 0.01\] has 3 numbers, but the schedule has 2 stages: give one"):
+        fit(4, schedule=schedule, model=models[2])
+
+
+def test_a_stage_that_no_validation_could_begin_says_so():
+    only = Schedule([Stage(["head"]), Stage(["*"], until=Until("val/score", threshold=0.9))])
+    with pytest.warns(UserWarning, match=r"before stage '\*' began: no validation has logged val/score in this stage"):
+        fit(3, schedule=only, check_val_every_n_epoch=4)
+
+
+def test_a_stage_in_between_that_its_metric_never_began_is_named():
+    until = Until("val/score", threshold=0.9)
+    with pytest.warns(UserWarning, match=r"stage 'top' was left out, because its condition \(val/score >= 0.9\) was not met"):
+        fit(3, schedule=Schedule([Stage(["head"]), Stage(["head", "body.top"], until=until, name="top"), Stage(["*"], epoch=2)]))
+
+
+def test_a_metric_of_a_later_stage_that_nothing_logs_is_a_warning_after_the_first_validation():
+    later = Schedule([Stage(["head"]), Stage(["head", "body.top"], epoch=2), Stage(["*"], until=Until("val/f1", threshold=0.9))])
+    with pytest.warns(UserWarning, match="there is no logged metric 'val/f1': .*if nothing logs it later, training ends with this error"):
+        with pytest.raises(UserError, match="there is no logged metric 'val/f1'"):
+            fit(4, schedule=later)
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3])
@@ -135,6 +194,6 @@ def test_early_stopping_ends_a_run_in_its_last_stage_only_and_restarts_in_each_s
 def test_a_metric_that_is_not_finite_ends_a_run_in_any_stage():
     stopping = EarlyStopping("val/score", mode="max", check_finite=True)
     schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=6)])
-    with pytest.warns(UserWarning, match="training ended in stage 'head', before the last stage began"):
+    with pytest.warns(UserWarning, match="training ended in stage 'head', before stage .* began"):
         _, shots = fit(20, schedule=schedule, model=Net([0.5, float("nan")] * 10), callbacks=[stopping])
     assert shots.stages == [0, 0] and (stopping.patience, stopping.stopping_threshold) == (3, None)

@@ -187,6 +187,20 @@ def test_verbose_prints_the_plan_before_the_first_stage_and_the_schedule_may_be_
         fit(1, schedule=[Stage(["*"])])
 
 
+@pytest.mark.parametrize(("warns", "lines"), [(True, 1), (False, 0)])
+def test_the_warnings_of_the_plan_are_printed_without_the_plan(capsys, monkeypatch, warns, lines):
+    monkeypatch.setattr("staged_net.StagedFinetuning", partial(StagedFinetuning, warns=warns))
+    fit(1, schedule=Schedule([Stage(["head", "body.low.0"])]))
+    out = capsys.readouterr().out
+    assert out.count("warning: no stage trains body.low.1, body.top, although lower layers train") == lines
+    assert out.count("gets only 4 optimizer steps") == lines and "parameters;" not in out
+
+
+def test_a_trial_run_is_not_said_to_be_short(capsys):
+    fit(1, schedule=Schedule([Stage(["*"])]), fast_dev_run=True)
+    assert "optimizer step" not in capsys.readouterr().out
+
+
 def test_the_head_that_an_earlier_fit_trained_is_not_said_to_have_random_weights(capsys, monkeypatch):
     monkeypatch.setattr("staged_net.StagedFinetuning", partial(StagedFinetuning, verbose=True))
     model, _ = fit(1, schedule=Schedule([Stage(["head"])]))

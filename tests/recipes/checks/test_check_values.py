@@ -34,6 +34,11 @@ def hydra():
         ("schedule._target_=ftlit.finetuning.presets.top_dwn", "did you mean 'ftlit.finetuning.presets.top_down'? There are: ftlit."),
         ("head._target_=torch.nn.NoSuch", "torch.nn has no class or function 'NoSuch'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: give a number above 0 and at most 1000"),
+        ("+lr_scheduler.stage_factors=[1,0]", "lr_scheduler.stage_factors[1]=0: give a number above 0"),
+        (
+            "+lr_scheduler.stage_factors=[1,0.1,0.1]",
+            "lr_scheduler.stage_factors=[1, 0.1, 0.1] has 3 numbers, but the schedule has 1 stage: give one number for each stage",
+        ),
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: give a number from 0 to 1000"),
         ("checkpoint=slm", "checkpoint=slm: give auto, full or slim"),
         ("report=yep", "report=yep: give true or false"),

@@ -30,6 +30,7 @@ STOPPING = ("_target_=lightning.pytorch.callbacks.EarlyStopping", "monitor=val/l
         (["lr_scheduler=plateau", "lr_scheduler.monitor=val/f1"], [", reduced when val/f1 stalls;"], ["warm-up"]),
         (["lr_scheduler=plateau", "lr_scheduler.warmup=0.09"], [", reduced when val/loss stalls;"], ["warm-up"]),  # of 10 epochs
         (["lr_scheduler=any", f"lr_scheduler.curve.scheduler._target_={PLATEAU}"], [", reduced when val/loss stalls;"], ["warm-up"]),
+        (["head=linear", "schedule=head_then_all", "+lr_scheduler.stage_factors=[1,0.1]"], [", times 1, 0.1 in stages 0 to 1;"], []),
         (["+lr_scheduler.monitor=val/f1"], [], ["stalls"]),
         (["callbacks.best.monitor=val/f1"], ["; best epoch by val/f1"], []),
         ([f"+callbacks.early_stopping.{word}" for word in STOPPING], ["; early_stopping by val/loss"], ["best epoch"]),

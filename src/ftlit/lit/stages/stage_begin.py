@@ -11,7 +11,16 @@ from ftlit.errors import UserError
 from ftlit.finetuning.examine import examine
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.schedule import Schedule
-from ftlit.lit.trainer_internals import callbacks_of, datamodule_of, restart_early_stopping, steps_per_epoch, training_length
+from ftlit.lit.stages.stage_checks import accumulation_varies
+from ftlit.lit.trainer_internals import (
+    callbacks_of,
+    datamodule_of,
+    is_trial_run,
+    restart_early_stopping,
+    steps_per_epoch,
+    training_length,
+    validations_per_epoch,
+)
 from ftlit.models.backbone import Backbone
 
 
@@ -26,21 +35,40 @@ def schedule_of(function: Callable[[nn.Module], Schedule], module: LightningModu
     return schedule
 
 
-def print_plan(schedule: Schedule, trainer: Trainer, module: LightningModule) -> None:
-    """Print, in the first process, what the schedule does to the module."""
+def print_plan(schedule: Schedule, trainer: Trainer, module: LightningModule, *, whole: bool) -> None:
+    """Print, in the first process, what the schedule does to the module: the whole plan, or only its warnings."""
     if len(trainer.optimizers) != 1:
-        module.print(f"no plan is printed, because the module has {len(trainer.optimizers)} optimizers, and the plan shows one")
+        if whole:
+            module.print(f"no plan is printed, because the module has {len(trainer.optimizers)} optimizers, and the plan shows one")
         return
-    steps = trainer.estimated_stepping_batches
+    steps = inf if is_trial_run(trainer) or accumulation_varies(trainer) else trainer.estimated_stepping_batches
     data = getattr(datamodule_of(trainer), "images", datamodule_of(trainer))  # of FeatureData
     # FitProbeHead needs a Backbone and ImageData; its class is not imported here, because data modules import this package
     may_fit = any(isinstance(part, Backbone) for part in module.modules()) and hasattr(data, "batch_overrides")
     length = int(steps) if steps < inf else None
     resumes = bool(trainer.ckpt_path) or trainer.global_step > 0  # then the head has trained
     fits = resumes or any(getattr(callback, "fits_head", False) for callback in callbacks_of(trainer))
-    processes, optimizer = trainer.world_size, trainer.optimizers[0]
-    plan = examine(module, schedule, optimizer, processes=processes, steps=length, fits_head=fits, may_fit_head=may_fit)
-    module.print(plan.describe())
+    sizes = (getattr(own, "batch_size", None) for own in (trainer.train_dataloader, data))
+    plan = examine(
+        module,
+        schedule,
+        trainer.optimizers[0],
+        batch_size=next((size for size in sizes if isinstance(size, int)), None),
+        processes=trainer.world_size,
+        steps=length,
+        max_epochs=epochs_of(trainer),
+        validations=validations_per_epoch(trainer),
+        fits_head=fits,
+        may_fit_head=may_fit,
+    )
+    for line in [plan.describe()] if whole else plan.warning_lines:
+        module.print(line)
+
+
+def epochs_of(trainer: Trainer) -> int | None:
+    """Number of epochs after which training ends; `None` where a number of steps or a trial run may end it before, or nothing does."""
+    counts = trainer.max_steps < 0 < (trainer.max_epochs or 0) and not is_trial_run(trainer)
+    return trainer.max_epochs if counts else None
 
 
 def print_begin(schedule: Schedule, index: int, trainer: Trainer, module: LightningModule) -> None:
@@ -60,9 +88,12 @@ def print_resumed(schedule: Schedule, index: int, trainer: Trainer, module: Ligh
 
 
 def restart_counts(schedule: Schedule, index: int, trainer: Trainer) -> None:
-    """Restart everything that counts from the beginning of a stage: some schedulers, and `EarlyStopping`."""
+    """Set the factor of the stage, and restart everything that counts from its beginning: some schedulers, and `EarlyStopping`."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    if restarting := [rates for rates in schedulers if isinstance(rates, Rates) and rates.restarts]:
+    staged = [scheduler for scheduler in schedulers if isinstance(scheduler, Rates)]
+    for rates in staged:
+        rates.set_stage(index)
+    if restarting := [rates for rates in staged if rates.restarts]:
         steps, epochs = _length(schedule, index, trainer)
         for rates in restarting:
             rates.begin_stage(steps, epochs)

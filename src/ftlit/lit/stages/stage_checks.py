@@ -19,6 +19,7 @@ from ftlit.finetuning.freeze import batchnorm_choices, trained
 from ftlit.finetuning.param_groups import check_same_factors, floors_lose_ratios, lost_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
+from ftlit.formatting import count
 from ftlit.lit.trainer_internals import find_callback, is_trial_run, steps_per_epoch
 from ftlit.models.backbone import Backbone
 from ftlit.models.lora import check_lora
@@ -82,10 +83,21 @@ def accumulation_varies(trainer: Trainer) -> bool:
     return find_callback(trainer, GradientAccumulationScheduler) is not None
 
 
-def check_rates(trainer: Trainer) -> None:
-    """Raise `UserError` for a scheduler that has changed the ratios between the learning rates of the groups; warn of one that may do so
-    later.
+def check_stage_factors(factors: Sequence[float], schedule: Schedule) -> None:
+    """Raise `UserError` unless there is one factor for each stage, or none at all."""
+    if len(factors) not in (0, len(schedule.stages)):
+        raise UserError(
+            f"lr_scheduler.stage_factors=[{shorten(factors)}] has {count(len(factors), 'number')}, but the schedule has "
+            f"{count(len(schedule.stages), 'stage')}: give one number for each stage"
+        )
+
+
+def check_rates(schedule: Schedule, trainer: Trainer) -> None:
+    """Raise `UserError` for a scheduler that has changed the ratios between the learning rates of the groups, or has factors for another
+    number of stages; warn of one that may change the ratios later.
     """
+    for rates in (config.scheduler for config in trainer.lr_scheduler_configs):
+        check_stage_factors(getattr(rates, "stage_factors", ()), schedule)
     for lost in filter(None, map(lost_ratios, trainer.optimizers)):
         raise UserError(lost)
     for line in filter(None, (floors_lose_ratios(config.scheduler) for config in trainer.lr_scheduler_configs)):
@@ -126,6 +138,12 @@ def _holds_statistics(norm: nn.Module) -> bool:
     if not isinstance(mean, Tensor) or not isinstance(var, Tensor) or mean.is_meta or is_lazy(mean):
         return False
     return bool((mean != 0).any() or (var != 1).any())
+
+
+def warn_of_statistics(trainer: Trainer, *, loses: bool) -> None:
+    """Warn, in the first process, where a stage `loses_statistics`."""
+    if loses and trainer.is_global_zero:
+        warnings.warn(STATISTICS_OF_RANDOM_ORIGIN, stacklevel=2)
 
 
 def check_unchanged(module: nn.Module, expected: Iterable[Trainable]) -> None:

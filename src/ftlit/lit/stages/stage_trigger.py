@@ -1,6 +1,7 @@
 """StageTrigger: decide from a logged metric that a stage is over, in one process for all, and keep the weights of its best value."""
 
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from difflib import SequenceMatcher
 from math import isnan
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ftlit.errors import UserError, unknown
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
+from ftlit.formatting import count
 
 FLOAT32_DIGITS = 7  # a logged 0.9 is 0.89999998 as float32, and must reach a threshold of 0.9
 ALIKE = 0.85  # share of equal letters: val/score and val/scoer have 0.89; val/f1 and val/f2 0.83, val/auroc and val/accuracy 0.76
@@ -79,6 +81,34 @@ class StageTrigger:
         if self.schedule.stages[index].from_best:
             copy_into(module, self._weights)
         self._values, self._best, self._weights = [], None, {}
+
+    def warn_of_unlogged(self, index: int, logged: Collection[str]) -> None:
+        """Warn of stages after the next one of stage `index` whose metric is not among those `logged` in the first epochs; the next one's
+        is an error of `update`.
+        """
+        for stage in self.schedule.stages[index + 2 :]:
+            if stage.until is not None and stage.until.metric not in logged:
+                warnings.warn(
+                    f"{_not_logged(stage, stage.until, logged)}; if nothing logs it later, training ends with this error", stacklevel=2
+                )
+
+    def warn_at_end(self, index: int) -> None:
+        """Warn of stages that have not begun when training ends in stage `index`, with the values that were to begin them."""
+        for place, stage in enumerate(self.schedule.stages):
+            if 0 < place <= index and stage.epoch is None and stage.until is not None and place not in self.decided:
+                warnings.warn(f"stage {stage.name!r} was left out, because its condition ({stage.until}) was not met", stacklevel=2)
+        if following := self._following(index):
+            reason = f": {self._unmet(following.until)}" if following.until and index + 1 not in self.decided else ""
+            stage = self.schedule.stages[index]
+            warnings.warn(f"training ended in stage {stage.name!r}, before stage {following.name!r} began{reason}", stacklevel=2)
+
+    def _unmet(self, until: Until) -> str:
+        """How far a metric was from the condition of the next stage."""
+        numbers = [value for value in self._values if not isnan(value)]
+        if not self._values:
+            return f"no validation has logged {until.metric} in this stage"
+        best = f"best value {max(numbers) if until.mode == 'max' else min(numbers):g}" if numbers else "no value is a number"
+        return f"its condition ({until}) was not met in {count(len(self._values), 'validation')}, {best}"
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint: plain values and tensors."""

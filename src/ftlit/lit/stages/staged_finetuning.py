@@ -1,6 +1,5 @@
 """StagedFinetuning: the callback that freezes and unfreezes parts of any LightningModule by a schedule."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ from ftlit.finetuning.stage import Stage
 from ftlit.lit.module_internals import builds_layers_late, wrap_ddp_again
 from ftlit.lit.stages.stage_begin import print_begin, print_plan, print_resumed, restart_counts, schedule_of
 from ftlit.lit.stages.stage_checks import (
-    STATISTICS_OF_RANDOM_ORIGIN,
     Trainable,
     check_callbacks,
     check_length,
@@ -25,6 +23,7 @@ from ftlit.lit.stages.stage_checks import (
     loses_statistics,
     ratios_keep,
     schedule_values,
+    warn_of_statistics,
 )
 from ftlit.lit.stages.stage_trigger import StageTrigger
 from ftlit.lit.strategies import check_resumes, check_strategy, compile_again, reshard
@@ -52,6 +51,7 @@ class StagedFinetuning(Callback):
         schedule: stages whose patterns name parameters of the LightningModule, whatever their `requires_grad` was before; or a function of
             the module that returns them, such as `ftlit.schedules.top_down(backbone="model", head="model.fc")`.
         verbose: print the plan (`ftlit.examine`), with its table of layers and its warnings, before the first step.
+        warns: print the warnings of the plan in any case, of layers that no stage trains for instance.
 
     Attributes:
         index: number of the current stage, from 0.
@@ -64,10 +64,10 @@ class StagedFinetuning(Callback):
             that other code froze or unfroze; on resuming: a checkpoint of another schedule.
     """
 
-    def __init__(self, schedule: Schedule | Callable[[nn.Module], Schedule], verbose: bool = False) -> None:
+    def __init__(self, schedule: Schedule | Callable[[nn.Module], Schedule], verbose: bool = False, warns: bool = True) -> None:
         self._schedule_of = None if isinstance(schedule, Schedule) else schedule
         self.schedule = schedule if isinstance(schedule, Schedule) else Schedule([Stage(["*"])])  # until `setup` knows the module
-        self.verbose = verbose
+        self.verbose, self.warns = verbose, warns
         self.index = 0
         self.trigger = StageTrigger(self.schedule)
         self._applied = False
@@ -149,18 +149,19 @@ class StagedFinetuning(Callback):
         check_length(self.schedule, trainer, pl_module)
         self._printed = self.index if trainer.global_step or len(self.schedule.stages) == 1 else None  # a resumed stage has begun before
         self._resumes = bool(trainer.ckpt_path and trainer.global_step)
-        if self.verbose:
-            print_plan(self.schedule, trainer, pl_module)
+        if self.verbose or self.warns:
+            print_plan(self.schedule, trainer, pl_module, whole=self.verbose)
         if trainer.global_step == 0:
-            if self._loses and trainer.is_global_zero:
-                warnings.warn(STATISTICS_OF_RANDOM_ORIGIN, stacklevel=1)
-            check_rates(trainer)
+            check_rates(self.schedule, trainer)
+            warn_of_statistics(trainer, loses=self._loses)
             self._ratios_keep = True
             restart_counts(self.schedule, self.index, trainer)
         self._limit_early_stopping()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Enter the stage of this epoch, if it is a new one."""
+        """Enter the stage of this epoch, if it is a new one. After the first validation it is known which metrics there are."""
+        if trainer.current_epoch == trainer.check_val_every_n_epoch and not self._resumes and trainer.is_global_zero:
+            self.trigger.warn_of_unlogged(self.index, trainer.callback_metrics)
         self._advance(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -192,12 +193,12 @@ class StagedFinetuning(Callback):
             self.trigger.update(trainer, pl_module, self.index)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if training ended before the last stage began. Remember which modules have trained."""
+        """Warn of stages that have not begun. Remember which modules have trained."""
         check_unchanged(pl_module, self._expected)
         if not is_trial_run(trainer):
             remember_trained(pl_module)
-            if not self.is_last:
-                warnings.warn(f"training ended in stage {self.stage.name!r}, before the last stage began", stacklevel=1)
+            if trainer.is_global_zero:
+                self.trigger.warn_at_end(self.index)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the limits of the callbacks, and the effect of `.train()`."""
@@ -219,10 +220,9 @@ class StagedFinetuning(Callback):
         """Make `index` the current stage of the module, in place. Returns whether other parameters train than before."""
         reshard(module)
         self.index, self._applied = index, True
-        batchnorm = self.stage.policy
         release_modes(self._modes)
-        changed = set_trainable(module, self.stage.train, batchnorm)
-        self._modes = modes_of(module, batchnorm)
+        changed = set_trainable(module, self.stage.train, self.stage.policy)
+        self._modes = modes_of(module, self.stage.policy)
         self._expected = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
         hold_modes(self._modes)
         return changed

@@ -123,6 +123,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "lr_find.most": RATE,
     "lr_find.steps": Range(10, 10**6, whole=True),
     "lr_find.stage": Range(-1000, 1000, whole=True),
+    "lr_scheduler.stage_factors*": FACTOR,
     "lr_scheduler.warmup": FRACTION,
     "lr_scheduler.curve.factor": SHARE,
     "lr_scheduler.curve.gamma": Range(0, 10, open="least"),

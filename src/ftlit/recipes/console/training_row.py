@@ -67,6 +67,8 @@ def _rates_over_time(rates: Rates | None) -> Iterator[str]:
     """The warm-up, and the metric that the learning rate depends on."""
     if rates and rates.warmup:
         yield f"warm-up over the first {rates.warmup:.3g} of {'each stage' if rates.restarts else 'the run'}"
+    if rates and rates.stage_factors:
+        yield f"times {', '.join(f'{factor:g}' for factor in rates.stage_factors)} in stages 0 to {len(rates.stage_factors) - 1}"
     if rates and rates.reduce_on_plateau:
         yield f"reduced when {rates.monitor} stalls"
 
