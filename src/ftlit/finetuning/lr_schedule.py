@@ -172,7 +172,7 @@ class Rates(LRScheduler):
                 "(batch size times processes) of that run, or start a new run from the weights of the checkpoint"
             )
         self._begin(state_dict["length"])
-        self._taken, self._stage = state_dict["taken"], state_dict["stage"]
+        self._taken, self._stage = state_dict["taken"], state_dict.get("stage", 0)  # older checkpoints have none: no stage had a factor
         self._scheduler.load_state_dict(state_dict["scheduler"])
         self._stand_in.param_groups[0].update(state_dict["stand_in"])
         self._set()
