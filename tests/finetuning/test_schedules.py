@@ -89,6 +89,21 @@ def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line
 
 
 @pytest.mark.parametrize(
+    ("layers", "preset", "names"),
+    [
+        (["all", "above", "norms"], "top_down", ["fc", "fc + norms and above", "fc + above and above", "all"]),
+        (["norms", "all"], "norm_only", ["fc", "fc + norms"]),
+        (["x", "head", "backbone"], "top_down", ["fc", "fc + encoder.backbone and above", "fc + encoder.head and above", "all"]),
+        (["a", "ab", "a1"], "top_down", ["fc", "fc + encoder.a1 and above", "fc + encoder.ab and above", "all"]),
+        (["a", "ab", "a1"], "last_k", ["fc", "fc + encoder.a1"]),
+    ],
+)
+def test_stages_are_named_by_their_layers_whatever_their_names(layers, preset, names):
+    module = nn.ModuleDict({"encoder": nn.ModuleDict({name: nn.Linear(2, 2) for name in layers}), "fc": nn.Linear(2, 2)})
+    assert [stage.name for stage in getattr(schedules, preset)(module, backbone="encoder", head="fc").stages] == names
+
+
+@pytest.mark.parametrize(
     ("wrong", "line"),
     [
         ({"head": "fcc"}, r"Plain has no module 'fcc': did you mean 'fc'"),

@@ -21,6 +21,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.lora import Lora
 from ftlit.patterns import covers, not_covered, outermost_first
 
+WORDS = {"all", "but", "and", "above", "biases", "norms", "LoRA"}  # of stage names; a layer of such a name keeps it there as it is
 OF_MATRICES = {
     field.name for field in fields(Lora)
 }  # options of the command line, where the run adds the LoRA matrices; here the user does
@@ -115,14 +116,15 @@ def _for_any_module(preset: Callable[..., Schedule]) -> Callable[..., Schedule]:
 
 def _in_names_of(found: Schedule, backbone: str, head: str, batchnorm: BatchNorm) -> Schedule:
     """The schedule with the names of the parts of another module."""
-    full = {name: _renamed(name, backbone, head) for name, _ in found.lr_scale}
-    known = {name.removeprefix("backbone."): own for name, own in full.items()} | full  # a layer named `head` is not the head
-    names = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
-    rename = partial(re.compile(rf"(?<![\w.])(?:{names})(?!\w|\.\w)").sub, lambda match: known[match[0]])
+    layers = {name.removeprefix("backbone."): _renamed(name, backbone, head) for name, _ in found.lr_scale if name != "head"}
+    names = "|".join(map(re.escape, sorted(layers.keys() - WORDS, key=len, reverse=True))) or "(?!)"
+    rename = partial(re.compile(rf"(?<![\w.])(?:{names})(?!\w|\.\w)").sub, lambda match: layers[match[0]])
     stages = []
     for stage in found.stages:
         entries = [with_pattern(entry, _renamed(pattern_of(entry), backbone, head)) for entry in stage.entries]
-        stages.append(replace(stage, train=entries, batchnorm=batchnorm, name=rename(stage.name)))
+        first, *others = stage.name.split(" + ", 1)  # only the first `head` is the head: a layer may have this name too
+        name = " + ".join([head if first == "head" else rename(first), *map(rename, others)])
+        stages.append(replace(stage, train=entries, batchnorm=batchnorm, name=name))
     factors = [(_renamed(pattern, backbone, head), factor) for pattern, factor in found.lr_scale]
     frozen = [_renamed(name, backbone, head) for name in found.frozen]
     return replace(found, stages=stages, lr_scale=factors, frozen=frozen, lora=None)  # the module has its matrices already
