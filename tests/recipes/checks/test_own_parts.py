@@ -45,6 +45,10 @@ def sized(number, *, root):
     return pair(number)
 
 
+def with_defaults(*, batch_size=7, augment=None, seed=5, val_fraction):
+    return READ
+
+
 def with_spec(input_spec):
     return {"train": Colours(0, 30), "test": Colours(50, 10), "class_names": ["sky", "sea"]}
 
@@ -86,6 +90,10 @@ def no_backbone():
 
 def backbone(width: int = 4):
     return Backbone({"stem": nn.Sequential(nn.Conv2d(3, width, 3, stride=2), nn.ReLU())}, InputSpec(size=32))
+
+
+def cut_at(cut=1):
+    return backbone()
 
 
 def no_schedule(layers):
@@ -261,6 +269,14 @@ def test_settings_of_the_chosen_option_that_a_part_does_not_name_are_left_out():
     cfg = bound(*words)
     assert list(cfg.backbone) == ["_target_"] and list(cfg.schedule) == ["_target_"] and "val_fraction" in cfg.data
     assert "does not accept 'cut'" in refused(bound, *words, "backbone.cut=stem")
+
+
+def test_an_argument_that_nobody_gives_keeps_the_default_of_the_part():
+    own = f"data._target_={MINE}.with_defaults"
+    data = bound(own, "seed=3").data
+    assert (data.batch_size, data.augment, data.seed, data.val_fraction) == (7, "none", 3, 0.2)
+    assert bound(own, "data.batch_size=32").data.batch_size == 32
+    assert bound(f"backbone._target_={MINE}.cut_at", "scenario=small_different").backbone.cut == -2  # of the scenario
 
 
 def test_all_parts_of_the_users_own_make_a_run():

@@ -40,6 +40,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "schedule": SCHEDULES,
 }
 
+PLAIN = (bool, int, float, str)  # types of defaults that take the place of a built-in option's values; `None` stands for the latter
 OF_AN_OPTION = ("backbone.name", "backbone.weights")  # values of a built-in option that mean nothing to another part
 
 FLAGS: Mapping[str, tuple[object, ...]] = {  # keys that Hydra reads in a node -> their values
@@ -53,6 +54,7 @@ def bind(cfg: DictConfig) -> None:
     """Check every node of `cfg` that has a `_target_`: its names are arguments of the target, and plain values have the annotated type.
     Then check values as `check_values.check` does.
 
+    A plain default of the user's own part takes the place of a value that only the built-in option gives.
     Removed from `cfg` are settings of `OF_LINEAR_PROBE` that a head of one's own does not take, and those of the chosen option that a part
     which the command line puts in its place does not name. Parts of the user's own are checked by `own_parts.check_signature`.
     Only annotations of numbers, strings, paths, literals, lists and mappings are checked.
@@ -83,6 +85,9 @@ def bind(cfg: DictConfig) -> None:
                     known = renamed_option(full_name) or synonym(full_name, written[key])
                     passed = own_parts.PASSED.get(name, ())
                     raise known or _refused(name, node, key, written[key], [p for p in signature.parameters if p not in passed])
+            default = signature.parameters[key].default if key in signature.parameters else None
+            if own and left_over and isinstance(default, PLAIN) and not _interpolated_name(written[key]) and overlay_of(full_name) is None:
+                node[key] = default
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
             hint = hints.get(key, shared.get(key))
