@@ -52,7 +52,10 @@ def test_images_and_texts_of_the_same_data_have_the_names_of_its_class_labels(sa
     path = save(datasets.DatasetDict({"train": rows(6), "validation": rows(2, 10), "unsupervised": rows(1, 20)}))
     for texts in (False, True):
         data, notes = read_hf(path, texts=texts)
-        assert data.class_names == ["1", "0"] and data.texts == texts and notes == ["splits that are not read: unsupervised"]
+        assert data.class_names == ["1", "0"] and data.texts == texts and notes[1:] == ["splits that are not read: unsupervised"]
+        option, column = ("text", "text") if texts else ("image", "img")
+        assert notes[0] == f"column {column} is read as {option}, and column y as label"
+        assert len(read_hf(path, texts=texts, label_column="y", **{f"{option}_column": column})[1]) == 1
         assert {split: part.labels for split, part in data.found.items()} == {"train": [(0,), (1,)] * 3, "val": [(0,), (1,)]}
     assert data.found["val"].sources == ["text 10", "text 11"]
     images = read_hf(path, texts=False)[0].found["train"]
@@ -82,7 +85,11 @@ def test_a_data_set_of_the_hub_is_read_from_the_local_cache(tmp_path, monkeypatc
     cache(tmp_path, "somebody/tiny", train=rows(6), test=rows(2, 10))
     data, notes = read_hf("somebody/tiny", texts=False)
     assert {split: part.labels for split, part in data.found.items()} == {"train": [(0,), (1,)] * 3, "test": [(0,), (1,)]}
-    assert np.array_equal(np.asarray(data.found["test"].load(1)), pixels(11)) and data.class_names == ["1", "0"] and not notes
+    assert (
+        np.array_equal(np.asarray(data.found["test"].load(1)), pixels(11))
+        and data.class_names == ["1", "0"]
+        and notes == ["column img is read as image, and column y as label"]
+    )
     cache(tmp_path, "somebody/tiny", "large", train=rows(8))
     assert len(read_hf("somebody/tiny", config="large", texts=True)[0].found["train"]) == 8
     for config, more in (("small", "'somebody/tiny', 'small'"), (None, "'somebody/tiny'")):  # unknown; one of two is to be named

@@ -12,7 +12,7 @@ from ftlit.formatting import size_in_words
 from ftlit.lit.features.feature_data import FeatureData
 from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.console.plan_rows import imbalance_note, plan_rows
+from ftlit.recipes.console.plan_rows import data_rows, imbalance_note, plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.finetune import _facts
 from ftlit.recipes.run.training_steps import rates_of
@@ -118,3 +118,18 @@ def test_a_class_with_a_quarter_of_the_images_of_another_is_noted_unless_classes
     assert imbalance_of({"ants": 11, "bees": 67}, {"class_weights": "balanced"}) == []
     assert imbalance_of({"ants": 11, "bees": 67}, {}) == []  # a loss without weights
     assert imbalance_of({"ants": 11, "bees": 67}, plain, multilabel=True) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "columns"),
+    [
+        ({"csv": "photos.csv", "path_column": "filename", "label_column": "label"}, "; columns filename and label"),
+        ({"path": "saved", "image_column": None, "label_column": "fine"}, "; column fine"),
+        ({"root": "photos"}, ""),
+    ],
+)
+def test_the_row_of_the_data_names_the_columns_that_are_read(options, columns):
+    counts = {"train": {"ants": 120, "bees": 110}, "val": {"ants": 60, "bees": 60}, "test": {"ants": 60, "bees": 60}}
+    data = SimpleNamespace(counts=counts, num_classes=2, multilabel=False, notes=())
+    rows = data_rows(OmegaConf.create({"data": options}), data, "images")
+    assert rows[0] == ("data", f"train 230; val 120; test 120 images of 2 classes{columns}")

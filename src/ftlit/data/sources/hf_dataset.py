@@ -73,6 +73,8 @@ def read_hf(
     train = splits["train"]
     column = _input_column(train.features, image_column, text_column, texts=texts)
     label = _label_column(train.features, label_column, other_than=column)
+    if label_column is None or (text_column if texts else image_column) is None:
+        notes = [f"column {column} is read as {'text' if texts else 'image'}, and column {label} as label", *notes]
     names, multilabel = _classes(train, label)
     numbers: dict[Any, int] = {name: number for number, name in enumerate(names)}
     if hasattr(_inner(train.features[label]), "names"):  # class labels are numbers already

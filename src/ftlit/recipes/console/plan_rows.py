@@ -26,6 +26,7 @@ from ftlit.recipes.console.training_row import estimate_text, few_of_class_note,
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
+COLUMN_OPTIONS = ("path_column", "image_column", "text_column", "label_column")  # of the data
 IMBALANCE = 4  # times as many training images as the smallest class has
 START = {"blend": "its part of the last cut", "average": "its part of the last cut", "concat": "a linear probe of the last cut"}
 PLAN_GROUPS = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
@@ -47,7 +48,7 @@ def plan_rows(
     spec = data.input_spec if isinstance(data, ImageData | FeatureData) else backbone.input_spec
     rows = first_rows(cfg, backbone, spec.summary, PLAN_GROUPS)
     rows.append(("features", _features_text(cfg, backbone, spec.shape, facts.head_cuts)))
-    rows += data_rows(data, spec.noun)
+    rows += data_rows(cfg, data, spec.noun)
     rows += [("note", note) for note in imbalance_note(cfg, data, spec.noun)]
     rows += [("note", note) for note in unread_views(cfg, data, stage_inputs, facts)]
     if facts.trains:
@@ -110,11 +111,13 @@ def _average_rows(cfg: DictConfig) -> list[PlanRow]:
     return [("average", text)]
 
 
-def data_rows(data: Any, noun: str) -> list[PlanRow]:
-    """Sizes of the splits and of the classes, and notes on the data, also on a small test split."""
+def data_rows(cfg: DictConfig, data: Any, noun: str) -> list[PlanRow]:
+    """Sizes of the splits and of the classes, the columns that are read, and notes on the data, also on a small test split."""
     splits = "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items())
+    names = [str(cfg.data[option]) for option in COLUMN_OPTIONS if cfg.data.get(option) is not None]
+    columns = f"; column{'s' if len(names) > 1 else ''} {' and '.join(names)}" if names else ""
     return [
-        ("data", f"{splits} {noun} of {data.num_classes} classes"),
+        ("data", f"{splits} {noun} of {data.num_classes} classes{columns}"),
         ("classes", shorten((f"{name}: {number:,}" for name, number in data.counts["train"].items()), most=12)),
         *(("note", note) for note in [*getattr(data, "notes", ()), *few_test_note(data, noun), *few_of_class_note(data, noun)]),
     ]

@@ -74,7 +74,7 @@ def probe_rows(
     """
     spec = data.input_spec
     rows = first_rows(cfg, backbone, spec.summary, GROUPS)
-    rows += data_rows(data, spec.noun)
+    rows += data_rows(cfg, data, spec.noun)
     rows += [("note", note) for note in imbalance_note(cfg, data, spec.noun)]
     rows.append(("probe", _probe_text(cfg, data, probes, specs, fitted_on)))
     if cfg.cache.get("folder"):
