@@ -1,7 +1,9 @@
 """`again=RUN`: the words of a run come back, those beside it win, and the run that it begins has the same result."""
 
 import json
+import re
 import shlex
+from contextlib import nullcontext
 
 import pytest
 from train_command import FAST, train
@@ -43,6 +45,30 @@ def test_a_job_of_a_search_is_a_single_run_again_and_may_be_swept(tmp_path):
     write_json(tmp_path / COMMAND, {"command": "", "words": ["hparams_search=drop_layers", "backbone.cut=-1", "hydra.mode=RUN"]})
     assert "hydra.mode=RUN" in with_run([f"again={tmp_path}"])
     assert "hydra.mode=RUN" not in with_run(["-m", f"again={tmp_path}", "seed=1,2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "beside", "add"),
+    [
+        (["data.root=photos"], [], "data.root={}/photos"),
+        (["data.csv=tables/a.csv"], [], "data.csv={}/tables/a.csv"),
+        (["+data.mine=tables/a.csv"], [], "+data.mine={}/tables/a.csv"),
+        (["--config-dir", "photos"], [], "--config-dir {}/photos"),
+        (["data.root=photos"], ["data.root=/elsewhere"], None),
+        (["data=photos", "data.root=missing", "paths.runs=tables/a.csv", "data.csv=here/a.csv", f"a={'x/' * 9999}"], [], None),
+    ],
+)
+def test_a_relative_path_that_is_in_the_folder_of_the_run_only_is_one_line(tmp_path, monkeypatch, words, beside, add):
+    for file in ("began/photos/1.png", "began/tables/a.csv", "began/here/a.csv", "now/here/a.csv"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    began, run = tmp_path / "began", tmp_path / "run"
+    write_json(run / COMMAND, {"command": "", "words": words, "folder": str(began)})
+    monkeypatch.chdir(tmp_path / "now")
+    with nullcontext() if add is None else pytest.raises(UserError, match=rf", or add {re.escape(add.format(began))}$"):
+        with_run([f"again={run}", *beside])
+    monkeypatch.chdir(began)
+    assert with_run([f"again={run}", *beside])
 
 
 def test_other_command_lines_stay_as_they_are():

@@ -3,17 +3,20 @@
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from os.path import exists  # False for a text that is too long for a path
 from pathlib import Path
 
 from ftlit.cli.command_words import FLAGS_WITH_VALUE
 from ftlit.errors import UserError
-from ftlit.formats import read_json
-from ftlit.formatting import shell_word
+from ftlit.formats import JsonObject, read_json
+from ftlit.formatting import shell_word, shown
 from ftlit.run_folder import COMMAND, is_run_folder
 from ftlit.sweeps.jobs import is_sweep
 
 AGAIN = "again"
 SWEEP = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+PATH_OPTIONS = ("data.root", "data.csv", "data.val_csv", "data.test_csv", "data.split_from", "backbone.weights", "init_from")
+OUTPUTS = ("paths.", "cache.", "hydra.")  # folders that a run makes
 BY_HAND = "copy its command from the row `command` of its report.html"
 
 
@@ -37,21 +40,38 @@ def with_run(words: Sequence[str]) -> list[str]:
     own = [word for word in typed if word not in given]
     names = {_name(word) for word in own}
     sweeps = bool(set(SWEEP) & set(own))
-    run = _without_flags(read_words(Path(given[0].partition("=")[2]).expanduser()), own)
+    folder = Path(given[0].partition("=")[2]).expanduser()
+    command = read_command(folder)
+    run = _without_flags([str(word) for word in command["words"]], own)
     kept = [word for word in run if not _is_replaced(word, names) and not (sweeps and _name(word) == "hydra.mode")]
+    _check_paths(kept, folder, str(command.get("folder", "")))
     return [*kept, *own]
 
 
-def read_words(folder: Path) -> list[str]:
-    """The words with which the run in a folder began. Raises `UserError` where they are not known."""
+def read_command(folder: Path) -> JsonObject:
+    """What the run in a folder has written about its command. Raises `UserError` where it has not."""
     path, given = folder / COMMAND, f"{AGAIN}={shell_word(str(folder))}"
     if path.is_file():
-        return [str(word) for word in read_json(path, remedy=BY_HAND)["words"]]
+        return dict(read_json(path, remedy=BY_HAND))
     if is_sweep(folder):
         raise UserError(f"{given} is the folder of a sweep: give the folder of a job in it, such as {given}/0")
     if is_run_folder(folder):
         raise UserError(f"{given} is a run without {COMMAND}: {BY_HAND}")
     raise UserError(f"{given} is not the folder of a run: give the folder that a run printed")
+
+
+def _check_paths(words: Sequence[str], run: Path, began: str) -> None:
+    """Raise `UserError` for a relative path of a run's words that exists in the folder in which the run began, but not in this one."""
+    for word, before in zip(words, ["", *words], strict=False):
+        name, value = ("", word) if before in FLAGS_WITH_VALUE else (word.partition("=")[::2])
+        is_path = not name or ("/" in value and not name.startswith(OUTPUTS)) or name in PATH_OPTIONS
+        there = str(Path(began, value))
+        if is_path and began and not exists(value) and exists(there):
+            give = shell_word(f"{name}={there}") if name else f"{before} {shell_word(there)}"
+            raise UserError(
+                f"{AGAIN}={shell_word(str(run))} has {shell_word(word)}, a path in {shown(began)}: give the command in that folder, or add "
+                f"{give}"
+            )
 
 
 def _name(word: str) -> str:

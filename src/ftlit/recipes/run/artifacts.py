@@ -33,13 +33,14 @@ def write_folder(cfg: DictConfig, data: Any, *, resumed: bool = False) -> None:
 
 
 def write_command(folder: Path) -> None:
-    """Write `command.json`: the command of this run, and the words with which `again=RUN` repeats it in a new folder. Nothing where the
-    config was composed by another program.
+    """Write `command.json`: the command of this run, the words with which `again=RUN` repeats it in a new folder, and the current folder,
+    which relative paths begin in. Nothing where the config was composed by another program.
     """
-    if hydra_config() is None:
+    if (hydra := hydra_config()) is None:
         return
     words = [word for word in repeated_words() if not OF_ITS_FOLDER.match(word)]
-    write_json(folder / COMMAND, {"command": shell_command([*typed_command(), *words]), "words": words})
+    command = {"command": shell_command([*typed_command(), *words]), "words": words, "folder": hydra.runtime.cwd}
+    write_json(folder / COMMAND, command)
 
 
 def images_of(data: Any) -> ImageData | None:
