@@ -199,6 +199,7 @@ def test_an_optuna_search_gives_the_table_and_a_failed_trial_does_not_end_it(tmp
     schedule = ("schedule=all_at_once", "hydra.sweeper.n_trials=3", "scenario=large_similar", "backbone.cut=choice(layer4,nope)")
     done = sweep(tmp_path, "hparams_search=optuna", *(word for word in TINY if not word.startswith("scenario=")), *schedule)
     assert done.returncode == 2 and "optimizer.lr" in done.stdout and "Traceback" not in done.stderr, done.stderr
+    assert "A new study created" in done.stderr and "\x1b[" not in done.stderr  # of Optuna, without colours in a file
     assert {job.status for job in jobs_in(tmp_path / "sweep")} == {0, 2}
     assert done.stdout.startswith("sweep of 3 jobs: ") and re.search(r" of 3, job \d \(.*\): (score [\d.]+, )?val accuracy ", done.stdout)
     best = max(jobs_in(tmp_path / "sweep"), key=lambda job: (job.score or 0.0, -job.number))  # the first of equals

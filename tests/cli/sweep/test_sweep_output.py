@@ -221,12 +221,15 @@ def test_a_second_sweep_in_the_folder_of_one_that_runs_is_refused(tmp_path):
     assert not running.LOCKS
 
 
-def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):
+def test_a_search_has_the_number_of_its_trials_and_no_colours_in_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NO_COLOR", "")  # so that it is removed afterwards
+    del os.environ["NO_COLOR"]
     monkeypatch.setattr(running, "SWEEPS", {})
     monkeypatch.setattr(sweep_jobs.sweep_resume, "count_done", lambda config: 0)
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 20}, **hydra_node()}})
     sweep_jobs.SweepCallback().on_multirun_start(config)
     assert os.environ[TOTAL] == "20" and capsys.readouterr().out.startswith("sweep of 20 jobs: ")
+    assert os.environ["NO_COLOR"]  # the tests have no terminal
 
 
 def test_a_sweep_whose_jobs_run_in_other_processes_is_interrupted_as_a_sweep(monkeypatch, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The jobs of a sweep: each writes its state to its folder, whatever launches it, and a sweep that is started again runs the rest."""
 
 import logging
+import os
 import sys
 import time
 import traceback
@@ -63,6 +64,8 @@ class SweepCallback(Callback):
             STOP_SIGNALS.wait_for_jobs = partial(wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
         if trials:
             logging.getLogger(OPTUNA_SWEEPER).setLevel(logging.ERROR)  # it warns of each job without a score
+            if not sys.stderr.isatty():
+                os.environ.setdefault("NO_COLOR", "1")  # releases of Optuna below 3 write colour codes to files too
             sweep.minimizes = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
             names = [*(OmegaConf.select(config, "hydra.sweeper.params") or {})]
             sweep_output.print_resuming(folder, done)
