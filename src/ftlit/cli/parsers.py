@@ -212,7 +212,7 @@ def report_parser() -> _Parser:
     parser = _Parser(
         "ftlit report",
         description="Write report.html of a run again, or the table of a sweep (sweep.md, settings.csv and others).",
-        epilog="examples: ftlit report runs/mine; ftlit report runs/mine --against runs/other",
+        epilog="example: ftlit report runs/mine",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a run, or of a sweep")
     plots = "of a run: write its plots in this format too, to FOLDER/report"

@@ -65,7 +65,7 @@ class SweepCallback(Callback):
         if trials:
             logging.getLogger(OPTUNA_SWEEPER).setLevel(logging.ERROR)  # it warns of each job without a score
             if not sys.stderr.isatty():
-                os.environ.setdefault("NO_COLOR", "1")  # releases of Optuna below 3 write colour codes to files too
+                os.environ.setdefault("NO_COLOR", "1")  # releases of Optuna below 3 colour their lines in files too
             sweep.minimizes = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
             names = [*(OmegaConf.select(config, "hydra.sweeper.params") or {})]
             sweep_output.print_resuming(folder, done)
