@@ -123,7 +123,7 @@ def test_a_sweep_of_which_no_job_began_leaves_no_plan(tmp_path, monkeypatch):
     [
         (
             [(0.9, False), (0.9, False)],
-            "(val accuracy 0.9000): no epoch was clearly better on val, so that this probe is the result of all 2 jobs",
+            "(val accuracy 0.9000): no epoch was clearly better on val, so this probe is the result of all 2 jobs",
         ),
         ([(0.9, False), (0.8, False)], "(val accuracy 0.8000 to 0.9000)"),
         ([(0.9, False)], "the result of 1 job that trained"),

@@ -19,7 +19,7 @@ PROBE_NOTE = (
     "no epoch was clearly better on val; with callbacks.best=null it is that of the last epoch."
 )
 NONE_BETTER_NOTE = (
-    "No job beat the linear probe before training (val accuracy {found}): no epoch was clearly better on val, so that this probe is the "
+    "No job beat the linear probe before training (val accuracy {found}): no epoch was clearly better on val, so this probe is the "
     "result of {jobs} that trained layers; to test the trained networks, give callbacks.best=null."
 )
 TEST_NOTE = "Choosing settings by test accuracy would be biased."
