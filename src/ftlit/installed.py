@@ -22,6 +22,7 @@ def _distribution(package: str) -> Distribution | None:
     return None
 
 
+@cache
 def package_version(package: str) -> str:
     """Version of the distribution that holds a top-level package; `?` without one."""
     found = _distribution(package)

@@ -4,6 +4,7 @@ import atexit
 import gc
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
@@ -60,18 +61,46 @@ def test_a_run_with_a_fitted_head_and_its_report_import_no_package_that_they_do_
     assert done.returncode == 0, done.stderr
 
 
-def test_modules_are_imported_without_collections_and_left_out_of_later_ones_only_once(monkeypatch):
+@pytest.mark.parametrize("triton", [False, True])
+def test_modules_are_imported_without_collections_and_left_out_of_later_ones_only_once(monkeypatch, triton):
     imported, registered = [], []
     monkeypatch.setattr(deferred_imports, "import_module", lambda name: imported.append((name, gc.isenabled())))
+    monkeypatch.setattr(deferred_imports, "_no_triton", nullcontext)
     monkeypatch.setattr(atexit, "register", registered.append)
-    monkeypatch.delitem(sys.modules, "lightning.pytorch", raising=False)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    if triton:
+        monkeypatch.setitem(sys.modules, "triton", sys)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     gc.unfreeze()
     try:
         deferred_imports.import_at_once("a.recipe")
-        assert imported == [("lightning.pytorch", False), ("a.recipe", False)] and gc.isenabled()
-        assert gc.get_freeze_count() and registered == [gc.unfreeze]
+        assert imported == [("torch", False), ("a.recipe", False)] and gc.isenabled()
+        assert gc.get_freeze_count() and registered == [gc.unfreeze] * triton
     finally:
         gc.unfreeze()
-    monkeypatch.setitem(sys.modules, "lightning.pytorch", sys)
+    monkeypatch.setitem(sys.modules, "torch", sys)
     deferred_imports.import_at_once("a.recipe")  # the next job of a sweep
     assert len(imported) == 2 and not gc.get_freeze_count()
+
+
+NO_TRITON = """
+import sys
+from importlib.util import find_spec
+import torch
+torch.cuda.device_count = lambda: GPUS
+from ftlit.cli.deferred_imports import _no_triton
+with _no_triton():
+    import torchvision
+    from torch.utils import flop_counter
+    blocked = "triton" in sys.modules and sys.modules["triton"] is None
+assert blocked == (not GPUS), blocked
+assert sys.modules.get("triton", 1) is not None  # later imports find it again
+function = torch.compile(lambda x: x + 1, backend="aot_eager")
+assert function(torch.ones(2)).tolist() == [2, 2]
+"""
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_triton_is_imported_where_there_is_a_gpu_only(gpus):
+    done = subprocess.run([sys.executable, "-c", NO_TRITON.replace("GPUS", str(gpus))], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr

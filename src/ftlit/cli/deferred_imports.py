@@ -4,6 +4,8 @@ import atexit
 import gc
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -26,21 +28,43 @@ def defer_torchmetrics() -> None:
 
 
 def import_at_once(*modules: str) -> None:
-    """Import torch, Lightning and these modules without garbage collection, which takes long and finds nothing during imports. Later
-    collections skip the objects that exist by then. It has no effect where Lightning is imported already.
+    """Import torch and these modules without garbage collection, which takes long and finds nothing during imports. Later collections,
+    those at the end of the program too, skip the objects that exist by then. It has no effect where torch is imported already.
     """
-    if "lightning.pytorch" in sys.modules:
+    if "torch" in sys.modules:
         return
     collects = gc.isenabled()
     gc.disable()
     try:
-        for module in ("lightning.pytorch", *modules):
-            import_module(module)
+        import_module("torch")
+        with _no_triton():
+            for module in modules:
+                import_module(module)
         gc.freeze()
-        atexit.register(gc.unfreeze)  # else triton prints on stderr that its objects were not freed
+        if "triton" in sys.modules:  # it prints on stderr at the end that its objects were not freed
+            atexit.register(gc.unfreeze)
     finally:
         if collects:
             gc.enable()
+
+
+@contextmanager
+def _no_triton() -> Iterator[None]:
+    """Let torch find no triton, its compiler for GPUs, in a block, where there is no GPU: as in torch's builds for CPUs."""
+    import torch
+
+    if "triton" in sys.modules or torch.cuda.device_count() or torch.xpu.device_count():
+        yield
+        return
+    log = logging.getLogger("torch.utils.flop_counter")  # it warns that it does not count the operations of triton
+    level = log.level
+    log.setLevel(logging.ERROR)
+    sys.modules["triton"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["triton"]
+        log.setLevel(level)
 
 
 class _Finder(MetaPathFinder):

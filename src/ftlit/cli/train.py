@@ -117,7 +117,7 @@ def run_recipe(cfg: DictConfig) -> float:
     check_early(cfg)
     resume.decide(cfg)
     _print_loading(cfg)
-    import_at_once(*([RECIPES["advise"]] if cfg.recipe in ADVISED else []), RECIPES[cfg.recipe])
+    import_at_once("lightning.pytorch", *([RECIPES["advise"]] if cfg.recipe in ADVISED else []), RECIPES[cfg.recipe])
     with job_state(), _with_start(cfg) as cfg, _with_backbone(cfg) as cfg, _with_scenario(cfg) as cfg:
         return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
 

@@ -150,7 +150,7 @@ class Backbone(Layers):
         """
         kept = self.cuts[: self.index(cut) + 1]
         layers = {name: layer for name, layer in self.items() if name in kept}
-        return Backbone(
+        lower = Backbone(
             layers,
             self.input_spec,
             token_pool=self.token_pool,
@@ -159,6 +159,8 @@ class Backbone(Layers):
             reinit=[name for name in self.reinit if name in kept],
             record=self.record and {**self.record, "cut": kept[-1]},
         )
+        lower._on_meta = {shape: {name: found[name] for name in kept} for shape, found in self._on_meta.items()}
+        return lower
 
     def after(self, cut: str | int) -> Layers:
         """Return the layers above `cut` (none for the last cut). The modules are shared, not copied."""
