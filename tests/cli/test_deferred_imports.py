@@ -95,8 +95,9 @@ with _no_triton():
     blocked = "triton" in sys.modules and sys.modules["triton"] is None
 assert blocked == (not GPUS), blocked
 assert sys.modules.get("triton", 1) is not None  # later imports find it again
-function = torch.compile(lambda x: x + 1, backend="aot_eager")
-assert function(torch.ones(2)).tolist() == [2, 2]
+if not GPUS:  # nor can there be one
+    function = torch.compile(lambda x: x + 1, backend="aot_eager")
+    assert function(torch.ones(2)).tolist() == [2, 2]
 """
 
 
