@@ -98,7 +98,7 @@ def steps_of(trainer: Trainer, batches: float) -> int:
 
 def validations_per_epoch(trainer: Trainer) -> float:
     """Number of validations in an epoch of training, below 1 where some epochs have none; 1 where it is not known, or none runs."""
-    every: float | None = trainer.val_check_batch  # type: ignore[attr-defined]
+    every: float | None = trainer.val_check_batch
     batches = trainer.num_training_batches
     if not trainer.enable_validation or every in (None, inf) or batches == inf:
         return 1.0

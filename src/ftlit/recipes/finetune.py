@@ -138,7 +138,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     rows += [("note", note) for note in (*run.notes, *notes)]
     print_plan(cfg, rows, plan, resuming, trains=run.trains)
     if facts.seconds:
-        tell_estimate(facts.seconds.whole)
+        tell_estimate(facts.seconds[0])
     if cfg.report:
         write_run(cfg, run.data, rows, plan)
 
