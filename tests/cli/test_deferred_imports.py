@@ -73,19 +73,20 @@ def test_modules_are_imported_without_collections_and_left_out_of_later_ones_onl
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     gc.unfreeze()
     try:
-        deferred_imports.import_at_once("a.recipe")
+        with deferred_imports.quick_imports():
+            deferred_imports.import_module("a.recipe")
         assert imported == [("torch", False), ("a.recipe", False)] and gc.isenabled()
         assert gc.get_freeze_count() and registered == [gc.unfreeze] * triton
     finally:
         gc.unfreeze()
     monkeypatch.setitem(sys.modules, "torch", sys)
-    deferred_imports.import_at_once("a.recipe")  # the next job of a sweep
+    with deferred_imports.quick_imports():  # the next job of a sweep
+        assert gc.isenabled()
     assert len(imported) == 2 and not gc.get_freeze_count()
 
 
 NO_TRITON = """
 import sys
-from importlib.util import find_spec
 import torch
 torch.cuda.device_count = lambda: GPUS
 from ftlit.cli.deferred_imports import _no_triton

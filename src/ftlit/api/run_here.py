@@ -73,7 +73,7 @@ def run_here(words: Sequence[str]) -> Path:
                 raise user_error from None
             raise
         finally:
-            gc.unfreeze()  # of `import_at_once`: objects of the caller too, which would never be collected
+            gc.unfreeze()  # of `quick_imports`: objects of the caller too, which would never be collected
     return folders[0]
 
 

@@ -27,19 +27,20 @@ def defer_torchmetrics() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
-def import_at_once(*modules: str) -> None:
-    """Import torch and these modules without garbage collection, which takes long and finds nothing during imports. Later collections,
-    those at the end of the program too, skip the objects that exist by then. It has no effect where torch is imported already.
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """Import torch, and what a block imports, without garbage collection, which takes long and finds nothing during imports. Later
+    collections, those at the end of the program too, skip the objects that exist by then. It has no effect where torch is imported already.
     """
     if "torch" in sys.modules:
+        yield
         return
     collects = gc.isenabled()
     gc.disable()
     try:
         import_module("torch")
         with _no_triton():
-            for module in modules:
-                import_module(module)
+            yield
         gc.freeze()
         if "triton" in sys.modules:  # it prints on stderr at the end that its objects were not freed
             atexit.register(gc.unfreeze)

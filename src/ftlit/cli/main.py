@@ -11,7 +11,7 @@ from typing import Any
 
 from ftlit.cli import search_current_folder
 from ftlit.cli.command_list import describe_commands, describe_versions
-from ftlit.cli.deferred_imports import import_at_once
+from ftlit.cli.deferred_imports import quick_imports
 from ftlit.cli.first_checks import check_inputs, print_loading
 from ftlit.cli.output import one_line_warnings, robust_output
 from ftlit.cli.parsers import (
@@ -91,10 +91,10 @@ def predict(arguments: list[str]) -> None:
     existing_run(given.run)
     check_inputs(given.paths)
     print_loading(given.run)
-    import_at_once("ftlit.inference.dense_map", "ftlit.inference.predict")
-    import ftlit.inference.dense_map  # here, so that --help stays fast
-    import ftlit.inference.predict
-    import ftlit.inference.prior
+    with quick_imports():  # here, so that --help stays fast
+        import ftlit.inference.dense_map
+        import ftlit.inference.predict
+        import ftlit.inference.prior
 
     for flag, is_given in (("--coverage", given.coverage is not None), ("--unsure-first", given.unsure_first)):
         if given.dense and is_given:
@@ -119,10 +119,10 @@ def embed(arguments: list[str]) -> None:
         search_current_folder()
     check_inputs(given.paths)
     print_loading(given.source)
-    import_at_once("ftlit.cli.sources", "ftlit.inference.embed")
-    from ftlit.cli.sources import network_and_paths  # here, so that --help stays fast
-    from ftlit.inference.embed import EmbedOptions
-    from ftlit.inference.embed import embed as write_features
+    with quick_imports():  # here, so that --help stays fast
+        from ftlit.cli.sources import network_and_paths
+        from ftlit.inference.embed import EmbedOptions
+        from ftlit.inference.embed import embed as write_features
 
     options = EmbedOptions(given.out, given.cut, given.pooling, given.batch_size, given.workers, given.column)
     if write_features(*network_and_paths(given.source, given.paths, trust=given.trust), options):
@@ -138,9 +138,9 @@ def export(arguments: list[str]) -> None:
         search_current_folder()
     existing_run(given.run)
     print_loading(given.run)
-    import_at_once("ftlit.export.hand_over")
-    from ftlit.export.hand_over import hand_over  # here, so that --help stays fast
-    from ftlit.export.images_to_logits import Variant
+    with quick_imports():  # here, so that --help stays fast
+        from ftlit.export.hand_over import hand_over
+        from ftlit.export.images_to_logits import Variant
 
     if sys.stderr.isatty():  # before seconds of silence
         print(f"exporting {given.run} (--to {given.to}), then comparing the file with the run", file=sys.stderr)

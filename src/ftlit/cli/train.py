@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ftlit.cli import search_current_folder
 from ftlit.cli.command_words import complete
-from ftlit.cli.deferred_imports import defer_torchmetrics, import_at_once
+from ftlit.cli.deferred_imports import defer_torchmetrics, quick_imports
 from ftlit.cli.output import robust_output
 from ftlit.cli.run_again import with_run
 from ftlit.cli.sweep import sweep_jobs, sweep_rungs
@@ -117,7 +117,9 @@ def run_recipe(cfg: DictConfig) -> float:
     check_early(cfg)
     resume.decide(cfg)
     _print_loading(cfg)
-    import_at_once("lightning.pytorch", *([RECIPES["advise"]] if cfg.recipe in ADVISED else []), RECIPES[cfg.recipe])
+    with quick_imports():
+        for module in ("lightning.pytorch", *([RECIPES["advise"]] if cfg.recipe in ADVISED else []), RECIPES[cfg.recipe]):
+            import_module(module)
     with job_state(), _with_start(cfg) as cfg, _with_backbone(cfg) as cfg, _with_scenario(cfg) as cfg:
         return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
 

@@ -24,7 +24,7 @@ from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
-from ftlit.lit.stages.stage_begin import epochs_of
+from ftlit.lit.stages.stage_begin import planned_epochs
 from ftlit.lit.stages.stage_checks import check_stage_factors
 from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import compile_layers, keeps_whole_weights, shards_later
@@ -176,7 +176,7 @@ def plan_of(run: Run) -> Plan:
         batch_size=run.data.batch_size,
         processes=run.trainer.world_size,
         steps=training_steps(run.trainer, run.data) if run.trains else None,
-        max_epochs=epochs_of(run.trainer) if run.trains else None,
+        max_epochs=planned_epochs(run.trainer) if run.trains else None,
         fits_head=run.probe_head is not None or (run.start is not None and run.start.copies_rows),
         may_fit_head=may_fit_head(run.trainer, run.data),
         hints=ON_COMMAND_LINE,

@@ -56,7 +56,7 @@ def print_plan(schedule: Schedule, trainer: Trainer, module: LightningModule, *,
         batch_size=next((size for size in sizes if isinstance(size, int)), None),
         processes=trainer.world_size,
         steps=length,
-        max_epochs=epochs_of(trainer),
+        max_epochs=planned_epochs(trainer),
         validations=validations_per_epoch(trainer),
         fits_head=fits,
         may_fit_head=may_fit,
@@ -65,7 +65,7 @@ def print_plan(schedule: Schedule, trainer: Trainer, module: LightningModule, *,
         module.print(line)
 
 
-def epochs_of(trainer: Trainer) -> int | None:
+def planned_epochs(trainer: Trainer) -> int | None:
     """Number of epochs after which training ends; `None` where a number of steps or a trial run may end it before, or nothing does."""
     counts = trainer.max_steps < 0 < (trainer.max_epochs or 0) and not is_trial_run(trainer)
     return trainer.max_epochs if counts else None

@@ -65,6 +65,8 @@ def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]], compose
 
 def _failed_download(published: Mapping[Published, Job]) -> tuple[Job, UserError] | None:
     """Download the weights that are missing, up to the first that cannot be: its job and the error, or `None`."""
+    if not published:
+        return None
     from ftlit.zoo.torchvision_nets import download  # here: a launcher's own process needs no torch
 
     for (name, weights), job in published.items():
