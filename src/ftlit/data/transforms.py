@@ -46,7 +46,7 @@ def train_transform(spec: "InputSpec", augment: str = "photo", *, min_scale: flo
         UserError: an unknown `augment`, or one that changes colours, for bands.
     """
     if augment not in AUGMENTS:
-        raise invalid("augment", augment, AUGMENTS)
+        raise invalid("data.augment", augment, AUGMENTS)
     if spec.takes_bands and augment in COLOUR_AUGMENTS:
         raise UserError(
             f"data.augment={augment} changes colours, which needs images of 1 or 3 channels, but backbone.in_chans={spec.channels}: "
