@@ -97,8 +97,8 @@ def test_without_a_close_match_the_error_lists_the_names():
         select(["qqqqqq"], NAMES)
 
 
-def test_the_error_for_an_uncovered_name_lists_the_patterns():
-    more = r"and 1 more, in backbone.layer1.0.weight, .*: add another pattern after head, \*.bias, such as '\*' for all other parameters"
+def test_the_error_for_an_uncovered_name_says_where_the_others_are():
+    more = r"and 1 other parameter, in backbone.layer1.0.weight, .*: add a pattern at the end, such as '\*' for all other parameters"
     with pytest.raises(UserError, match=more):
         first_match([("head", 1), ("*.bias", 1)], NAMES)
 
@@ -136,6 +136,6 @@ def test_uncovered_names_and_unused_patterns_are_in_one_message():
     message = str(caught.value)
     assert "pattern 'hed' matches no parameter: did you mean 'head'?" in message and "\n" not in message
     assert "pattern 'backbone.layr1' matches no parameter: did you mean 'backbone.layer1'?" in message
-    assert "no pattern matches parameter 'backbone.layer1.0.weight' and 3 more, in backbone.layer1, head: " in message
+    assert "no pattern matches 'backbone.layer1.0.weight' and 3 other parameters, in backbone.layer1, head: " in message
     with pytest.raises(UserError, match=r"'hed' matches no .*; pattern 'bckbone' matches no"):
         select(["hed", "backbone", "bckbone"], NAMES)

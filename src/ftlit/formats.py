@@ -61,6 +61,8 @@ def reading(path: str | Path, remedy: str = "remove it") -> Iterator[None]:
         raise UserError(f"{path} is missing, or is a link to a file that is missing: restore it") from error
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or one_line(error)}): {remedy}") from error
+    except KeyError as error:
+        raise DamagedFile(path, f"it lacks {one_line(error)}", remedy) from error
     except Exception as error:  # damaged bytes raise almost any error
         raise DamagedFile(path, one_line(error), remedy) from error
 

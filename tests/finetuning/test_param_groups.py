@@ -113,7 +113,7 @@ def test_a_pattern_without_a_parameter_is_an_error():
 
 def test_an_uncovered_parameter_is_an_error_and_no_optimizer_is_built():
     built = []
-    with pytest.raises(UserError, match=r"no pattern matches parameter 'layer2\.0\.weight'"):
+    with pytest.raises(UserError, match=r"no pattern matches 'layer2\.0\.weight'"):
         build_optimizer(net(), built.append, [("layer[013]", 1.0)])
     assert not built
 

@@ -34,9 +34,32 @@ def test_the_lowest_of_losses_that_fall_and_rise_is_found(penalties, place):
     assert len(order) <= 14 and all(l2 >= PENALTIES[min(24, max(12, place + 8))] for l2 in order)  # weak ones take longest
 
 
+@pytest.mark.parametrize("labels", [LABELS, LABELS % 2], ids=["softmax", "logistic"])
+@pytest.mark.parametrize("kind", ["softmax", "svm"])
+@pytest.mark.parametrize("count", [60, 300])
+def test_the_path_ends_behind_the_best_penalty_with_the_results_of_all_penalties(monkeypatch, kind, count, labels):
+    few = slice(0, count)
+    ended = fit_probe(VECTORS[few], labels[few], kind=kind)
+    monkeypatch.setattr(l2_search, "PATIENCE", len(PENALTIES))
+    full = fit_probe(VECTORS[few], labels[few], kind=kind)
+    assert ended.l2 == full.l2 and torch.equal(ended.weight, full.weight)
+    assert ended.losses == pytest.approx({l2: full.losses[l2] for l2 in list(full.losses)[: len(ended.losses)]}, rel=1e-6)
+    assert list(full.losses) == PENALTIES and ended.l2 in (PENALTIES[-1], *list(ended.losses)[:-1])
+
+
+def test_all_penalties_are_tried_where_the_best_one_is_at_the_end_of_the_first_fold(monkeypatch):
+    few = slice(0, 100)
+    full = fit_probe(VECTORS[few], LABELS[few])
+    monkeypatch.setattr(l2_search, "PATIENCE", 0)  # the first fold ends at the first penalty
+    ended = fit_probe(VECTORS[few], LABELS[few])
+    assert list(ended.losses) == PENALTIES and ended.l2 == full.l2 and torch.equal(ended.weight, full.weight)
+
+
 def test_a_large_problem_gets_the_penalty_of_all_penalties_and_one_fold(monkeypatch):
     few = slice(0, 300)
-    full = fit_probe(VECTORS[few], LABELS[few])
+    with monkeypatch.context() as patch:
+        patch.setattr(l2_search, "PATIENCE", len(PENALTIES))
+        full = fit_probe(VECTORS[few], LABELS[few])
     monkeypatch.setattr(l2_search, "MIN_PRODUCTS_TO_SEARCH", 1)
     searched = fit_probe(VECTORS[few], LABELS[few])
     assert searched.l2 == full.l2 and torch.equal(searched.weight, full.weight) and len(searched.losses) < len(full.losses)

@@ -27,7 +27,7 @@ def words_of(data: AnyPath | None, named: Options, options: Options | None = Non
         UserError: a name or value that no option can have.
     """
     if not (data is None or isinstance(data, str | PathLike)):
-        raise UserError(f"data={data!r}: give a folder with one folder per class, a csv file, or the name of an option of data")
+        raise UserError(f"data={data!r}: give a folder with one folder per class, a csv file, or the name of a data set, such as digits")
     chosen = {name: value for name, value in named.items() if value is not None}
     of_data = [] if data is None else ["data", "data.root", "data.csv"]
     if twice := next((name for name in [*chosen, *of_data] if name in (options or {})), None):

@@ -17,7 +17,7 @@ AGAIN = "again"
 SWEEP = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PATH_OPTIONS = ("data.root", "data.csv", "data.val_csv", "data.test_csv", "data.split_from", "backbone.weights", "init_from")
 OUTPUTS = ("paths.", "cache.", "hydra.")  # folders that a run makes
-BY_HAND = "copy its command from the row `command` of its report.html"
+BY_HAND = "type the command that its report.html shows in the row `command`"
 
 
 def with_run(words: Sequence[str]) -> list[str]:

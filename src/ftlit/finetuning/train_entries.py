@@ -38,7 +38,7 @@ def _entries(given: object) -> Iterable[Entry]:
     pairs: list[Any] = list(given.items()) if isinstance(given, Mapping) else [given]
     for pair in pairs:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-            parts = f"a part of a layer such as {{head: bias}} (one of {', '.join(PARTS)})"
+            parts = f"a part of a layer such as {{head: bias}} (a part is {' or '.join(PARTS)})"
             raise UserError(f"`train` of a stage has {pair!r}, which is not the name of a layer: give a name such as head, or {parts}")
         if pair[1] not in PARTS:
             raise unknown("part", pair[1], PARTS, owner=f"{pair[0]!r} in `train`")

@@ -131,6 +131,7 @@ def cross_validate(
     *,
     folds: int = FOLDS,
     fitted_on: LabelledVectors | None = None,
+    patience: int | None = None,
 ) -> HeldOut:
     """Results in stratified 5-fold cross-validation. The views of an example are held out together, and the examples of a group; results
     are on the vector of the example itself.
@@ -138,11 +139,12 @@ def cross_validate(
     Args:
         examples: to fit on, and to hold out in turn.
         classes: number of classes.
-        l2_penalties: S of them.
+        l2_penalties: S of them; with `patience` the strongest first.
         kind: of the classifier.
         seed: of the folds.
         folds: how many of the 5 are held out.
         fitted_on: other vectors of the same examples, in their order, to fit on in place of theirs.
+        patience: see `hold_out`; the first fold decides at how many penalties there are results. `kind.coarse_fit` is then the fit.
 
     Raises:
         UserError: no class has two examples.
@@ -156,7 +158,10 @@ def cross_validate(
         )
     keeps = keeps_logits(len(l2_penalties), sum(int((fold == number).sum()) for number in used), classes)
     fitted_on = fitted_on or examples
-    parts = [hold_out(fitted_on.at(fold != i), examples.at(fold == i), classes, l2_penalties, kind, keeps_logits=keeps) for i in used]
+    parts: list[HeldOut] = []
+    for i in used:
+        data, tried = (fitted_on.at(fold != i), examples.at(fold == i)), l2_penalties[: len(parts[0].losses)] if parts else l2_penalties
+        parts.append(hold_out(*data, classes, tried, kind, keeps_logits=keeps, patience=None if parts else patience))
     places = torch.cat([torch.nonzero(fold == i)[:, 0] for i in used])
     correct, losses = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("correct", "losses"))
     logits = torch.cat([part.logits for part in parts if part.logits is not None], dim=1) if keeps else None
@@ -171,19 +176,41 @@ def hold_out(
     kind: ProbeKind,
     *,
     keeps_logits: bool = False,
+    patience: int | None = None,
 ) -> HeldOut:
-    """Results on `others` of classifiers that are fitted on `examples`."""
+    """Results on `others` of classifiers that are fitted on `examples`.
+
+    Args:
+        examples: to fit on.
+        others: held out.
+        classes: number of classes.
+        l2_penalties: S of them.
+        kind: of the classifier.
+        keeps_logits: whether the results have the logits.
+        patience: end where the mean loss at so many penalties in turn was not below the lowest one; `None`: fit at all penalties.
+    """
     vectors, labels = examples.rows
     mean, inverse = scales(vectors, examples.widths)
-    path = kind.fit((vectors - mean) * inverse, labels, classes, l2_penalties)
     standard = (others.vectors - mean) * inverse
-    correct, losses, logits = [], [], []
-    for weight, bias in zip(path.weight, path.bias, strict=True):
+    correct, losses, logits, means = list[Tensor](), list[Tensor](), list[Tensor](), list[float]()
+
+    def add(weight: Tensor, bias: Tensor) -> int:
+        """Add the results at the next penalty. Returns how many there are since the best one."""
         outputs = standard @ weight.T + bias
         own = of_every_class(outputs)
         correct.append(own.argmax(dim=1) == others.labels)
         losses.append(kind.losses(outputs, others.labels).double())
-        logits += [own] if keeps_logits else []
+        logits.extend([own] if keeps_logits else [])
+        means.append(float(losses[-1].mean()))
+        return len(means) - 1 - means.index(min(means))
+
+    data = (vectors - mean) * inverse, labels, classes, l2_penalties
+    if patience is None:
+        path = kind.fit(*data)
+        for weight, bias in zip(path.weight, path.bias, strict=True):
+            add(weight, bias)
+    else:
+        kind.fit(*data, ended=lambda weight, bias: add(weight, bias) >= patience)
     places = torch.arange(len(others.labels))
     return HeldOut(others.labels, places, torch.stack(correct), torch.stack(losses), torch.stack(logits) if keeps_logits else None)
 

@@ -1,4 +1,6 @@
-"""Choose an L2 penalty on held-out features: all penalties are tried, or, where each takes long, those around the best one."""
+"""Choose an L2 penalty on held-out features: penalties are tried from the strongest on until the loss rises, or, where each takes long,
+those around the best one.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +12,7 @@ from ftlit.probes.probe_kinds import ProbeKind
 
 MIN_PRODUCTS_TO_SEARCH = 500_000_000  # samples * features * classes; fits at all penalties would take minutes
 MIN_LOGITS_OF_ONE_FOLD = 5_000_000  # samples * classes; one fold holds out enough. The same for all probes of a head
+PATIENCE = 3  # penalties in turn with a higher loss than the best one, a factor of 6 among `linear_probe.L2_PENALTIES`
 COARSE_STEP = 4  # every fourth penalty is tried first, a factor of 10 among `linear_probe.L2_PENALTIES`
 ALWAYS_TRIED = 4  # of these
 
@@ -25,7 +28,9 @@ def held_out_results(
 ) -> tuple[Sequence[float], HeldOut]:
     """The L2 penalties that were tried, the strongest first, and the held-out results at these: on `others`, or in cross-validation.
 
-    From `MIN_LOGITS_OF_ONE_FOLD` on, one fold of the five is held out; from `MIN_PRODUCTS_TO_SEARCH` on, penalties are searched.
+    From `MIN_LOGITS_OF_ONE_FOLD` on, one fold of the five is held out; from `MIN_PRODUCTS_TO_SEARCH` on, penalties are searched. Below, in
+    cross-validation, they are tried until the loss of the first fold has been above its lowest for `PATIENCE` penalties: the weakest ones,
+    which take longest, are rarely the best.
 
     Args:
         examples: to fit on.
@@ -37,16 +42,22 @@ def held_out_results(
         fitted_on: in cross-validation, see `cross_validate`.
     """
     folds = 1 if len(examples.labels) * classes >= MIN_LOGITS_OF_ONE_FOLD else FOLDS
+    patience = None
     if others is None and len(l2_penalties) > 1 and kind.coarse_fit:  # all penalties alike, however they are grouped
-        kind = replace(kind, fit=kind.coarse_fit)
+        kind, patience = replace(kind, fit=kind.coarse_fit), PATIENCE
 
-    def results(penalties: Sequence[float]) -> HeldOut:
+    def results(penalties: Sequence[float], patience: int | None = None) -> HeldOut:
         if others is not None:
             return hold_out(examples, others, classes, penalties, kind)
-        return cross_validate(examples, classes, penalties, kind, seed, folds=folds, fitted_on=fitted_on)
+        return cross_validate(examples, classes, penalties, kind, seed, folds=folds, fitted_on=fitted_on, patience=patience)
 
-    is_large = examples.vectors.numel() * (1 + len(examples.views)) * classes >= MIN_PRODUCTS_TO_SEARCH
-    return search_l2(results, l2_penalties) if is_large else (l2_penalties, results(l2_penalties))
+    if examples.vectors.numel() * (1 + len(examples.views)) * classes >= MIN_PRODUCTS_TO_SEARCH:
+        return search_l2(results, l2_penalties)
+    found = results(l2_penalties, patience)
+    tried = l2_penalties[: len(found.losses)]
+    if len(tried) < len(l2_penalties) and int(found.losses.mean(dim=1).argmin()) == len(tried) - 1:  # the first fold is unlike the others
+        return l2_penalties, results(l2_penalties)
+    return tried, found
 
 
 def search_l2(held_out: Callable[[Sequence[float]], HeldOut], l2_penalties: Sequence[float]) -> tuple[list[float], HeldOut]:

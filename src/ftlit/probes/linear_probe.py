@@ -150,9 +150,9 @@ def fit_probe(
     are equally accurate, but few are calibrated). Without `valid` it is the loss in stratified 5-fold cross-validation: the images of a
     class are spread over the folds; a class of fewer than 5 images is held out in as many folds as it has images, and a class of a single
     image is in all training folds and never held out. Images of one group (see `Features`) are held out together. The probe is then
-    refitted on everything, `valid` included (see `refit`). A solution that did not converge gives a warning. Of many
-    features of many classes only one of the five folds is held out, and only L2 penalties around the best one are tried, see
-    `ftlit.probes.l2_search.held_out_results`.
+    refitted on everything, `valid` included (see `refit`). A solution that did not converge gives a warning. In cross-validation, weaker
+    L2 penalties are tried only until the loss rises. Of many features of many classes only one of the five folds is held out, and only
+    L2 penalties around the best one are tried; see `ftlit.probes.l2_search.held_out_results`.
 
     Args:
         features: vectors (N, C), or stored features.

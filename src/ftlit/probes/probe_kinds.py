@@ -24,7 +24,8 @@ class ProbeKind:
         losses: outputs (N, K), class numbers (N,) -> loss of each sample (N,); its mean on held-out samples chooses the L2 penalty.
         sklearn: the argument of scikit-learn that equals the L2 penalty: `C` (1 / (N L2 penalty)), `alpha` (N L2 penalty), or none.
         takes_weights: whether `fit` takes `class_weights=`, see `solve`.
-        coarse_fit: like `fit`, to a coarser tolerance, to choose between L2 penalties in cross-validation; `None`: `fit`.
+        coarse_fit: like `fit`, to a coarser tolerance, to choose between L2 penalties in cross-validation; it takes `ended=`, see `solve`.
+            `None`: `fit`.
     """
 
     fit: Callable[..., RegularizationPath]
@@ -51,7 +52,7 @@ PROBE_KINDS: Registry[ProbeKind] = Registry("kind of probe")
 
 
 def _built_in(kind: LossName, sklearn: Literal["C", "alpha"]) -> ProbeKind:
-    coarse_fit = partial(solve, kind=kind, tolerance_factor=COARSE_TOLERANCE)
+    coarse_fit = None if kind == "ridge" else partial(solve, kind=kind, tolerance_factor=COARSE_TOLERANCE)  # ridge has a closed form
     return ProbeKind(partial(solve, kind=kind), partial(losses_of, kind=kind), sklearn, takes_weights=True, coarse_fit=coarse_fit)
 
 

@@ -4,7 +4,7 @@ Shapes: N samples, C features, K outputs (one per class; a single one for two cl
 side: the K outputs where they are independent of each other (svm), else one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, log
 
@@ -23,6 +23,7 @@ TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-6}  # what the objective may
 FLOAT32_MIN_SIZE = 500_000  # numbers in the features from which on float32 is worth trying; for a coarser tolerance always
 FLOAT32_MIN_L2 = 1e-4  # of fewer numbers: below, the gradient is too small for float32
 MAX_NUMBERS = 2**18  # outputs of ridge that are computed together: 2 MB, near the processor
+Ended = Callable[[Tensor, Tensor], bool]
 INTERMEDIATE_TOLERANCE = 3e-2  # at penalties that were not asked for: their solutions are only where the next search starts
 
 
@@ -56,6 +57,7 @@ def solve(
     *,
     class_weights: Sequence[float] | None = None,
     tolerance_factor: float = 1.0,
+    ended: Ended | None = None,
 ) -> RegularizationPath:
     """Minimise mean loss + L2 penalty / 2 * |weight|^2; the bias has no penalty.
 
@@ -72,14 +74,16 @@ def solve(
         class_weights: factors above 0 of the losses of the samples of each class (K,), as scikit-learn's `sample_weight`: the mean is
             the sum of weight * loss, divided by N. `None`: all 1.
         tolerance_factor: of the tolerance, which is 3e-5 for float32 and 1e-6 for float64.
+        ended: called with the weight (K, C) and the bias (K,) at each L2 penalty, from the strongest to the weakest, and says whether the
+            path ends there: the result has the penalties up to this one, the strongest first. Not for `ridge`, which solves all at once.
     """
     tolerance = tolerance_factor * TOLERANCE[features_NC.dtype]
     with threads_for(features_NC.numel() * classes), kept_matmul_precision("highest"):  # TF32 would miss the tolerance
         if class_weights is None:
-            return _solve(features_NC, labels_N, classes, l2_penalties, kind, tolerance)
+            return _solve(features_NC, labels_N, classes, l2_penalties, kind, tolerance, ended=ended)
         weights = labels_N.new_tensor(class_weights, dtype=torch.float64)[labels_N][:, None]
         mean = float(weights.mean())  # with weights of mean 1 the bounds of the curvature hold, and the path begins where it should
-        path = _solve(features_NC, labels_N, classes, [l2 / mean for l2 in l2_penalties], kind, tolerance, weights / mean)
+        path = _solve(features_NC, labels_N, classes, [l2 / mean for l2 in l2_penalties], kind, tolerance, weights / mean, ended)
         return replace(path, objective=mean * path.objective)
 
 
@@ -91,6 +95,7 @@ def _solve(
     kind: LossName,
     tolerance: float,
     weights_N1: Tensor | None = None,
+    ended: Ended | None = None,
 ) -> RegularizationPath:
     # float32 halves the time of a step, but rounding may hide the descent: no gain for few features, and harmful at the kinks of a hinge
     is_large = features_NC.numel() >= FLOAT32_MIN_SIZE
@@ -118,6 +123,8 @@ def _solve(
         before, point, last = point, solution.point, l2
         if place is not None:
             found[place] = solution
+            if ended is not None and ended(*(values[0].to(features_NC) for values in basis.back(point.to(basis.axes.dtype)[None]))):
+                return _as_path(basis, list(found.values()), features_NC, tolerance)
     return _as_path(basis, [found[i] for i in range(len(l2_penalties))], features_NC, tolerance)
 
 

@@ -43,7 +43,7 @@ class LiveReport(Callback):
             self.write(self.folder, f"This run is training: {ended}. Reload the page for later ones.")
             self._next = self.clock() + (self.clock() - started) / SHARE
         except Exception as error:  # a full disk, a bug of ours: training is not affected
-            print_line(f"note: the report is written only when training has ended ({one_line(error)})")
+            print_line(f"note: the report could not be written now ({one_line(error)}); it will be written when training has ended")
             self._next = float("inf")
 
 

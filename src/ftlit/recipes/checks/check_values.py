@@ -103,8 +103,9 @@ def _check_trainer(trainer: DictConfig) -> None:
         raise UserError("trainer.devices=0: give 1 or more, or -1 for all devices")
     strategy = trainer.get("strategy")
     if str(strategy).lower().startswith("fsdp"):
-        reason = "" if str(strategy).lower().startswith("fsdp2") else " (FSDP1)"
-        raise UserError(f"trainer.strategy={strategy}{reason} is not supported: give trainer=fsdp2")
+        if str(strategy).lower().startswith("fsdp2"):
+            raise UserError(f"trainer.strategy={strategy} alone lacks the other settings of FSDP2: give trainer=fsdp2 in its place")
+        raise UserError(f"trainer.strategy={strategy} (FSDP1) is not supported: give trainer=fsdp2 in its place")
     if isinstance(strategy, str) and strategy.lower() not in (known := ["auto", *StrategyRegistry.available_strategies()]):
         raise invalid("trainer.strategy", strategy, [name for name in known if not any(part in name for part in (*PICKLING, "fsdp"))])
     method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy

@@ -120,9 +120,10 @@ def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserErr
     if near and name == f"{group}.{near[0]}":
         option = f"{group}={other[near[0]]}"
         return UserError(f"{name} is an option of {option}, not of {chosen}: give {option} too, or leave {name} out")
-    meant = f"; did you mean {group}.{near[0]}, an option of {group}={other[near[0]]}?" if near else ""
-    has = f"the options {', '.join(leaves)}" if leaves else "no options"
-    return UserError(f"there is no option {name!r}: {chosen} has {has}{meant}")
+    has = f"{chosen} has {'the options ' + ', '.join(leaves) if leaves else 'no options'}"
+    if near:
+        has = f"did you mean {group}.{near[0]}, which {group}={other[near[0]]} has? ({has})"
+    return UserError(f"there is no option {name!r}: {has}")
 
 
 def _chosen(group: str) -> str:
