@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ftlit.errors import UserError
 from ftlit.sweeps.comparison import print_comparison
 from ftlit.sweeps.jobs import TEST, Job
 from ftlit.sweeps.plan_file import SweepPlan
@@ -33,3 +34,12 @@ def test_an_unfinished_sweep_is_said_to_be_incomplete(capsys):
     assert "Incomplete: 1 of 2 jobs has finished. 1 job has not begun: 1 (head=b). Difference: " in compared(capsys, [job])
     both = [job, replace(job, number=1, overrides=("head=b",))]
     assert "Incomplete" not in compared(capsys, both) and "not begun" not in compared(capsys, both)
+
+
+@pytest.mark.parametrize("word", ["optimizer.lr=3e-4", "optimizer.lr=0.0003", "+optimizer.lr=.30e-3"])
+def test_a_number_names_its_setting_however_it_is_written(capsys, word):
+    jobs = [Job(n, (f"optimizer.lr={lr}",), status=0, metrics={TEST: 0.9}) for n, lr in enumerate(("0.0003", "0.003"))]
+    print_comparison(jobs, [word])
+    assert "minus that of optimizer.lr=0.0003," in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="matches no setting"):
+        print_comparison(jobs, ["optimizer.lr=3e-5"])

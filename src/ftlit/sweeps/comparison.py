@@ -26,7 +26,7 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
 
     Args:
         jobs: of the sweep.
-        words: `name=value` of swept options that only this setting has.
+        words: `name=value` of swept options that only this setting has; numbers are equal however they are written (`3e-4`, `0.0003`).
 
     Raises:
         UserError: they match no setting, or several.
@@ -35,7 +35,8 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
     if not words:
         raise UserError("--against has no value: give the values of one setting, such as --against 'head=mlp data.per_class=5'")
     pairs = [[f"{name}={value}" for name, value in zip(results.names, setting.values, strict=True)] for setting in results.settings]
-    found = [place for place, own in enumerate(pairs) if set(words) <= set(own)]
+    wanted = {_parsed(word) for word in words}
+    found = [place for place, own in enumerate(pairs) if wanted <= set(map(_parsed, own))]
     if len(found) != 1:
         settings = shorten(" ".join(own) for own in pairs)
         matches = f"{len(found)} settings" if found else "no setting"
@@ -53,3 +54,17 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
         numbers = str(len(values)), f"{mean(values):.4f}" if values else "-", str(compared or "-")
         table.add_row(*map(escape, (*setting.values, *numbers)))
     show(Group(table, Text(" ".join(notes))))
+
+
+def _parsed(word: str) -> tuple[str, float | str]:
+    """The name and the value of an option: Hydra stores `0.0003` and `True` for `3e-4` and `true`.
+
+    >>> _parsed("optimizer.lr=3e-4") == _parsed("optimizer.lr=0.0003"), _parsed("report=true") == _parsed("report=True")
+    (True, True)
+    """
+    name, _, value = word.lstrip("+").partition("=")
+    text = value.lower() if value.lower() in ("true", "false", "null", "none") else value
+    try:
+        return name, float(text)
+    except ValueError:
+        return name, text
