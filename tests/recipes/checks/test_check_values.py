@@ -75,7 +75,7 @@ def hydra():
         ("trainer.max_epochs=-1", "trainer.max_epochs=-1 never ends: add +trainer.max_steps=..., or give a number of epochs"),
         (
             "head.hiden=3",
-            "there is no option 'head.hiden': did you mean head.hidden, which ",
+            "there is no option 'head.hiden': did you mean head.hidden, an option of head=mlp",
         ),
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
         ("data.test_fraction=0", "data.test_fraction=0: give a number above 0 and below 1, such as 0.05: every run needs val"),
@@ -96,6 +96,19 @@ def hydra():
 )
 def test_an_unusable_value_is_one_line_before_training(override, message, monkeypatch):
     assert message in error_text(monkeypatch, override)
+
+
+@pytest.mark.parametrize(
+    ("words", "owners", "what"),
+    [
+        (["data=unlabelled", "data.root=.", "data.per_class=5"], "data=folder, csv, digits, ... (6 in all)", "one of these"),
+        (["loss=bce", "loss.label_smoothing=0.1"], "loss=cross_entropy", "loss=cross_entropy too"),
+    ],
+)
+def test_an_option_of_other_choices_names_the_usual_ones_and_advises_one_only_where_no_other_has_it(words, owners, what, monkeypatch):
+    name = words[-1].partition("=")[0]
+    text = error_text(monkeypatch, *words)
+    assert text == f"{name} is an option of {owners}, not of {words[0]}: leave {name} out, or give {what}"
 
 
 def test_a_scheduler_waits_for_a_metric_that_is_logged(monkeypatch):

@@ -8,7 +8,7 @@ from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.formatting import shell_word
 from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.option_names import (
@@ -27,6 +27,8 @@ from ftlit.recipes.config.synonyms import synonym
 
 SEARCHED = "hydra.sweeper.params."
 NOT_GIVEN = "..."
+USUAL = ("folder", "csv", "digits")  # options that an error names first
+MOST_NAMED = 3
 
 
 def wrong_override(chain: list[BaseException]) -> UserError:
@@ -112,17 +114,20 @@ def _added(name: str) -> str:
 def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserError:
     """`head.hiden=3` where the chosen head takes nothing similar: the closest name of another option of the group."""
     chosen = _chosen(group)
+    having: dict[str, list[str]] = {}  # name of a value -> the options that have it
     with hydra_internals.fresh_hydra():
-        options = hydra_internals.group_options(group)
-        takes = {key: option for option in options for key in names_in(compose(overrides=[f"+{group}={option}"])) if "." in key}
-    other = {key.removeprefix(f"{group}."): option for key, option in takes.items()}
-    near = get_close_matches(name.removeprefix(f"{group}."), [key for key in other if key not in leaves], n=1)
+        options = sorted(hydra_internals.group_options(group), key=lambda option: [option != usual for usual in USUAL])
+        for option in options:
+            for key in names_in(compose(overrides=[f"+{group}={option}"])):
+                having.setdefault(key.removeprefix(f"{group}."), []).append(option)
+    near = get_close_matches(name.removeprefix(f"{group}."), [key for key in having if key not in (group, *leaves)], n=1)
+    owners = f"{group}={shorten(having[near[0]], MOST_NAMED)}" if near else ""
     if near and name == f"{group}.{near[0]}":
-        option = f"{group}={other[near[0]]}"
-        return UserError(f"{name} is an option of {option}, not of {chosen}: give {option} too, or leave {name} out")
+        what = f"{owners} too" if len(having[near[0]]) == 1 else "one of these"
+        return UserError(f"{name} is an option of {owners}, not of {chosen}: leave {name} out, or give {what}")
     has = f"{chosen} has {'the options ' + ', '.join(leaves) if leaves else 'no options'}"
     if near:
-        has = f"did you mean {group}.{near[0]}, which {group}={other[near[0]]} has? ({has})"
+        has = f"did you mean {group}.{near[0]}, an option of {owners}? ({has})"
     return UserError(f"there is no option {name!r}: {has}")
 
 
