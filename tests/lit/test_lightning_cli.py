@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 import yaml
 from doc_pages import blocks
 from paths import ROOT
@@ -23,6 +24,30 @@ QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "
 def block_with(text, language):
     (found,) = (block.text for block in blocks(PAGE) if block.language == language and text in block.text)
     return found
+
+
+@pytest.mark.parametrize("order", [("ftlit.LastCheckpoint", "ftlit.EmaWeights"), ("ftlit.EmaWeights", "ftlit.LastCheckpoint")])
+def test_the_average_of_weights_is_taken_in_any_order_of_the_callbacks(tmp_path, monkeypatch, order):
+    """The optimizer factory of LightningCLI holds the trainer, and LastCheckpoint in it cannot be copied while it receives signals."""
+    pytest.importorskip("jsonargparse")
+    (tmp_path / "data_of_average.py").write_text(DATA)
+    (tmp_path / "project.py").write_text(block_with("LightningCLI(Classifier)", "text"))
+    config = yaml.safe_load(block_with("schedules.top_down", "yaml"))
+    config["model"]["optimizer"]["init_args"]["lr"] = 1e-3
+    given = {one["class_path"]: one for one in yaml.safe_load(block_with("ftlit.EmaWeights", "yaml"))["trainer"]["callbacks"]}
+    config["trainer"] |= {"callbacks": [given[name] for name in order], "max_epochs": 1, **QUIET}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    import project
+    from lightning.pytorch.cli import LightningCLI
+
+    cli = LightningCLI(
+        project.Classifier, args=["fit", "--config", "config.yaml", "--data", "data_of_average.MyData"], save_config_callback=None
+    )
+    sys.modules.pop("project")
+    saved = torch.load("last.ckpt", weights_only=True)
+    assert cli.trainer.global_step == 1 and {"current_model_state", "averaging_state"} <= saved.keys()
 
 
 @pytest.mark.parametrize("stages", ["function", "list"])

@@ -8,6 +8,7 @@ from feature_runs import ALL, EPOCHS, HEAD, QUIET, SCHEDULES, TOP, Stop, data, m
 from ftlit import EmaWeights, FeatureData, Fsdp2Strategy, LastCheckpoint, Schedule, SeedEachStep, Stage, StagedFinetuning, Until, UserError
 from ftlit.inference.slim import digests
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
+from ftlit.lit.callbacks.ema_weights import copy_of_tensors
 
 LIVE = [Stage(HEAD), Stage(TOP, epoch=1, batchnorm="live"), Stage(ALL, epoch=2, batchnorm="live")]
 
@@ -82,6 +83,16 @@ def test_the_best_checkpoint_holds_the_weights_that_were_validated(tmp_path):
         assert same(copy(module), best["state_dict"])
     again = trainer.validate(module, data(), ckpt_path=tmp_path / "best.ckpt", weights_only=True, verbose=False)[0]
     assert again["val/loss"] == pytest.approx(seen.accuracy[number], abs=1e-6)
+
+
+def test_the_average_has_its_own_tensors_and_shares_what_else_a_module_holds():
+    module = torch.nn.Sequential(torch.nn.LSTM(2, 2), torch.nn.BatchNorm1d(2), torch.jit.script(torch.nn.Linear(2, 2)))
+    module.data, module.again, module.registry = iter([]), module[0], module._modules
+    average = copy_of_tensors(module)
+    own = {tensor.data_ptr() for tensor in module.state_dict().values()}
+    assert same(module.state_dict(), average.state_dict())
+    assert own.isdisjoint(tensor.data_ptr() for tensor in average.state_dict().values())
+    assert average.data is module.data and average.again is average[0] and average[0] is not module[0]
 
 
 @pytest.mark.parametrize("step", [1, 5, 9, 14])

@@ -1,13 +1,14 @@
 """EmaWeights: an exponential moving average of the weights, which is validated, saved as the best checkpoint, and tested."""
 
-import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ftlit.errors import UserError
 from ftlit.lit.stages.staged_finetuning import StagedFinetuning
@@ -27,7 +28,8 @@ class EmaWeights(WeightAveraging):
     that also training of few steps forgets its beginning. The first step copies the weights. Validation during training runs on the
     average, checkpoints hold it in `state_dict`, and the module has it when training ends.
 
-    Of Lightning's callback are the swap at validation and the content of checkpoints. Differences:
+    Of Lightning's callback are the swap at validation and the content of checkpoints. It may stand anywhere among the callbacks.
+    Differences:
 
     - A tensor that does not train in the current stage is equal in both: a parameter without gradient, a buffer of a module in evaluation
       mode. Frozen layers, also those that are frozen again, are the ones that features are stored of, bit for bit.
@@ -36,8 +38,8 @@ class EmaWeights(WeightAveraging):
     - `trainer.validate` and `trainer.test` after training use the weights of the module or of the checkpoint that they are given.
       Lightning's would exchange them for those of training.
     - The average is on the device of the module.
-
-    Put it after `LastCheckpoint`.
+    - Only modules and tensors are copied for the average, not the other attributes of the module. Under LightningCLI an `OptimizerCallable`
+      holds the whole trainer, with its data and callbacks.
 
     Args:
         decay: of the average, 0 to below 1.
@@ -70,9 +72,9 @@ class EmaWeights(WeightAveraging):
         if stage != "fit":
             return
         self.check(trainer)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*WeightAveraging doesn't support sharding")  # no such strategy gets here
-            super().setup(trainer, pl_module, stage)
+        pl_module.configure_model()  # the layers that it builds have an average too
+        self._average_model = AveragedModel(nn.Module(), use_buffers=True)
+        self._average_model.module = copy_of_tensors(pl_module)
         self._moved = None
 
     def check(self, trainer: Trainer) -> None:
@@ -152,6 +154,18 @@ class EmaWeights(WeightAveraging):
 
 def _imprecise(what: str) -> UserError:
     return UserError(f"an average of weights in {what} would lose its small steps: give trainer.precision=bf16-mixed, or {LEAVE_OUT}")
+
+
+def copy_of_tensors(module: nn.Module) -> nn.Module:
+    """A copy of a module that has its own submodules, parameters and buffers, and shares all other attributes with it."""
+    registries = vars(nn.Module()).keys()
+    own: set[int] = {id(each) for found in (module.modules(), module.parameters(), module.buffers()) for each in found}
+    shared: dict[int, Any] = {}
+    for part in module.modules():
+        if not isinstance(part, torch.jit.ScriptModule):  # its tensors lie in another attribute
+            own |= {id(vars(part)[name]) for name in registries & vars(part).keys()}
+            shared |= {id(value): value for name, value in vars(part).items() if name not in registries}
+    return deepcopy(module, {key: value for key, value in shared.items() if key not in own})
 
 
 def _tensors(module: nn.Module) -> dict[str, tuple[Tensor, bool]]:
