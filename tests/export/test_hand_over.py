@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from ftlit import UserError, export_run, load, load_backbone, load_timm
 from ftlit.cli import main
+from ftlit.demo.about import with_about
 from ftlit.export.export_formats import EXPORT_FORMATS
 from ftlit.export.hand_over import PROBABILITY_TOLERANCE
 from ftlit.export.model_card import pretrained_weights
@@ -154,7 +155,7 @@ def test_the_card_of_a_final_run_has_the_accuracy_of_the_earlier_network_only_an
     assert "; val (before the refit on train + val) 0.9500 |" in (tmp_path / "README.md").read_text()
     (run / "init_from").mkdir()
     write_result(run / "init_from", measured)
-    write_result(run, {"fitted_on": "train + val + test", "images": 140, "init_from/run": "runs/monday"})
+    write_result(run, {"fitted_on": "train + val + test", "images": 140, "init_from/run": "/home/me/runs/monday"})
     none, number = {"hashes": [], "labels": [], "names": []}, len(images)
     train = {"hashes": list(map(str, range(number))), "labels": [[0]] * number, "names": list(map(str, images))}
     split = {"class_names": CLASSES, "grouped": False, "splits": {"train": train, "val": none, "test": none}}
@@ -168,7 +169,9 @@ def test_the_card_of_a_final_run_has_the_accuracy_of_the_earlier_network_only_an
         write_json(run / "split.json", split)
         export_run(run, "torch", tmp_path / "net.pt2", preprocessing=True)
         assert f"{gone}, so the file was not compared" in (tmp_path / "README.md").read_text()
-    assert "so there never were test images; of the earlier network, runs/monday: test 0.9000 (95 % interval 0.744 to 0.965) |" in card
+    assert "so there never were test images; of the earlier network, monday: test 0.9000 (95 % interval 0.744 to 0.965) |" in card
+    page = with_about('<p id="about"></p>', run, load(run), None)
+    assert "of the earlier network, monday: test" in page and "/home/me" not in card + page
 
 
 def test_the_licence_is_that_of_the_pretrained_weights_before_the_runs_of_init_from(tmp_path):

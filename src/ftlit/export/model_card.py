@@ -188,7 +188,8 @@ def _final(facts: CardFacts) -> Iterator[str]:
     yield "not measured: this network was trained on all images (final=true), so there never were test images"
     if "test/accuracy" in facts.earlier:
         test = next(_accuracy(facts.earlier, {}))
-        yield f"of the earlier network, {printable(str(facts.metrics.get(START, 'of init_from')))}: {test}"
+        name = printable(Path(str(facts.metrics.get(START, ""))).name)  # without the folders of this machine
+        yield f"of the earlier network{f', {name}' if name else ''}: {test}"
 
 
 def _calibration(network: Network, facts: CardFacts) -> str:

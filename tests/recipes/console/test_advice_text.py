@@ -39,10 +39,13 @@ def test_the_text_gives_thresholds_that_were_not_reached():
     assert "(minimum 40)" in describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOO_FEW_TO_CHOOSE, NUMBERS), "images")
 
 
-def test_few_images_name_the_smallest_class_where_classes_are_not_equally_large():
-    reason = Reason(SizeReason.FEW_IMAGES, None, NUMBERS)
-    assert "per class on average (cat: 3) are few (fewer than 30), so" in describe(reason, "images", {"dog": 20, "cat": 3})
-    assert "(fewer than 30), so" in describe(reason, "images", {"dog": 5, "cat": 5})
+@pytest.mark.parametrize("size", [size for size in SizeReason if size not in UNMEASURED])
+def test_the_smallest_class_is_named_where_the_average_hides_that_it_has_few_images(size):
+    reason = Reason(size, None, NUMBERS)
+    text = describe(reason, "images", {"dog": 205, "cat": 11})
+    assert "108 training images per class on average (the smallest class, cat, has 11) " in text
+    for counts in ({"dog": 5, "cat": 5}, {"dog": 186, "cat": 30}):
+        assert "108 training images per class a" in describe(reason, "images", counts)
 
 
 def test_a_lower_layer_that_is_more_accurate_and_not_taken_is_named_with_the_reason():

@@ -12,7 +12,7 @@ from ftlit.formatting import size_in_words
 from ftlit.lit.features.feature_data import FeatureData
 from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.console.plan_rows import data_rows, imbalance_note, plan_rows
+from ftlit.recipes.console.plan_rows import data_rows, plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.finetune import _facts
 from ftlit.recipes.run.training_steps import rates_of
@@ -103,21 +103,6 @@ def test_views_whose_features_do_not_fit_are_an_error_before_anything_is_compute
     with pytest.raises(UserError, match=r"^data\.views=9: the features .* only 100 kB: give fewer views, or cache\.max_gb=1$"):
         planned(tmp_path, monkeypatch, *words, "data.views=9")
     assert not list(tmp_path.rglob("*.safetensors")) and planned(tmp_path, monkeypatch, *words)
-
-
-def imbalance_of(counts, loss, multilabel=False):
-    data = SimpleNamespace(counts={"train": counts}, multilabel=multilabel)
-    return list(imbalance_note(OmegaConf.create({"loss": loss}), data, "images"))
-
-
-def test_a_class_with_a_quarter_of_the_images_of_another_is_noted_unless_classes_are_weighted():
-    plain = {"class_weights": None}
-    (note,) = imbalance_of({"ants": 11, "bees": 67}, plain)
-    assert "class ants has only 11 training images, another one 67" in note and "loss.class_weights=balanced" in note
-    assert imbalance_of({"ants": 20, "bees": 67}, plain) == []
-    assert imbalance_of({"ants": 11, "bees": 67}, {"class_weights": "balanced"}) == []
-    assert imbalance_of({"ants": 11, "bees": 67}, {}) == []  # a loss without weights
-    assert imbalance_of({"ants": 11, "bees": 67}, plain, multilabel=True) == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.console.training_row import estimate_text, few_of_class_note, few_test_note
+from ftlit.recipes.console.training_row import class_weight_note, estimate_text, few_of_class_note, few_test_note
 
 
 def planned(tmp_path, monkeypatch, *words):
@@ -99,3 +99,27 @@ def test_the_estimate_says_what_takes_the_time_and_that_stored_features_take_les
     text = estimate_text(cached, plan, (600.0, 120.0), RunFacts("CPU", has_baseline=True))
     assert text.startswith("up to about 10 min (the linear probe before training 2 min, training 8 min), less where features are stored ")
     assert estimate_text(uncached, plan, (600.0, 0.0), RunFacts("CPU", trains=False)) == "up to about 10 min"
+
+
+def class_weight_notes(counts, loss, *, multilabel=False, final=False, recipe="finetune"):
+    data = SimpleNamespace(counts={"train": counts}, multilabel=multilabel)
+    return list(class_weight_note(OmegaConf.create({"loss": loss, "final": final, "recipe": recipe}), data, "images"))
+
+
+def test_a_class_with_a_quarter_of_the_images_of_another_is_noted_with_the_two_remedies():
+    plain = {"class_weights": None}
+    (note,) = class_weight_notes({"ants": 11, "bees": 67}, plain)
+    assert "class ants has only 11 training images, another one 67: look at its recall and at macro F1 too; to give" in note
+    assert "--prior balanced" in note and "loss.class_weights=balanced" in note
+    (final,) = class_weight_notes({"ants": 11, "bees": 67}, plain, final=True)
+    assert "another one 67: to give" in final and "F1" not in final and "--prior balanced" in final  # a final run has no scores
+    (probe,) = class_weight_notes({"ants": 11, "bees": 67}, plain, recipe="probe")
+    assert probe.endswith("another one 67: to give all classes the same weight, set loss.class_weights=balanced")  # it saves no network
+    assert class_weight_notes({"ants": 20, "bees": 67}, plain) == []
+    assert class_weight_notes({"ants": 11, "bees": 67}, {}) == []  # a loss without weights
+    assert class_weight_notes({"ants": 11, "bees": 67}, plain, multilabel=True) == []
+
+
+def test_a_run_with_class_weights_notes_that_its_losses_are_weighted():
+    (note,) = class_weight_notes({"ants": 11, "bees": 67}, {"class_weights": "balanced"})
+    assert note.endswith("do not compare them with the losses of a run without these weights")

@@ -45,9 +45,10 @@ def _size(reason: Reason, noun: str, counts: Mapping[str, int]) -> str:
 
 def _measured_size(reason: Reason, numbers: DecisionNumbers, noun: str, counts: Mapping[str, int]) -> str:
     size = reason.size
-    images, steps = f"{numbers.images_per_class:.3g} training {noun} per class", count(round(numbers.steps), "optimizer step")
+    images = f"{numbers.images_per_class:.3g} training {noun} per class{_smallest(counts)}"
+    steps = count(round(numbers.steps), "optimizer step")
     if size is SizeReason.FEW_IMAGES:
-        return f"{images}{_smallest(counts)} are few (fewer than {THRESHOLDS['few'].value:g}), so only the head trains"
+        return f"{images} are few (fewer than {THRESHOLDS['few'].value:g}), so only the head trains"
     if size is SizeReason.FEW_STEPS:
         least = f"{THRESHOLDS['steps'].value:g}"
         return (
@@ -64,11 +65,11 @@ def _measured_size(reason: Reason, numbers: DecisionNumbers, noun: str, counts: 
 
 
 def _smallest(counts: Mapping[str, int]) -> str:
-    """That the number of images is an average, and the smallest class; empty where all classes are equally large."""
-    if len(set(counts.values())) < 2:
+    """That the number of images is an average, and the smallest class, where the average hides a class of few images."""
+    name = min(counts, key=counts.__getitem__, default=None)
+    if name is None or len(set(counts.values())) < 2 or counts[name] >= THRESHOLDS["few"].value:
         return ""
-    name = min(counts, key=counts.__getitem__)
-    return f" on average ({name}: {counts[name]:,})"
+    return f" on average (the smallest class, {name}, has {counts[name]:,})"
 
 
 def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:

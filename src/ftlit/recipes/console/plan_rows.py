@@ -1,6 +1,6 @@
 """The plan of a run, as rows of text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,12 +22,19 @@ from ftlit.recipes.config.overrides import chosen_part, given, ignored_without_t
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.console.training_row import estimate_text, few_of_class_note, few_test_note, few_val_note, training_text, unread_views
+from ftlit.recipes.console.training_row import (
+    class_weight_note,
+    estimate_text,
+    few_of_class_note,
+    few_test_note,
+    few_val_note,
+    training_text,
+    unread_views,
+)
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
 COLUMN_OPTIONS = ("path_column", "image_column", "text_column", "label_column")  # of the data
-IMBALANCE = 4  # times as many training images as the smallest class has
 START = {"blend": "its part of the last cut", "average": "its part of the last cut", "concat": "a linear probe of the last cut"}
 PLAN_GROUPS = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
@@ -49,7 +56,7 @@ def plan_rows(
     rows = first_rows(cfg, backbone, spec.summary, PLAN_GROUPS)
     rows.append(("features", _features_text(cfg, backbone, spec.shape, facts.head_cuts)))
     rows += data_rows(cfg, data, spec.noun)
-    rows += [("note", note) for note in imbalance_note(cfg, data, spec.noun)]
+    rows += [("note", note) for note in class_weight_note(cfg, data, spec.noun)]
     rows += [("note", note) for note in unread_views(cfg, data, stage_inputs, facts)]
     if facts.trains:
         rows += [("note", note) for note in few_val_note(cfg, data, plan, spec.noun)]
@@ -121,20 +128,6 @@ def data_rows(cfg: DictConfig, data: Any, noun: str) -> list[PlanRow]:
         ("classes", shorten((f"{name}: {number:,}" for name, number in data.counts["train"].items()), most=12)),
         *(("note", note) for note in [*getattr(data, "notes", ()), *few_test_note(data, noun), *few_of_class_note(data, noun)]),
     ]
-
-
-def imbalance_note(cfg: DictConfig, data: Any, noun: str) -> Iterator[str]:
-    """A note where a class has far fewer training images than another one, and all images weigh the same."""
-    counts = {name: number for name, number in data.counts["train"].items() if number}
-    if data.multilabel or len(counts) < 2 or "class_weights" not in cfg.loss or cfg.loss.class_weights is not None:
-        return
-    least, most = min(counts, key=counts.__getitem__), max(counts.values())
-    if most >= IMBALANCE * counts[least]:
-        few = count(counts[least], f"training {noun[:-1]}")
-        yield (
-            f"class {least} has only {few}, another one {most:,}: look at macro F1 too; to give all classes the same weight, "
-            "set loss.class_weights=balanced"
-        )
 
 
 def _backbone_text(cfg: DictConfig, backbone: Backbone) -> str:

@@ -16,7 +16,8 @@ from ftlit.printing import print_line, show
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.linear_probe import L2_PENALTIES
 from ftlit.recipes.config.class_weights import class_weights_text
-from ftlit.recipes.console.plan_rows import PlanRow, data_rows, first_rows, imbalance_note, print_rows
+from ftlit.recipes.console.plan_rows import PlanRow, data_rows, first_rows, print_rows
+from ftlit.recipes.console.training_row import class_weight_note
 
 GROUPS = ("experiment", "backbone", "data", "probe", "cache", "trainer")
 
@@ -75,7 +76,7 @@ def probe_rows(
     spec = data.input_spec
     rows = first_rows(cfg, backbone, spec.summary, GROUPS)
     rows += data_rows(cfg, data, spec.noun)
-    rows += [("note", note) for note in imbalance_note(cfg, data, spec.noun)]
+    rows += [("note", note) for note in class_weight_note(cfg, data, spec.noun)]
     rows.append(("probe", _probe_text(cfg, data, probes, specs, fitted_on)))
     if cfg.cache.get("folder"):
         size = sum(lengths(backbone, specs).values()) * images_read(data, probes.repeats) * bytes_per_value

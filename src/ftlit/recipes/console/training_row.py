@@ -1,4 +1,4 @@
-"""The rows `training` and `estimate` of the plan, and notes on few images for the choice of the epoch and for the test."""
+"""The rows `training` and `estimate` of the plan, and notes on few images: of a class, for the choice of the epoch, for the test."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +15,7 @@ from ftlit.probes.fitted_head.view_effect import ViewEffect
 from ftlit.recipes.config.class_weights import class_weights_text
 from ftlit.recipes.console.run_facts import RunFacts
 
+IMBALANCE = 4  # times as many training images as the smallest class has
 FEW_VAL = 30  # images: the 95 % interval of an accuracy on fewer is wider than +/- 0.17
 FEW_TEST = 100  # images: that of an accuracy of 0.9 on fewer is wider than +/- 0.06
 FEW_OF_CLASS = 5  # images: that of a recall of 1 on fewer begins at 0.51 or below
@@ -100,6 +101,25 @@ def harmful_augmentation_note(cfg: DictConfig, effect: ViewEffect | None) -> Ite
         f"{effect.augmented:.3f} if it is fitted on augmented images, and {effect.plain:.3f} if it is not (standard error of the "
         f"difference {effect.standard_error:.3f}); to train without augmentation, stop this run and type {instead}"
     )
+
+
+def class_weight_note(cfg: DictConfig, data: Any, noun: str) -> Iterator[str]:
+    """A note where a class has far fewer training images than another one and all images weigh the same, or where losses are weighted."""
+    counts = {name: number for name, number in data.counts["train"].items() if number}
+    if data.multilabel or len(counts) < 2 or "class_weights" not in cfg.loss:
+        return
+    if cfg.loss.class_weights is not None:
+        yield "loss.class_weights weights the printed losses too: do not compare them with the losses of a run without these weights"
+        return
+    least, most = min(counts, key=counts.__getitem__), max(counts.values())
+    if most >= IMBALANCE * counts[least]:
+        is_probe = cfg.get("recipe") == "probe"  # it saves no network
+        scores = "" if cfg.get("final") or is_probe else "look at its recall and at macro F1 too; "  # a final run has no scores
+        prior = "" if is_probe else "use ftlit predict RUN ... --prior balanced after training, or "
+        yield (
+            f"class {least} has only {count(counts[least], f'training {noun[:-1]}')}, another one {most:,}: {scores}to give all classes "
+            f"the same weight, {prior}set loss.class_weights=balanced"
+        )
 
 
 def few_val_note(cfg: DictConfig, data: Any, plan: Plan, noun: str) -> Iterator[str]:
