@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit import Backbone, InputSpec, Schedule, Stage, Until, UserError, WeightsOrigin, build_optimizer
+from ftlit import Backbone, InputSpec, Rates, Schedule, Stage, Until, UserError, WeightsOrigin, build_optimizer
 from ftlit.finetuning.examine import examine
 from ftlit.finetuning.hints import IN_PYTHON, ON_COMMAND_LINE, Hints
+from ftlit.finetuning.lr_schedule import cosine
 from ftlit.finetuning.plan import LayerRow
 from ftlit.models.weights_origin import RANDOM
 
@@ -186,6 +187,25 @@ def test_rates_are_those_before_the_first_factor_of_a_warm_up():
     optimizer = build_optimizer(model, SGD, SCHEDULE.lr_scale)
     torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01)
     assert optimizer.param_groups[0]["lr"] < 0.01 and plan(model=model, optimizer=optimizer).rows == plan().rows
+
+
+def test_rates_are_those_with_which_each_stage_begins():
+    model = Net()
+    optimizer = build_optimizer(model, SGD, SCHEDULE.lr_scale)
+    rates = Rates(optimizer, cosine, steps=10, epochs=5, stage_factors=[1, 0.5, 0.01])
+    low, high, head = (row.rates_text for row in plan(model=model, optimizer={"optimizer": optimizer, "lr_scheduler": rates.config}).rows)
+    assert (low, high, head) == ("5.0e-04", "2.5e-02 in 1, 5.0e-04 in 2", "1.0e-01 in 0, 5.0e-02 in 1, 1.0e-03 in 2")
+    equal = Rates(optimizer, cosine, steps=10, epochs=5, stage_factors=[1, 0.1, 0.1])
+    assert plan(model=model, optimizer=([optimizer], [equal])).rows[2].rates_text == "1.0e-01 in 0, 1.0e-02 in 1-2"
+    with pytest.raises(UserError, match=r"stage_factors=\[1\] has 1 number, but the schedule has 3 stages"):
+        plan(model=model, optimizer=([optimizer], [Rates(optimizer, cosine, steps=10, epochs=5, stage_factors=[1])]))
+
+
+def test_a_factor_of_0_for_layers_that_train_is_a_warning():
+    model, schedule = Net(), Schedule([Stage(["head"]), Stage(["head", "high"], epoch=1)])
+    optimizer = build_optimizer(model, SGD, [("head", 1.0), ("high", 0.0), ("low", 0.0)])
+    (warning,) = [line for line in plan(schedule, model, optimizer).warnings if "is 0" in line]
+    assert warning.startswith("the learning rate of 'high' is 0 in the optimizer, so these parameters never change")
 
 
 def test_layers_listed_top_first_give_the_same_plan():

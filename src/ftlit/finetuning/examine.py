@@ -13,7 +13,16 @@ from ftlit.errors import shorten
 from ftlit.finetuning.freeze import has_trained, says_pretrained, trained
 from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
-from ftlit.finetuning.param_groups import NO_DECAY, check_same_factors, lost_ratios, optimizer_of
+from ftlit.finetuning.lr_schedule import Rates, check_stage_factors
+from ftlit.finetuning.param_groups import (
+    NO_DECAY,
+    check_same_factors,
+    group_warnings,
+    lost_ratios,
+    optimizer_of,
+    parts_of,
+    rates_of_parameters,
+)
 from ftlit.finetuning.plan import LayerRow, Plan, default_layers, lowest_first, policy_of, row_of
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
@@ -52,7 +61,7 @@ def examine(
         module: the module that is trained.
         schedule: its patterns name parameters of `module`.
         optimizer: the optimizer before the first step (see `ftlit.build_optimizer`), or what `configure_optimizers` returns, with one;
-            rates are those before the factor of a scheduler.
+            rates are those before the factor of a scheduler, except for the `stage_factors` of a `ftlit.Rates` in it.
         layers: names of modules, lowest first or top first; each becomes a row. Modules that they leave out are in `Plan.without_row`.
             `None`: the layers of each `Backbone`, and the children of the module and of the child with most of its parameters; and the
             modules within these that stages and optimizer groups name, with those beside them.
@@ -74,6 +83,8 @@ def examine(
     if max_epochs is not None:
         per_epoch = None if steps is None else ceil(steps / max(max_epochs, 1))
         schedule.check_reached(max_epochs, -1 if steps is None else steps, per_epoch)
+    factors = next((found.stage_factors for found in parts_of(optimizer, Rates)), ())
+    check_stage_factors(factors, len(schedule.stages))
     optimizer = optimizer_of(optimizer)
     check_same_factors(module, schedule.lr_scale, optimizer.param_groups)
     check_lora(module, schedule.lora)
@@ -82,24 +93,15 @@ def examine(
     layers = default_layers(module, named) if layers is None else lowest_first(module, names_of(layers))
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     chosen = [trained(module, stage.train, stage.policy) & sizes.keys() for stage in schedule.stages]
-    names = {id(p): name for name, p in module.named_parameters()}
-    groups: dict[str, list[tuple[str, float]]] = {name: [] for name in sizes}
-    foreign = False  # whether the optimizer has parameters of another module
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if name := names.get(id(parameter)):
-                rate = group.get("initial_lr", group["lr"])  # a scheduler has set it, and may have begun a warm-up
-                groups[name].append((group.get("name", "?"), float(rate)))
-            else:
-                foreign = True
-    rows = tuple(row_of(module, layer, schedule.stages, chosen, groups) for layer in layers)
+    rates, foreign = rates_of_parameters(module, optimizer)
+    rows = tuple(row_of(module, layer, schedule.stages, chosen, rates, factors) for layer in layers)
     head = _head(module, rows)
     last = None if head is None else _last_with_parameters(module.get_submodule(head.layer))
     fits_head = fits_head or (last is not None and (says_pretrained(last) or has_trained(last)))
     may_fit = any(isinstance(part, Backbone) for part in module.modules()) if may_fit_head is None else may_fit_head
     bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
     warnings = [
-        *_ungrouped(groups, foreign=foreign),
+        *group_warnings(rates, set().union(*chosen), foreign=foreign),
         *_never([row for row in rows if row.layer not in schedule.frozen], schedule.stages),
         *([] if fits_head else _late_head(head, rows, schedule.stages)),
         *filter(None, [lost_ratios(optimizer)]),
@@ -126,19 +128,6 @@ def examine(
 def _line(stage: Stage, chosen: set[str], sizes: Mapping[str, int]) -> str:
     best = ", from the best weights of the previous stage" if stage.from_best else ""
     return f"{stage.begins}: {stage.name}{best}; {sum(sizes[name] for name in chosen):,} of {sum(sizes.values()):,} parameters train"
-
-
-def _ungrouped(groups: Mapping[str, Sequence[object]], *, foreign: bool) -> Iterable[str]:
-    """Warn of parameters that are not in exactly one group (invariant 2), and of an optimizer for another module."""
-    if foreign:
-        yield "the optimizer holds parameters of another module: build it from this module"
-        if not any(groups.values()):
-            return
-    if missing := [name for name, found in groups.items() if not found]:
-        names = shorten(missing, most=3)
-        yield f"these parameters do not train, because they are in no optimizer group: {names}; use ftlit.build_optimizer"
-    if twice := [name for name, found in groups.items() if len(found) > 1]:
-        yield f"parameters in several optimizer groups are updated more than once per step: {shorten(twice, most=3)}"
 
 
 def _lacks_part(layer: str, stages: Sequence[Stage]) -> bool:

@@ -1,9 +1,9 @@
 """Parameter groups: every parameter, frozen or not, is in exactly one named group from the first step (invariant 2)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import isfinite
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -12,6 +12,7 @@ from ftlit.errors import UserError, in_quotes, shorten
 from ftlit.patterns import covers, first_match
 from ftlit.plain_arguments import plain_arguments
 
+Part = TypeVar("Part")
 Group = dict[str, Any]
 EVERYTHING: Sequence[tuple[str, float]] = (("*", 1.0),)
 REL_TOLERANCE = 1e-6
@@ -175,20 +176,58 @@ def _differ(rates: Sequence[float], tolerance: float) -> bool:
     return bool(rates) and max(rates) - min(rates) > tolerance
 
 
+def rates_of_parameters(module: nn.Module, optimizer: Optimizer) -> tuple[dict[str, list[tuple[str, float]]], bool]:
+    """For each parameter of a module the name and base rate of the groups that hold it; and whether they hold others too."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    found: dict[str, list[tuple[str, float]]] = {name: [] for name in names.values()}
+    foreign = False
+    for group in optimizer.param_groups:
+        rate = float(group.get("initial_lr", group["lr"]))  # a scheduler has set it, and may have begun a warm-up
+        for parameter in group["params"]:
+            if name := names.get(id(parameter)):
+                found[name].append((group.get("name", "?"), rate))
+            else:
+                foreign = True
+    return found, foreign
+
+
+def group_warnings(found: Mapping[str, Sequence[tuple[str, float]]], trained: Collection[str], *, foreign: bool) -> Iterable[str]:
+    """Warn of parameters that are not in exactly one group (invariant 2), of an optimizer for another module, and of rates of 0.
+
+    Args:
+        found: what `rates_of_parameters` returned, with `foreign`.
+        trained: names of the parameters that some stage trains.
+        foreign: whether the groups hold parameters of another module.
+    """
+    if foreign:
+        yield "the optimizer holds parameters of another module: build it from this module"
+        if not any(found.values()):
+            return
+    if missing := [name for name, groups in found.items() if not groups]:
+        names = shorten(missing, most=3)
+        yield f"these parameters do not train, because they are in no optimizer group: {names}; use ftlit.build_optimizer"
+    if twice := [name for name, groups in found.items() if len(groups) > 1]:
+        yield f"parameters in several optimizer groups are updated more than once per step: {shorten(twice, most=3)}"
+    if still := list(dict.fromkeys(group for name in found if name in trained for group, rate in found[name] if rate == 0)):
+        yield (
+            f"the learning rate of {shorten(map(repr, still), most=4)} is 0 in the optimizer, so these parameters never change, although a "
+            "stage trains them: to freeze them, leave them out of `train`; to train them, give a factor above 0"
+        )
+
+
+def parts_of(configured: object, kind: type[Part]) -> Iterable[Part]:
+    """The objects of a class in what `configure_optimizers` returns."""
+    if isinstance(configured, kind):
+        yield configured
+    elif isinstance(configured, Mapping | list | tuple):
+        for part in configured.values() if isinstance(configured, Mapping) else configured:
+            yield from parts_of(part, kind)
+
+
 def optimizer_of(configured: object) -> Optimizer:
     """The optimizer in what `configure_optimizers` returns. Raises `UserError` for none or several."""
-    found = list(_optimizers(configured))
+    found = list(parts_of(configured, Optimizer))
     if len(found) != 1:
         has = f"{len(found)} optimizers" if found else repr(configured) if configured is None else type(configured).__name__
         raise UserError(f"examine needs one optimizer, not {has}: give one torch.optim.Optimizer")
     return found[0]
-
-
-def _optimizers(configured: object) -> Iterable[Optimizer]:
-    if isinstance(configured, Optimizer):
-        yield configured
-    elif isinstance(configured, Mapping):
-        yield from _optimizers(configured.get("optimizer"))
-    elif isinstance(configured, list | tuple):
-        for part in configured:
-            yield from _optimizers(part)

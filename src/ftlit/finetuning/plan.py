@@ -33,6 +33,7 @@ class LayerRow:
         rates: base rates of these groups.
         batchnorm: policies of its batch norms, `frozen` if the layer is; empty if it has none.
         trained: number of values that train in some stage.
+        factors: of each stage, on all rates (`stage_factors` of `ftlit.Rates`); empty: 1.
     """
 
     layer: str
@@ -43,6 +44,7 @@ class LayerRow:
     rates: tuple[float, ...]
     batchnorm: tuple[str, ...]
     trained: int
+    factors: tuple[float, ...] = ()
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -62,6 +64,18 @@ class LayerRow:
         )
 
     @property
+    def rates_text(self) -> str:
+        """The rates with which the stages that train the layer begin, by stage where they change: `1.0e-03 in 0, 1.0e-04 in 1-2`; `-` if
+        none trains it.
+        """
+        factors = self.factors or (1.0,) * len(self.training)
+        own = zip(self.training, factors, strict=True)
+        by_stage = [" ".join(f"{rate * factor:.1e}" for rate in self.rates) if number else None for number, factor in own]
+        if len(set(by_stage) - {None}) > 1:
+            return ", ".join(f"{rates} in {stages}" for rates, stages in _runs(by_stage) if rates)
+        return next((rates for rates in by_stage if rates is not None), "-")
+
+    @property
     def batchnorm_text(self) -> str:
         """The policy of its batch norms in the stages that train it, by stage where it changes; `frozen` if none does."""
         if not self.batchnorm:
@@ -74,10 +88,9 @@ class LayerRow:
 
     def describe(self) -> str:
         """The row as a line of text."""
-        rates = " ".join(f"{rate:.1e}" for rate in self.rates) if self.first is not None else "-"
         norm = f"; batch norm {self.batchnorm_text}" if self.batchnorm else ""
         stages = "never trains" if self.stages_text == "never" else f"trains in stage {self.stages_text}"
-        return f"{self.layer}: {count(self.size, 'parameter')}; {stages}; learning rate {rates}{norm}"
+        return f"{self.layer}: {count(self.size, 'parameter')}; {stages}; learning rate {self.rates_text}{norm}"
 
 
 @dataclass(frozen=True)
@@ -122,9 +135,16 @@ class Plan:
 
 
 def row_of(
-    module: nn.Module, layer: str, stages: Sequence[Stage], chosen: Sequence[set[str]], groups: Mapping[str, list[tuple[str, float]]]
+    module: nn.Module,
+    layer: str,
+    stages: Sequence[Stage],
+    chosen: Sequence[set[str]],
+    groups: Mapping[str, Sequence[tuple[str, float]]],
+    factors: Sequence[float] = (),
 ) -> LayerRow:
-    """The row of a layer, from the names of the parameters that train in each stage, and the group and rate of each parameter."""
+    """The row of a layer, from the names of the parameters that train in each stage, the group and rate of each parameter, and the factor
+    of each stage.
+    """
     own = {name: p.numel() for name, p in module.named_parameters() if covers(layer, name)}
     training = tuple(sum(own[name] for name in own.keys() & names) for names in chosen)
     own_groups = dict.fromkeys(pair for name in own for pair in groups[name])
@@ -138,6 +158,7 @@ def row_of(
         tuple(dict.fromkeys(rate for _, rate in own_groups)),
         tuple(policy_of(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)) if norms else (),
         sum(own[name] for name in own.keys() & set().union(*chosen)),
+        tuple(factors),
     )
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from ftlit.errors import UserError
 from ftlit.finetuning.examine import examine
 from ftlit.finetuning.hints import ON_COMMAND_LINE
+from ftlit.finetuning.lr_schedule import check_stage_factors
 from ftlit.finetuning.plan import Plan
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, trains_whole_layers, without_warm_up
 from ftlit.lit.callbacks.ema_weights import EmaWeights
@@ -25,7 +26,6 @@ from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
 from ftlit.lit.stages.stage_begin import planned_epochs
-from ftlit.lit.stages.stage_checks import check_stage_factors
 from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import compile_layers, keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import find_callback
@@ -44,7 +44,7 @@ from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments,
 from ftlit.recipes.run.loggers import build_loggers
 from ftlit.recipes.run.parts import add_schedule_lora, begun_in_time, build_schedule, check_reached, load_parts, lora_patterns
 from ftlit.recipes.run.trainer import build_trainer, unsharded
-from ftlit.recipes.run.training_steps import check_batches, training_steps
+from ftlit.recipes.run.training_steps import check_batches, rates_of, training_steps
 from ftlit.recipes.run_start import RunStart, begin_head
 from ftlit.recipes.wise import check_wise
 
@@ -160,7 +160,7 @@ def check_trainer(cfg: DictConfig, trainer: pl.Trainer, data: Any, schedule: Sch
     if probe_head:
         check_probe_head(trainer, data, ON_COMMAND_LINE)
     check_reached(cfg, schedule, trainer, data)
-    check_stage_factors(cfg.lr_scheduler.get("stage_factors") or (), schedule)
+    check_stage_factors(cfg.lr_scheduler.get("stage_factors") or (), len(schedule.stages))
     if probe_head is None or probe_head.trains:
         check_batches(trainer, data)
 
@@ -168,10 +168,11 @@ def check_trainer(cfg: DictConfig, trainer: pl.Trainer, data: Any, schedule: Sch
 def plan_of(run: Run) -> Plan:
     """The plan of the schedule for the model, layer by layer."""
     layers = [*(f"backbone.{layer}" for layer in run.model.backbone.cuts), "head"]
+    rates = rates_of(run.model, run.trainer, run.data) if run.trains else None
     return examine(
         run.model,
         run.schedule,
-        run.model.build_optimizer(),
+        {"optimizer": run.model.build_optimizer(), "lr_scheduler": rates},
         layers,
         batch_size=run.data.batch_size,
         processes=run.trainer.world_size,

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit import Backbone, FeatureData, InputSpec, Schedule, Stage, fit_probe
+from ftlit import Backbone, FeatureData, InputSpec, Rates, Schedule, Stage, fit_probe
+from ftlit.finetuning.lr_schedule import constant
 from ftlit.lit.callbacks.probe_head import FitProbeHead
 from ftlit.lit.datamodules.image_sources import digits_data
 from ftlit.lit.stages.stage_begin import print_plan
@@ -19,7 +20,13 @@ HEAD_LATE_IN_ENCODER = Schedule([Stage(["encoder"]), Stage(["*"], epoch=1)])
 
 def trainer_of(optimizers, datamodule=None, **known):
     usual = {"world_size": 1, "callbacks": [], "ckpt_path": None, "global_step": 0, "fast_dev_run": 0, "max_steps": -1, "max_epochs": 5}
-    usual |= {"train_dataloader": None, "enable_validation": False, "val_check_batch": 1, "num_training_batches": 1}
+    usual |= {
+        "train_dataloader": None,
+        "enable_validation": False,
+        "val_check_batch": 1,
+        "num_training_batches": 1,
+        "lr_scheduler_configs": [],
+    }
     return SimpleNamespace(optimizers=optimizers, estimated_stepping_batches=5, datamodule=datamodule, **{**usual, **known})
 
 
@@ -45,6 +52,17 @@ def test_a_head_that_is_fitted_first_has_no_random_weights():
         print_plan(HEAD_LATE, trainer_of(optimizers, digits_data(SPEC), **known), module, whole=True)
     assert all(text in lines[0] for text in ("gets only 5", "before head trains"))
     assert len(lines) == 4 and not any("random weights" in line for line in lines[1:])
+
+
+def test_the_plan_shows_the_rates_with_which_each_stage_begins():
+    lines = []
+    module = nn.ModuleDict({"low": nn.Conv2d(3, 4, 1), "head": nn.Linear(4, 2)})
+    module.print = lines.append
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    rates = Rates(optimizer, constant, steps=5, epochs=5, stage_factors=[1, 0.3])
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=1)])
+    print_plan(schedule, trainer_of([optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=rates)]), module, whole=True)
+    assert "learning rate 1.0e-01 in 0, 3.0e-02 in 1\n" in lines[0] and "trains in stage 1; learning rate 3.0e-02\n" in lines[0]
 
 
 def fitted():

@@ -46,6 +46,13 @@ def test_warm_up_and_metrics_that_decide_are_in_the_plan(words, texts, absent, t
     assert all(text in row for text in texts) and not any(text in row for text in absent)
 
 
+def test_the_rates_of_a_layer_are_those_with_which_its_stages_begin(tmp_path):
+    words = ["head=linear", "schedule=head_then_all", "optimizer.lr=0.002", "+lr_scheduler.stage_factors=[1,0.5]", "data.per_class=3"]
+    with fresh_hydra():
+        run = build(composed("scenario=large_similar", *words, f"paths.run={tmp_path}", f"paths.cache={tmp_path}"))
+        assert plan_of(run).rows[-1].rates_text == "2.0e-03 in 0, 1.0e-03 in 1"
+
+
 def planned(tmp_path, monkeypatch, *words):
     words = ("data.per_class=3", "data.augment=photo", "data.num_workers=0", *words)
     monkeypatch.setattr("ftlit.recipes.console.plan_rows.choices", dict)

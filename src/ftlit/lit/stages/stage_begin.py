@@ -52,7 +52,7 @@ def print_plan(schedule: Schedule, trainer: Trainer, module: LightningModule, *,
     plan = examine(
         module,
         schedule,
-        trainer.optimizers[0],
+        {"optimizer": trainer.optimizers[0], "lr_scheduler": [config.scheduler for config in trainer.lr_scheduler_configs]},
         batch_size=next((size for size in sizes if isinstance(size, int)), None),
         processes=trainer.world_size,
         steps=length,

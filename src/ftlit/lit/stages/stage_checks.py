@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 from ftlit.errors import UserError, shorten
 from ftlit.finetuning import train_entries
 from ftlit.finetuning.freeze import batchnorm_choices, trained
+from ftlit.finetuning.lr_schedule import check_stage_factors
 from ftlit.finetuning.param_groups import check_same_factors, floors_lose_ratios, lost_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
-from ftlit.formatting import count
 from ftlit.lit.trainer_internals import find_callback, is_trial_run, steps_per_epoch
 from ftlit.models.backbone import Backbone
 from ftlit.models.lora import check_lora
@@ -83,21 +83,12 @@ def accumulation_varies(trainer: Trainer) -> bool:
     return find_callback(trainer, GradientAccumulationScheduler) is not None
 
 
-def check_stage_factors(factors: Sequence[float], schedule: Schedule) -> None:
-    """Raise `UserError` unless there is one factor for each stage, or none at all."""
-    if len(factors) not in (0, len(schedule.stages)):
-        raise UserError(
-            f"lr_scheduler.stage_factors=[{shorten(factors)}] has {count(len(factors), 'number')}, but the schedule has "
-            f"{count(len(schedule.stages), 'stage')}: give one number for each stage"
-        )
-
-
 def check_rates(schedule: Schedule, trainer: Trainer) -> None:
     """Raise `UserError` for a scheduler that has changed the ratios between the learning rates of the groups, or has factors for another
     number of stages; warn of one that may change the ratios later.
     """
     for rates in (config.scheduler for config in trainer.lr_scheduler_configs):
-        check_stage_factors(getattr(rates, "stage_factors", ()), schedule)
+        check_stage_factors(getattr(rates, "stage_factors", ()), len(schedule.stages))
     for lost in filter(None, map(lost_ratios, trainer.optimizers)):
         raise UserError(lost)
     for line in filter(None, (floors_lose_ratios(config.scheduler) for config in trainer.lr_scheduler_configs)):

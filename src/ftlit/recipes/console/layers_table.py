@@ -25,7 +25,7 @@ def layers_table(plan: Plan) -> Table:
     for row in reversed(plan.rows):
         norm, group = row.batchnorm_text, shorten(map(_short, row.groups), most=3)
         optional = [text for text, shown in ((norm, has_norms), (group, has_groups)) if shown]
-        rates = " ".join(f"{rate:.1e}" for rate in row.rates) if row.first is not None else "-"
+        rates = row.rates_text.replace(", ", "\n")  # a line for each rate, because the column is narrow
         table.add_row(_short(row.layer), f"{row.size:,}", rates, row.stages_text, *optional)
     return table
 
