@@ -9,6 +9,7 @@ import pytest
 import torch
 import warm
 from digit_folders import write_digits
+from omegaconf import OmegaConf
 from paths import ROOT
 
 from ftlit import load
@@ -70,16 +71,19 @@ def test_layers_train_to_the_end_and_the_last_weights_are_the_best_checkpoint(fo
     assert "the network of large, its head too; classes: 3 known" in again
 
 
-def test_the_linear_probe_is_fitted_again_where_it_was_the_result_and_options_of_the_data_that_are_not_taken_are_named(folder):
+def test_the_linear_probe_is_fitted_again_with_its_augmentation_where_it_was_the_result_and_options_that_are_not_taken_are_named(folder):
     measured = [*(word for word in LARGE if word != "report=false"), "optimizer.lr=1e-9", "data.batch_size=4", "probe.l2=[0.5]"]
     run(folder, *measured, "final=false", "hydra.run.dir=measured")
     printed = run(folder, "init_from=measured", "report=false", "hydra.run.dir=refitted").replace("\n", " ")
     line = printed[printed.index("init_from=measured: ") :]
-    assert "its result was the linear probe, so the linear probe is fitted; not taken: data.batch_size=4, data.augment=none" in line
-    assert "probe.l2=[0.5]" in line and "epoch 0" not in printed and "fitted" in printed
+    assert ", data.augment=none; its result was the linear probe, so the linear probe is fitted; not taken: data.batch_size=4" in line
+    assert "not taken: data.batch_size=4, data.augment" not in line and "probe.l2=[0.5]" in line
+    assert OmegaConf.load(folder / "refitted/config.yaml").data.augment == "none" and "epoch 0" not in printed and "fitted" in printed
     assert json.loads((folder / "refitted/result.json").read_text())["init_from/run"] == "measured"  # for the model card
     kept, again = (torch.load(folder / f"{name}/checkpoints/best.ckpt", weights_only=True) for name in ("measured", "refitted"))
     assert kept["ftlit"]["head"] == again["ftlit"]["head"]  # the same network: it reads the same layers
+    own = run(folder, "init_from=measured", "data.augment=photo", "data.views=2", "report=false", "hydra.run.dir=own")
+    assert "data.augment=none" not in own and "2 augmented views" in own.replace("\n", " ")
     refused = run(folder, "init_from=measured", "scenario=auto", "hydra.run.dir=chosen", code=2)
     assert "would choose one: leave scenario=auto out" in refused
 

@@ -25,7 +25,8 @@ from ftlit.run_folder import keeps_baseline, read_result
 OWN = ("backbone", "head")  # groups that must be those of the run
 RECIPE = ("schedule", "optimizer", "lr_scheduler", "average", "loss")  # groups that are those of the run without scenario=...
 PROBE_SCENARIO = "scenario=small_similar"  # fits a linear probe as the baseline of a large scenario does
-DATA_OPTIONS = ("data.batch_size", "data.per_class", "data.augment", "data.views")  # those of the run are named, not taken
+AUGMENTATION = ("data.augment", "data.mix", "data.views")  # `final=true` takes them, because the run was measured with them
+DATA_OPTIONS = ("data.batch_size", "data.per_class", *AUGMENTATION)  # those of the run are named where they are not taken
 EPOCHS = "trainer.max_epochs"
 BATCHNORM = "batchnorm"
 LINEAR = ("linear", "linear_probe")  # heads that can take each other's rows
@@ -136,8 +137,11 @@ def _words_of(stored: StoredConfig, cfg: DictConfig, *, fits_probe: bool) -> tup
             )
     if reinit := [word for word in given("backbone.reinit") if not word.endswith("=[]")]:
         raise UserError(f"init_from={cfg.init_from} takes the weights of that run, so no layer begins at random: leave {reinit[0]} out")
-    differing = (name for name in DATA_OPTIONS if name in now and before.get(name, now[name]) != now[name] and not given(name))
-    return words, [f"{name}={text_of(before[name])}" for name in differing]
+    differing = [name for name in DATA_OPTIONS if name in now and before.get(name, now[name]) != now[name] and not given(name)]
+    # null is the default of some data, which others do not accept
+    taken = [name for name in differing if cfg.get("final") and with_recipe and name in AUGMENTATION and before[name] is not None]
+    words += [f"{name}={text_of(before[name])}" for name in taken]
+    return words, [f"{name}={text_of(before[name])}" for name in differing if name not in taken]
 
 
 def _options(words: Sequence[str]) -> Mapping[str, Any]:
