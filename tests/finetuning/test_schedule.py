@@ -353,6 +353,15 @@ def test_an_explicit_schedule_is_not_changed_for_reinitialized_layers():
 def test_a_patience_that_ends_after_the_latest_epoch_is_noted(epochs, until, line):
     stages = [Stage(["head"]), *(Stage(["*"], epoch=epoch, until=until, name=name) for name, epoch in zip("ab", epochs, strict=True))]
     assert list(Schedule(stages).condition_warnings("HINT")) == ([line] if line else [])
+    assert list(Schedule(stages).condition_warnings("HINT", max_epochs=8)) == ([line] if line else [])
+
+
+def test_a_later_epoch_is_advised_together_with_a_training_that_reaches_it():
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=2, until=Until("val/loss", patience=2))])
+    advice = {end: next(schedule.condition_warnings("HINT", max_epochs=end)).partition("without improvement: ")[2] for end in (3, 4, 5)}
+    assert advice[5] == "let the stage begin at epoch 4 or later (HINT)"
+    assert advice[3] == advice[4] == "let the stage begin at epoch 4 or later (HINT), and give max_epochs=5 or more"
+    Schedule([Stage(["head"]), Stage(["*"], epoch=4, until=Until("val/loss", patience=2))]).check_reached(5)
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,12 @@ class Schedule:
             yield from doubts(until, _named(own))
             if late := [one for one in own if _begins_before(one.stage, one.soonest)]:
                 begins, these = ("begin", "them") if late[1:] else ("begins", "the stage")
+                needed = max(one.advised for one in late) + 1  # epochs of training, so that the last of them begins
+                longer = "" if max_epochs is None or needed <= max_epochs else f", and give max_epochs={needed} or more"
                 yield (
                     f"{_named(late)} {begins} at {_epochs(one.stage.epoch for one in late)} at the latest, before {until.metric} can go "
                     f"{count(until.patience or 0, 'validation')} without improvement: let {these} begin at "
-                    f"{_epochs(one.advised for one in late)} or later ({begin})"
+                    f"{_epochs(one.advised for one in late)} or later ({begin}){longer}"
                 )
             if never := [one for one in own if one.stage.epoch is None and one.soonest >= (max_epochs or inf)]:
                 yield (

@@ -88,6 +88,17 @@ class Until:
         """
         return bool(values) and (self._good_enough(values[-1]) or self._stalled(values))
 
+    def waited(self, values: Sequence[float]) -> int:
+        """The number of values at the end without an improvement; see `reached`.
+
+        >>> Until("val/loss", patience=3).waited([3.0, 2.0, 2.5, 2.0])
+        2
+        """
+        best, waited = None, 0
+        for value in values:
+            best, waited = (value, 0) if self.better(value, best) else (best, waited + 1)
+        return waited
+
     def better(self, value: float, best: float | None) -> bool:
         """Whether `value` is better than `best` by more than `min_delta`; any number is better than `None`."""
         gain = value - (-inf if best is None else best) if self.mode == "max" else (inf if best is None else best) - value
@@ -106,12 +117,7 @@ class Until:
         return value >= self.threshold if self.mode == "max" else value <= self.threshold
 
     def _stalled(self, values: Sequence[float]) -> bool:
-        if self.patience is None:
-            return False
-        best, waited = None, 0
-        for value in values:
-            best, waited = (value, 0) if self.better(value, best) else (best, waited + 1)
-        return waited >= self.patience
+        return self.patience is not None and self.waited(values) >= self.patience
 
 
 @dataclass(frozen=True)

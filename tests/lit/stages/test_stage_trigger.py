@@ -52,6 +52,21 @@ def test_the_end_of_training_says_how_far_the_metric_was_from_beginning_the_stag
     assert lines == [f"training ended in stage 'head', before stage '*' began: {reason}"]
 
 
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ([0.1, 0.2, 0.1], "not met in 3 validations, best value 0.2, and 1 validation in a row without improvement at the end (2 needed)"),
+        ([0.1, 0.1, 0.2], "not met in 3 validations, best value 0.2, and 0 validations in a row without improvement at the end (2 needed)"),
+        ([0.2, 0.1, 0.1], "met only in the last epoch, best value 0.2: train for at least one more epoch"),
+    ],
+)
+def test_the_end_of_training_says_how_long_a_metric_stalled(scores, reason):
+    with pytest.warns(UserWarning) as caught:
+        fit(3, schedule=Schedule([Stage(["head"]), Stage(["*"], until=Until("val/score", patience=2))]), model=Net(scores))
+    (line,) = [str(one.message) for one in caught if "began: " in str(one.message)]
+    assert line.endswith(f"began: its condition (val/score (higher is better) stalls 2 times) was {reason}")
+
+
 class Rated(Net):
     """The rate of the head in each step; rates are a tenth in the second stage."""
 

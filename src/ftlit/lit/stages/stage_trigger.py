@@ -98,17 +98,21 @@ class StageTrigger:
             if 0 < place <= index and stage.epoch is None and stage.until is not None and place not in self.decided:
                 warnings.warn(f"stage {stage.name!r} was left out, because its condition ({stage.until}) was not met", stacklevel=2)
         if following := self._following(index):
-            reason = f": {self._unmet(following.until)}" if following.until and index + 1 not in self.decided else ""
+            reason = f": {self._reason(following.until, met=index + 1 in self.decided)}" if following.until else ""
             stage = self.schedule.stages[index]
             warnings.warn(f"training ended in stage {stage.name!r}, before stage {following.name!r} began{reason}", stacklevel=2)
 
-    def _unmet(self, until: Until) -> str:
-        """How far a metric was from the condition of the next stage."""
+    def _reason(self, until: Until, *, met: bool) -> str:
+        """Why the condition of the next stage did not begin it: how far its metric was from it, or that it was met too late."""
         numbers = [value for value in self._values if not isnan(value)]
         if not self._values:
             return f"no validation has logged {until.metric} in this stage"
         best = f"best value {max(numbers) if until.mode == 'max' else min(numbers):g}" if numbers else "no value is a number"
-        return f"its condition ({until}) was not met in {count(len(self._values), 'validation')}, {best}"
+        if met:
+            return f"its condition ({until}) was met only in the last epoch, {best}: train for at least one more epoch"
+        waited = count(until.waited(self._values), "validation")
+        needed = "" if until.patience is None else f", and {waited} in a row without improvement at the end ({until.patience} needed)"
+        return f"its condition ({until}) was not met in {count(len(self._values), 'validation')}, {best}{needed}"
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint: plain values and tensors."""
