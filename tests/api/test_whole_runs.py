@@ -145,10 +145,14 @@ def test_an_interrupted_run_can_be_resumed(tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr(ftlit.StagedFinetuning, "on_train_batch_end", interrupt, raising=False)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             ftlit.finetune("digits", scenario="large_similar", folder=tmp_path / "stopped", options=settings)
-    assert "To resume: ftlit train" in capsys.readouterr().out
-    resumed = ftlit.finetune("digits", scenario="large_similar", folder=tmp_path / "stopped", options={**settings, "resume": True})
+    assert not [frame for frame in caught.traceback if "hydra" in str(frame.path)] and caught.value.__suppress_context__
+    printed = capsys.readouterr().out
+    assert "To resume: ftlit train" in printed
+    call = printed.splitlines()[-1].removeprefix("In Python: ")
+    assert call.startswith("ftlit.finetune('digits', scenario='large_similar', folder=")
+    resumed = eval(call)
     assert numbers(resumed.folder) == numbers(whole.folder)
 
 

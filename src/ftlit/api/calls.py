@@ -1,7 +1,9 @@
 """`finetune`, `probe` and `advise`: training, probes and advice of the command line as functions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 from ftlit.api.results import Advised, Finetuned, Probed
 from ftlit.api.words import AnyPath, Options, words_of
@@ -36,14 +38,22 @@ def finetune(
 
     Raises:
         UserError: a mistake in the arguments or the data, in one line.
-        KeyboardInterrupt: the run was interrupted; with `{"resume": True}` and its folder it continues.
+        KeyboardInterrupt: the run was interrupted; the last printed line is the call that continues it, with `{"resume": True}`.
 
     Example:
         >>> result = ftlit.finetune("photos", backbone="resnet50")  # doctest: +SKIP
         >>> result.predict("new_photos")  # doctest: +SKIP
     """
     named = {"backbone": backbone, "scenario": scenario, "init_from": init_from, "trainer.max_epochs": epochs}
-    return Finetuned(_run("finetune", data, named, folder, options))
+
+    def resume_call(run: Path) -> str:
+        arguments = {"backbone": backbone, "scenario": scenario, "init_from": init_from, "epochs": epochs, "folder": run}
+        given = {name: value for name, value in (options or {}).items() if name != "hydra.run.dir"}
+        shown = [f"{name}={_shown(value)}" for name, value in arguments.items() if value is not None]
+        entries = ", ".join(f"{name!r}: {_shown(value)}" for name, value in {**given, "resume": True}.items())
+        return f"ftlit.finetune({', '.join([*([] if data is None else [_shown(data)]), *shown])}, options={{{entries}}})"
+
+    return Finetuned(_run("finetune", data, named, folder, options, resume_call))
 
 
 def probe(
@@ -86,7 +96,19 @@ def advise(
     return Advised(_run("advise", data, {"backbone": backbone}, folder, options))
 
 
-def _run(recipe: str, data: AnyPath | None, named: Options, folder: AnyPath | None, options: Options | None) -> Path:
+def _shown(value: Any) -> str:
+    """A value as it is typed in Python, a path as a text."""
+    return repr(fspath(value) if isinstance(value, PathLike) else value)
+
+
+def _run(
+    recipe: str,
+    data: AnyPath | None,
+    named: Options,
+    folder: AnyPath | None,
+    options: Options | None,
+    resume_call: Callable[[Path], str] | None = None,
+) -> Path:
     if not isinstance(options, Mapping | None):
         raise UserError(f'options={options!r}: give a dict such as {{"optimizer.lr": 1e-3}}')
     if options and "recipe" in options:
@@ -95,4 +117,4 @@ def _run(recipe: str, data: AnyPath | None, named: Options, folder: AnyPath | No
         )
     from ftlit.api.run_here import run_here  # here: it imports Hydra
 
-    return run_here(words_of(data, {"recipe": recipe, **named, "hydra.run.dir": folder}, options))
+    return run_here(words_of(data, {"recipe": recipe, **named, "hydra.run.dir": folder}, options), resume_call)

@@ -4,7 +4,7 @@ import gc
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ftlit.cli.run_again import with_run
 from ftlit.cli.train import run_recipe
 from ftlit.errors import UserError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
+from ftlit.printing import print_line
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import hydra_main, own_hydra
 from ftlit.recipes.config.literal_values import quote
@@ -22,9 +23,10 @@ from ftlit.recipes.config.overrides import COMMAND
 from ftlit.recipes.processes import job_process, launched
 from ftlit.recipes.processes.process_state import INITIAL_ENVIRONMENT, error_environment, process_state, wants_traceback
 from ftlit.recipes.resuming.interruption import print_interrupted
+from ftlit.recipes.resuming.resume import CONFIG
 
 
-def run_here(words: Sequence[str]) -> Path:
+def run_here(words: Sequence[str], resume_call: Callable[[Path], str] | None = None) -> Path:
     """Run the recipe of a command line of training; what it prints goes to stdout.
 
     Hydra, signal handlers, environment and command line of this process are afterwards as they were. A run with several processes runs in
@@ -32,6 +34,7 @@ def run_here(words: Sequence[str]) -> Path:
 
     Args:
         words: after `ftlit train`, for one run.
+        resume_call: the folder of a run -> the call in Python that resumes it, which is printed after an interruption; `None`: none does.
 
     Returns:
         The run's folder.
@@ -68,6 +71,12 @@ def run_here(words: Sequence[str]) -> Path:
             job()
             if errors:
                 raise errors[0]
+        except KeyboardInterrupt:
+            if resume_call and folders and (folders[0] / CONFIG).exists():
+                print_line(f"In Python: {resume_call(folders[0])}")
+            if wants_traceback():
+                raise
+            raise KeyboardInterrupt from None  # a new one: without the frames of Hydra and Lightning
         except Exception as error:
             if (user_error := as_user_error(error)) and not wants_traceback():
                 raise user_error from None
