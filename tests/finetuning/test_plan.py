@@ -11,7 +11,7 @@ from torch import nn
 from ftlit import Backbone, InputSpec, Rates, Schedule, Stage, Until, UserError, WeightsOrigin, build_optimizer
 from ftlit.finetuning.examine import examine
 from ftlit.finetuning.hints import IN_PYTHON, ON_COMMAND_LINE, Hints
-from ftlit.finetuning.lr_schedule import cosine
+from ftlit.finetuning.lr_schedule import cosine, plateau
 from ftlit.finetuning.plan import LayerRow
 from ftlit.models.weights_origin import RANDOM
 
@@ -300,7 +300,7 @@ def test_the_plan_as_text_has_a_line_for_each_stage_layer_and_warning():
 
 
 OF_FITTED_HEADS = ("trained_head", "own_fit")  # in errors of FitProbeHead, not in the warnings of a plan
-COMMAND_WORD = re.compile(r"\b(backbone|head|schedule|trainer|batchnorm)(\.\w+)?=\w")
+COMMAND_WORD = re.compile(r"\b(backbone|head|schedule|trainer|batchnorm|lr_scheduler)(\.\w+)?=\w")
 
 
 def test_hints_are_in_python_unless_the_words_of_the_command_line_are_asked_for():
@@ -322,11 +322,13 @@ def test_hints_are_in_python_unless_the_words_of_the_command_line_are_asked_for(
     waiting = Schedule([Stage(["head"]), Stage(["*"], epoch=1, until=Until("val/loss", patience=2))])
 
     def warnings(hints):
+        optimizer = build_optimizer(random, SGD)
+        falling = Rates(optimizer, partial(plateau, patience=1), steps=9, epochs=9, unit="epoch")
         found = [
             *examine(model, schedule, build_optimizer(model, SGD), rows, steps=5, hints=hints).warnings,
             *examine(model, live, build_optimizer(model, SGD), rows, batch_size=2, processes=2, hints=hints).warnings,
             *examine(random, Schedule([Stage(["head"])]), build_optimizer(random, SGD), ["head"], hints=hints).warnings,
-            *examine(random, waiting, build_optimizer(random, SGD), ["head"], hints=hints).warnings,
+            *examine(random, waiting, ([optimizer], [falling]), ["head"], hints=hints).warnings,
         ]
         text = "\n".join(found)
         assert all(getattr(hints, field.name) in text for field in fields(Hints) if field.name not in OF_FITTED_HEADS), text

@@ -13,7 +13,7 @@ from ftlit.errors import shorten
 from ftlit.finetuning.freeze import has_trained, says_pretrained, trained
 from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
-from ftlit.finetuning.lr_schedule import Rates, check_stage_factors
+from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.param_groups import (
     NO_DECAY,
     check_same_factors,
@@ -23,9 +23,9 @@ from ftlit.finetuning.param_groups import (
     parts_of,
     rates_of_parameters,
 )
-from ftlit.finetuning.plan import LayerRow, Plan, default_layers, lowest_first, policy_of, row_of
+from ftlit.finetuning.plan import LayerRow, Plan, check_stage_factors, default_layers, lowest_first, policy_of, row_of
 from ftlit.finetuning.schedule import Schedule
-from ftlit.finetuning.stage import Stage
+from ftlit.finetuning.stage import Stage, begins_reduced
 from ftlit.finetuning.train_entries import part_of, pattern_of
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
@@ -83,7 +83,8 @@ def examine(
     if max_epochs is not None:
         per_epoch = None if steps is None else ceil(steps / max(max_epochs, 1))
         schedule.check_reached(max_epochs, -1 if steps is None else steps, per_epoch)
-    factors = next((found.stage_factors for found in parts_of(optimizer, Rates)), ())
+    scheduler = next(iter(parts_of(optimizer, Rates)), None)
+    factors = scheduler.stage_factors if scheduler else ()
     check_stage_factors(factors, len(schedule.stages))
     optimizer = optimizer_of(optimizer)
     check_same_factors(module, schedule.lr_scale, optimizer.param_groups)
@@ -106,6 +107,7 @@ def examine(
         *([] if fits_head else _late_head(head, rows, schedule.stages)),
         *filter(None, [lost_ratios(optimizer)]),
         *schedule.condition_warnings(hints.begin, max_epochs, validations),
+        *([] if scheduler is None else begins_reduced(schedule.stages, scheduler, validations, hints.restart)),
         *_under_frozen(rows, schedule.frozen, hints),
         *_pooler(rows, hints),
         *_small_batches(module, schedule.stages, chosen, batch_size, processes, hints),

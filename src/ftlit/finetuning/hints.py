@@ -16,6 +16,7 @@ class Hints:
         trained_head: trains the head from random weights instead.
         own_fit: after `trained_head`: fits a linear probe by other means; empty where there are none.
         trained_before: how to say that the head has trained; empty where a program knows.
+        restart: begins the learning-rate schedule again in each stage.
         begin: gives the epoch at which a stage begins.
         batchnorm: makes batch norms independent of the batch.
         sync_batchnorm: shares the statistics of batch norms among processes.
@@ -29,6 +30,7 @@ class Hints:
     trained_head: str = "leave FitProbeHead out of the callbacks"
     own_fit: str = ", or fit the head before training: head = fit_probe(extract_features(backbone, loader)).as_head()"
     trained_before: str = '; if it is trained already, give its linear layer the attribute origin = WeightsOrigin("custom", "my head")'
+    restart: str = "Rates(..., restart=True)"
     begin: str = "Stage(epoch=...)"
     batchnorm: str = 'Stage(..., batchnorm="frozen_stats") or ftlit.batchnorm_to_affine'
     sync_batchnorm: str = "Trainer(sync_batchnorm=True)"
@@ -44,6 +46,7 @@ ON_COMMAND_LINE = Hints(
     trained_head="give head=linear, which is trained in gradient steps",
     own_fit="",
     trained_before="",
+    restart="lr_scheduler.restart=true",
     begin="schedule.epoch or schedule.every",
     batchnorm="batchnorm=frozen_stats or batchnorm=affine",
     sync_batchnorm="trainer.sync_batchnorm=true",

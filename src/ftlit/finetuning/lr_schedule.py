@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from ftlit.errors import UserError, shorten
+from ftlit.errors import UserError
 from ftlit.formatting import count
 from ftlit.plain_arguments import plain_arguments
 
@@ -111,6 +111,11 @@ class Rates(LRScheduler):
         return isinstance(self._scheduler, ReduceLROnPlateau)
 
     @property
+    def patience(self) -> int | None:
+        """The number of units without improvement that a curve that reduces on a plateau lets pass; `None` for other curves."""
+        return self._scheduler.patience if isinstance(self._scheduler, ReduceLROnPlateau) else None
+
+    @property
     def config(self) -> dict[str, Any]:
         """The value of `lr_scheduler` for a LightningModule's `configure_optimizers`."""
         plateau = {"monitor": self.monitor, "reduce_on_plateau": True} if self.reduce_on_plateau else {}
@@ -187,15 +192,6 @@ class Rates(LRScheduler):
     def _set(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.factor
-
-
-def check_stage_factors(factors: Sequence[float], stages: int) -> None:
-    """Raise `UserError` unless there is one factor for each of these stages, or none at all."""
-    if len(factors) not in (0, stages):
-        raise UserError(
-            f"lr_scheduler.stage_factors=[{shorten(factors)}] has {count(len(factors), 'number')}, but the schedule has "
-            f"{count(stages, 'stage')}: give one number for each stage"
-        )
 
 
 def constant(optimizer: Optimizer, length: int) -> AnyScheduler:

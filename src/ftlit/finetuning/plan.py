@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftlit.errors import shorten, unknown
+from ftlit.errors import UserError, shorten, unknown
 from ftlit.finetuning.freeze import batchnorm_policies
 from ftlit.finetuning.stage import Stage
 from ftlit.formatting import count
@@ -132,6 +132,15 @@ class Plan:
     def warning_lines(self) -> list[str]:
         """The warnings as `describe` prints them."""
         return [f"warning: {text}" for text in self.warnings]
+
+
+def check_stage_factors(factors: Sequence[float], stages: int) -> None:
+    """Raise `UserError` unless there is one factor for each of these stages, or none at all."""
+    if len(factors) not in (0, stages):
+        raise UserError(
+            f"lr_scheduler.stage_factors=[{shorten(factors)}] has {count(len(factors), 'number')}, but the schedule has "
+            f"{count(stages, 'stage')}: give one number for each stage"
+        )
 
 
 def row_of(

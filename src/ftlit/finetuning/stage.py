@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import Literal
 
 from ftlit.errors import UserError, in_quotes, invalid
 from ftlit.finetuning.freeze import BatchNorm, check_batchnorm
+from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.train_entries import Entry, Given, describe, entries_of
 from ftlit.formatting import count
 
@@ -195,3 +196,25 @@ class Stage:
         if self.until is not None:
             return f"if {self.until}" if self.epoch is None else f"when {self.until}, at epoch {self.epoch} at the latest"
         return f"epoch {self.epoch}" if self.step is None else f"step {self.step}"
+
+
+def begins_reduced(stages: Sequence[Stage], rates: Rates, validations: float, restart: str) -> Iterator[str]:
+    """Warn of stages that a stalling metric begins after the same metric has reduced the learning rates (`plateau`).
+
+    Args:
+        stages: of the schedule.
+        rates: the scheduler.
+        validations: in an epoch.
+        restart: what to type so that each stage begins with the full rates.
+    """
+    if rates.patience is None or rates.restarts:
+        return
+    for stage in stages:
+        until = stage.until
+        if until and until.metric == rates.monitor and until.patience and ceil(until.patience / validations) > rates.patience:
+            stalls = f"{until.metric} stalls {count(until.patience, 'time')}"
+            yield (
+                f"stage {stage.name!r} begins when {stalls}, but by then the plateau curve has lowered all learning rates, because it "
+                f"monitors {until.metric} too: give {restart}, so that each stage begins with the full rates"
+            )
+            return

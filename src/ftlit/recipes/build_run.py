@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from ftlit.errors import UserError
 from ftlit.finetuning.examine import examine
 from ftlit.finetuning.hints import ON_COMMAND_LINE
-from ftlit.finetuning.lr_schedule import check_stage_factors
-from ftlit.finetuning.plan import Plan
+from ftlit.finetuning.plan import Plan, check_stage_factors
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, trains_whole_layers, without_warm_up
 from ftlit.lit.callbacks.ema_weights import EmaWeights
 from ftlit.lit.callbacks.live_report import LiveReport

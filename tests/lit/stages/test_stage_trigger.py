@@ -11,7 +11,7 @@ from staged_net import QUIET, Net, Snapshots, fit, moved
 from torch.utils.data import DataLoader
 
 from ftlit import Backbone, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
-from ftlit.finetuning.lr_schedule import constant
+from ftlit.finetuning.lr_schedule import constant, plateau
 from ftlit.models.heads import LinearHead
 
 UNTIL = Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/score", threshold=0.9))])
@@ -90,6 +90,27 @@ def test_a_stage_that_a_metric_begins_has_its_own_rates_from_its_first_step(tmp_
     assert models[1].rates == pytest.approx([0.01] * 4)
     with pytest.raises(UserError, match=r"stage_factors=\[1, 0.1, 0.01\] has 3 numbers, but the schedule has 2 stages: give one"):
         fit(4, schedule=schedule, model=models[2])
+
+
+class OnPlateau(Rated):
+    restart = False
+
+    def configure_optimizers(self):
+        optimizer = Net.configure_optimizers(self)
+        curve = partial(plateau, mode="max", patience=1)
+        rates = Rates(optimizer, curve, steps=24, epochs=6, unit="epoch", monitor="val/score", restart=self.restart)
+        return {"optimizer": optimizer, "lr_scheduler": rates.config}
+
+
+@pytest.mark.parametrize(("restart", "rate"), [(False, 0.01), (True, 0.1)])
+def test_a_stage_that_begins_with_reduced_rates_is_a_warning_whose_advice_helps(capsys, restart, rate):
+    schedule = Schedule([Stage(["head"]), Stage(["*"], until=Until("val/score", patience=2))])
+    model = OnPlateau([0.2, 0.1, 0.1, 0.3, 0.4, 0.5])
+    model.restart = restart
+    fit(6, schedule=schedule, model=model)
+    assert model.rates[:12] == pytest.approx([0.1] * 12) and model.rates[12:] == pytest.approx([rate] * 12)
+    warning = "warning: stage '*' begins when val/score stalls 2 times, but by then the plateau curve has lowered all learning rates"
+    assert (warning in capsys.readouterr().out) == (not restart)
 
 
 def test_a_stage_that_no_validation_could_begin_says_so():

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from ftlit.errors import UserError, shorten
 from ftlit.finetuning import train_entries
 from ftlit.finetuning.freeze import batchnorm_choices, trained
-from ftlit.finetuning.lr_schedule import check_stage_factors
 from ftlit.finetuning.param_groups import check_same_factors, floors_lose_ratios, lost_ratios
+from ftlit.finetuning.plan import check_stage_factors
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
 from ftlit.lit.trainer_internals import find_callback, is_trial_run, steps_per_epoch
