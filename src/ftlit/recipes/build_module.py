@@ -6,13 +6,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ftlit.errors import UserError
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.schedule import Schedule
 from ftlit.inference.record import part_of, record_of
 from ftlit.lit.module import FineTuner
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.checks.check_values import AFFINE
+from ftlit.recipes.checks.early_checks import wrong_loss
 from ftlit.recipes.checks.own_parts import build_part
 from ftlit.recipes.config.class_weights import class_weights_of, trained_classes
 from ftlit.recipes.config.hydra_internals import instantiate
@@ -69,6 +69,5 @@ def _build_loss(cfg: DictConfig, data: Any) -> nn.Module:
         node = OmegaConf.masked_copy(node, [str(name) for name in node if name not in given])
     loss: nn.Module = build_part("loss", node, counts=list(data.counts["train"].values()), **given)
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
-        advice = "several labels per example: give loss=bce" if data.multilabel else "one label per example: give loss=cross_entropy"
-        raise UserError(f"this data has {advice}")
+        raise wrong_loss(several=data.multilabel)
     return loss

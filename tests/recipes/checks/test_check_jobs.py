@@ -40,7 +40,7 @@ def error_of(config, *jobs):
     return str(caught.value)
 
 
-def test_a_mistake_in_one_job_names_it_and_counts_the_others(config):
+def test_a_mistake_in_one_job_names_it_and_the_others(config):
     good, bad = ["optimizer.lr=0.1", "seed=1"], ["optimizer.lr=x", "seed=1"]
     check_jobs(config, {0: good, 3: ["optimizer.lr=0.2", "seed=1"]})
     line = error_of(config, good, bad)
@@ -48,7 +48,12 @@ def test_a_mistake_in_one_job_names_it_and_counts_the_others(config):
         line.startswith("no job has run, because job 1 (optimizer.lr=x) could not begin: optimizer.lr='x': give a number")
         and "other" not in line
     )
-    assert error_of(config, bad, ["optimizer.lr=-1"], good).endswith("; 1 other job could not begin either")
+    two = error_of(config, bad, ["optimizer.lr=-1"], good)
+    assert two.startswith(line.replace("job 1", "job 0")) and "; job 1 (optimizer.lr=-1) could not begin: optimizer.lr=-1: give" in two
+    same = error_of(config, ["loss=bce", "optimizer.lr=1"], ["optimizer.lr=1"], ["loss=bce", "optimizer.lr=2"])
+    assert "jobs 0 (loss=bce optimizer.lr=1), 2 (loss=bce optimizer.lr=2) could not begin: this data has one label per example" in same
+    many = error_of(config, good, *([f"optimizer.lr={letter}"] for letter in "abcde"))
+    assert many.count("give a number") == 3 and many.endswith("; 2 other jobs could not begin either")
 
 
 def test_a_mistake_that_all_jobs_share_has_the_message_of_a_single_run(config):
@@ -60,9 +65,8 @@ def test_a_mistake_that_all_jobs_share_has_the_message_of_a_single_run(config):
 
 def test_jobs_that_cannot_be_composed_are_errors_too(config):
     line = error_of(config, ["backbone=nope"], ["backbone=nor_this"], ["backbone=glyph"])
-    assert "job 0 (backbone=nope) could not begin: backbone has no option 'nope'" in line and line.endswith(
-        "; 1 other job could not begin either"
-    )
+    assert "job 0 (backbone=nope) could not begin: backbone has no option 'nope'" in line
+    assert "; job 1 (backbone=nor_this) could not begin: backbone has no option 'nor_this'" in line
 
 
 def test_a_backbone_whose_file_is_not_in_the_folder_of_weights_is_found_before_any_job(config, tmp_path):

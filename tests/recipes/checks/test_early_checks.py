@@ -110,6 +110,23 @@ def test_the_files_of_another_run_folder_pass(tmp_path):
         check_early(composed(f"paths.run={tmp_path}", "callbacks.best=null", f"callbacks.last.path={tmp_path}/checkpoints/last.ckpt"))
 
 
+SEPARATED, ONE, SEVERAL = ["data=csv", "data.csv=table.csv"], "loss=cross_entropy", "loss=bce"
+
+
+@pytest.mark.parametrize("words", [["data=digits"], ["data=glyphs"], ["data=folder", "data.root=."], SEPARATED, [SEPARATED[0]]])
+def test_a_loss_for_another_number_of_labels_is_found_where_the_config_tells_how_many_there_are(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").touch()
+    several = words == [SEPARATED[0]]
+    words = [*SEPARATED, "data.label_separator='|'"] if several else words
+    right, wrong = (SEVERAL, ONE) if several else (ONE, SEVERAL)
+    with fresh_hydra():
+        check_early(composed(*words, right))
+        check_early(composed(*words, wrong, "recipe=probe"))  # which has no loss
+        with pytest.raises(UserError, match=f"labels?: give {right}$"):
+            check_early(composed(*words, wrong))
+
+
 def test_a_file_in_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "photo.png").touch()
     with fresh_hydra(), pytest.raises(UserError, match=r"photo\.png is not a folder: give the path of a folder"):

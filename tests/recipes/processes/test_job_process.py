@@ -103,6 +103,7 @@ def test_a_user_error_is_one_line_with_its_job(tmp_path):
     for number, error, summary in zip((0, 1), lines[:2], lines[2:4], strict=True):
         assert f"job {number} (" in error and "needs probe.poolings=[average]" in error
         assert f"job {number} (" in summary and "failed with status 2" in summary
+    assert lines[4] == "ftlit: jobs 0, 1 fail again until the option or file that the error names is changed"
 
 
 def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):

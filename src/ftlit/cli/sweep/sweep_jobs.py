@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.cli.sweep import sweep_output, sweep_resume, sweep_rungs
 from ftlit.cli.sweep.sweep_resume import failed_early, first_change, new_job, refusal
-from ftlit.errors import UserError, one_line
+from ftlit.errors import UserError, one_line, shorten
 from ftlit.formatting import count, shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS, PauseReached
 from ftlit.recipes.checks.check_jobs import check_jobs, check_launcher
@@ -242,6 +242,9 @@ def _end_sweep_in(folder: Path, sweep: RunningSweep) -> set[int | None]:
     elif sweep.has_rungs_left:
         print("ftlit: the sweep ended before its last rung", file=sys.stderr)
         statuses.add(None)
+    if refused := [job.number for _, job in jobs.failed(folder) if job.status == USER_ERROR_STATUS]:
+        which = f"jobs {shorten(refused)} fail" if len(refused) > 1 else f"job {refused[0]} fails"
+        print(f"ftlit: {which} again until the option or file that the error names is changed", file=sys.stderr)
     if statuses:
         print(f"ftlit: to run the jobs that have not finished: {sweep_resume.resume_command(folder)}", file=sys.stderr)
     return statuses

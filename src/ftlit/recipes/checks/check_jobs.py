@@ -20,6 +20,7 @@ from ftlit.sweeps.jobs import Job, varying
 SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
 REMOTE_LAUNCHERS = (SLURM, "ray")  # launchers whose jobs run on other machines, with other files and packages
 Published = tuple[str, str]  # a network, and the weights that it reads
+MOST_REASONS = 3  # in one error
 NAMED_FILES = ("ftlit.load_backbone", "ftlit.load_timm")  # networks that find their weights in a folder by name
 
 
@@ -42,7 +43,7 @@ def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]], compose
         composed: gets the config of each job that was composed, by number; `None`: they are not kept, because a sweep may have thousands.
 
     Raises:
-        UserError: the first job that could not begin, and how many others.
+        UserError: the jobs that could not begin, and why.
     """
     if config.hydra.runtime.choices.get("hydra/launcher") in REMOTE_LAUNCHERS:
         return
@@ -53,14 +54,30 @@ def check_jobs(config: DictConfig, planned: Mapping[int, Sequence[str]], compose
     errors = [(job, error) for job in reversed(kinds.values()) if (error := _error_of(config, job, composed, published))]
     if errors and len(errors) == len(kinds) and len({str(error) for _, error in errors}) == 1:
         raise errors[0][1]
-    others = f"; {count(len(errors) - 1, 'other job')} could not begin either" if len(errors) > 1 else ""
+    missing = ""
     if not errors and (failed := _failed_download(published)):
         if len(published) == 1:
             raise failed[1]
-        errors, others = [failed], _missing_too(published, failed[0])
-    for job, error in errors[:1]:
-        words = " ".join(f"{name}={job.values[name]}" for name in names)
-        raise UserError(f"no job has run, because job {job.number} ({words}) could not begin: {error}{others}") from error
+        errors, missing = [failed], _missing_too(published, failed[0])
+    if errors:
+        raise UserError(f"no job has run, because {_reasons(errors, names)}{missing}") from errors[0][1]
+
+
+def _reasons(errors: Sequence[tuple[Job, UserError]], names: Sequence[str]) -> str:
+    """Which jobs could not begin, and why: `MOST_REASONS` reasons, each with the jobs that have it.
+
+    Args:
+        errors: of the jobs.
+        names: the swept options.
+    """
+    jobs_of: dict[str, list[str]] = {}
+    for job, error in errors:
+        words = " ".join(f"{name}={job.values[name]}" for name in names if name in job.values)
+        jobs_of.setdefault(str(error), []).append(f"{job.number} ({words})")
+    shown = list(jobs_of.items())[:MOST_REASONS]
+    texts = [f"job{'s' if len(jobs) > 1 else ''} {shorten(jobs, MOST_REASONS)} could not begin: {reason}" for reason, jobs in shown]
+    left = sum(map(len, jobs_of.values())) - sum(len(jobs) for _, jobs in shown)
+    return "; ".join([*texts, *([f"{count(left, 'other job')} could not begin either"] if left else [])])
 
 
 def _failed_download(published: Mapping[Published, Job]) -> tuple[Job, UserError] | None:

@@ -35,6 +35,15 @@ PATHS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Path]]] = {  # data s
     "ftlit.lit.datamodules.image_sources.csv_data": (CSV_FILES, existing_csv),
     "ftlit.lit.datamodules.text_sources.text_csv_data": (CSV_FILES, existing_csv),
 }
+LABEL_SEPARATORS = {  # data source whose labels are known from its config -> its value for several labels per example; `None`: it has none
+    "ftlit.lit.datamodules.image_sources.folder_data": None,
+    "ftlit.lit.datamodules.image_sources.digits_data": None,
+    "ftlit.lit.datamodules.glyph_source.GlyphData": None,
+    "ftlit.lit.datamodules.image_sources.csv_data": "label_separator",
+    "ftlit.lit.datamodules.text_sources.text_csv_data": "label_separator",
+}
+LOSSES = {"ftlit.finetuning.losses.cross_entropy": False, "ftlit.finetuning.losses.bce": True}  # -> whether it takes several labels
+WITHOUT_LOSS = ("probe", "advise")  # recipes
 
 
 def check_early(cfg: DictConfig) -> None:
@@ -42,7 +51,7 @@ def check_early(cfg: DictConfig) -> None:
 
     Raises:
         UserError: what `check_names` raises; a value that is missing, a number out of its range, a path of a built-in data source that does
-            not exist, or a candidate of `backbone=auto` that is no option.
+            not exist, a candidate of `backbone=auto` that is no option, or a loss for another number of labels than the data have.
     """
     check_names(cfg)
     for name in sorted(OmegaConf.missing_keys(cfg)):
@@ -59,6 +68,7 @@ def check_early(cfg: DictConfig) -> None:
     if hydra_config() is not None and run_mode() == "RUN":
         check_folder_words(hydra_config().overrides.hydra, is_sweep=False)
     _check_pretraining(cfg)
+    _check_loss(cfg)
     _check_callbacks(cfg)
     check_ranges(cfg)
 
@@ -81,6 +91,28 @@ def check_folder_words(words: Sequence[str], *, is_sweep: bool) -> None:
             f"hydra.sweep.dir={folder} is the folder of a sweep, and a single run ignores it: add -m for a sweep, or give "
             f"hydra.run.dir={folder}"
         )
+
+
+def wrong_loss(*, several: bool) -> UserError:
+    """The error for a loss that does not suit the labels.
+
+    Args:
+        several: whether an example has several labels.
+    """
+    if several:
+        return UserError("this data has several labels per example, and loss=cross_entropy is for one label: give loss=bce")
+    return UserError("this data has one label per example, and loss=bce is for several labels: give loss=cross_entropy")
+
+
+def _check_loss(cfg: DictConfig) -> None:
+    """Compare the loss with the labels, where the config tells how many an example has; otherwise the run does, once it reads the data."""
+    source, taken = cfg.data.get("_target_"), LOSSES.get(str(cfg.loss.get("_target_")))
+    if source not in LABEL_SEPARATORS or taken is None or cfg.recipe in WITHOUT_LOSS or isinstance(cfg.get("pretrain"), DictConfig):
+        return
+    separator = LABEL_SEPARATORS[source]
+    several = separator is not None and cfg.data.get(separator) is not None
+    if several != taken:
+        raise wrong_loss(several=several)
 
 
 def _check_pretraining(cfg: DictConfig) -> None:
