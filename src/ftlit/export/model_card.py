@@ -72,7 +72,7 @@ def facts_of(folder: Path) -> CardFacts:
     images: dict[str, int] = {}
     metrics: JsonObject = {}
     earlier: JsonObject = {}
-    with suppress(UserError):
+    with suppress(UserError, KeyError):  # the data of a custom module are not recorded
         images = {split: part["images"] for split, part in read_json(folder / DATA)["splits"].items()}
     with suppress(UserError):
         found = read_result(folder)

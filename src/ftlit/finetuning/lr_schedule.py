@@ -66,7 +66,9 @@ class Rates(LRScheduler):
     ) -> None:
         # LRScheduler.__init__ is not called: it takes a first step and counts steps, and the curve's own scheduler does both
         if not callable(curve):
-            raise UserError(f"curve={curve!r} of Rates: give a function that builds a scheduler, such as ftlit.cosine")
+            raise UserError(
+                f"curve={curve!r} of Rates: give a function that builds a scheduler, such as ftlit.finetuning.lr_schedule.cosine"
+            )
         if not 0 <= warmup < 1:
             raise UserError(f"lr_scheduler.warmup={warmup}: give a fraction of the run, at least 0 and below 1")
         for value in stage_factors:

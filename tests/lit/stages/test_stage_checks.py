@@ -33,6 +33,22 @@ def test_a_checkpoint_of_another_schedule_is_an_error_that_shows_both(tmp_path):
     assert "made with another schedule" in str(error.value) and "epoch=2 in the checkpoint, but epoch=1 here" in str(error.value)
 
 
+@pytest.mark.parametrize("unit", ["step", "epoch"])
+def test_rates_that_lightning_would_step_in_another_unit_are_an_error_before_training(unit):
+    class Model(Net):
+        def configure_optimizers(self):
+            rates = Rates(super().configure_optimizers(), cosine, steps=16, epochs=4, unit=unit)
+            other = {"scheduler": rates, "interval": "step" if unit == "epoch" else "epoch"}
+            return {"optimizer": rates.optimizer, "lr_scheduler": rates.config if self.right else other}
+
+    model, right = Model(), Model()
+    model.right, right.right = False, True
+    with pytest.raises(UserError, match=f"Rates has unit='{unit}', but Lightning would step it once per .*'lr_scheduler': rates.config"):
+        fit(4, model=model)
+    assert model.seen == []
+    fit(4, model=right)
+
+
 STALLED = Until("val/score", patience=2, min_delta=0.5)
 BY_LAYER = {"body.low": "frozen", "*": "live"}
 RICH = Schedule([Stage(["head"]), Stage(["*"], epoch=3, until=STALLED, batchnorm=BY_LAYER, from_best=True)], [("head", 1), ("*", 0.1)])
@@ -154,7 +170,7 @@ COSINE, PLATEAU = partial(lr_scheduler.CosineAnnealingLR, T_max=2), lr_scheduler
         (partial(PLATEAU, min_lr=1e-4), "ReduceLROnPlateau with min_lr=0.0001"),
         (partial(PLATEAU, min_lr=[1e-4, 1e-5]), None),
         (COSINE, None),
-        (partial(Rates, curve=partial(cosine, least=0.1), steps=2, epochs=2), None),
+        (partial(Rates, curve=partial(cosine, least=0.1), steps=2, epochs=2, unit="epoch"), None),
     ],
 )
 def test_a_lowest_rate_that_would_change_the_ratios_of_the_groups_is_a_warning_before_training(build, floor):

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from ftlit.errors import UserError, shorten
 from ftlit.finetuning import train_entries
 from ftlit.finetuning.freeze import batchnorm_choices, trained
+from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.param_groups import check_same_factors, floors_lose_ratios, lost_ratios
 from ftlit.finetuning.plan import check_stage_factors
 from ftlit.finetuning.schedule import Schedule
@@ -84,11 +85,14 @@ def accumulation_varies(trainer: Trainer) -> bool:
 
 
 def check_rates(schedule: Schedule, trainer: Trainer) -> None:
-    """Raise `UserError` for a scheduler that has changed the ratios between the learning rates of the groups, or has factors for another
-    number of stages; warn of one that may change the ratios later.
+    """Raise `UserError` for a scheduler that has changed the ratios between the rates of the groups, has factors for another number of
+    stages, or would be stepped in another unit than its own; warn of one that may change the ratios later.
     """
-    for rates in (config.scheduler for config in trainer.lr_scheduler_configs):
-        check_stage_factors(getattr(rates, "stage_factors", ()), len(schedule.stages))
+    for config in trainer.lr_scheduler_configs:
+        check_stage_factors(getattr(config.scheduler, "stage_factors", ()), len(schedule.stages))
+        if isinstance(config.scheduler, Rates) and config.interval != config.scheduler.unit:
+            wrong = f"Rates has unit={config.scheduler.unit!r}, but Lightning would step it once per {config.interval}"
+            raise UserError(f"{wrong}: let configure_optimizers return {{'optimizer': optimizer, 'lr_scheduler': rates.config}}")
     for lost in filter(None, map(lost_ratios, trainer.optimizers)):
         raise UserError(lost)
     for line in filter(None, (floors_lose_ratios(config.scheduler) for config in trainer.lr_scheduler_configs)):
