@@ -40,9 +40,11 @@ def test_the_difference_of_two_settings_is_the_paired_t_interval_over_their_comm
     assert str(found) == "-0.0300 ± 0.0497"
 
 
-def test_equal_differences_have_no_interval_and_one_common_seed_gives_no_difference():
+def test_equal_differences_and_a_single_one_have_no_interval_and_without_a_common_seed_there_is_no_difference():
     same = difference(setting("a", {1: 0.2, 2: 0.3}), setting("b", {1: 0.0, 2: 0.1}), TEST)  # 0.3 - 0.1 is not 0.2 in floating point
     assert (same.mean, same.half, same.limits, str(same)) == (0.2, None, None, "+0.2000")
-    assert difference(setting("a", {1: 0.5, 2: 0.75}), setting("b", {2: 0.25, 3: 0.5}), TEST) is None
+    one = difference(setting("a", {1: 0.5, 2: 0.75}), setting("b", {2: 0.25, 3: 0.5}), TEST)
+    assert (one.seeds, one.limits, one.is_established, str(one)) == (1, None, False, "+0.5000")
+    assert difference(setting("a", {1: 0.5}), setting("b", {2: 0.25}), TEST) is None
     without_seed = Setting(("c",), (Job(0, ("head=c",), status=0, metrics={TEST: 0.5}),))
-    assert difference(without_seed, without_seed, TEST) is None
+    assert difference(without_seed, without_seed, TEST).mean == 0

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ftlit import UserError
 from ftlit.cli import main
-from ftlit.sweeps.caption import caption_of
+from ftlit.sweeps.caption import ONE_SEED_NOTE, caption_of
 from ftlit.sweeps.jobs import CROSS_VALIDATED, SCORE, TEST, TEST_F1, VAL, Job
 from ftlit.sweeps.settings_table import DIFFERENCE, INTERVAL, LEFT_OUT_FIRST, markdown_of, printed_table, table_of
 
@@ -81,8 +81,15 @@ def test_any_setting_can_be_compared_with(tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == before  # no report
 
 
-@pytest.mark.parametrize("jobs", [jobs_of_sweep(seeds=1), jobs_of_sweep(heads=("linear",))[:3]], ids=["one seed", "one setting"])
-def test_there_is_no_column_of_differences_without_two_common_seeds_or_two_settings(jobs):
+def test_a_difference_over_one_seed_has_no_interval_and_is_said_to_be_possible_by_chance():
+    jobs = jobs_of_sweep(seeds=1)
+    found = column(jobs, DIFFERENCE)
+    assert found.count("-") == 1 and not any("±" in cell or "†" in cell for cell in found)
+    assert ONE_SEED_NOTE in caption_of(jobs) and ONE_SEED_NOTE not in caption_of(jobs_of_sweep())
+
+
+def test_there_is_no_column_of_differences_of_one_setting():
+    jobs = jobs_of_sweep(heads=("linear",))[:3]
     assert DIFFERENCE not in table_of(jobs)[0] and "Difference to the best" not in caption_of(jobs)
 
 
@@ -174,4 +181,4 @@ def test_no_word_is_cut_beside_the_failed_jobs_either():
 def test_the_caption_of_a_narrow_table_has_the_width_of_the_terminal():
     jobs = [Job(i, (f"x={i}",), status=0, metrics={VAL: 0.5, TEST: 0.5}) for i in range(2)]
     lines = printed(jobs, 200).splitlines()
-    assert max(map(len, lines[:5])) < 100 < max(map(len, lines[5:])) <= 200
+    assert max(map(len, lines[:5])) < 120 < max(map(len, lines[5:])) <= 200

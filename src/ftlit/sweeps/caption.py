@@ -44,6 +44,7 @@ DIFFERENCE_NOTE = (
     "Difference to the best: test accuracy minus that of the {first}setting with *, with the same seed; its mean over seeds ± half of the "
     "95 % interval."
 )
+ONE_SEED_NOTE = "A difference over one seed has no interval, so it may be chance: give three seeds or more."
 EQUAL_NOTE = (
     "No interval where all seeds give the same value: nothing in these jobs depends on the seed (a linear probe on all training "
     "examples is the same fit), or they are equal by chance."
@@ -132,6 +133,7 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
     notes += [SAMPLES_NOTE] if any(setting.spread(results.metric) != setting.of(results.metric) for setting in results.settings) else []
     if any(results.differences):
         notes.append(DIFFERENCE_NOTE.format(first="first " if len(results.best) > 1 else ""))
+    notes += [ONE_SEED_NOTE] if any(found and found.seeds == 1 for found in results.differences) else []
     notes += (
         [TWO_SEEDS_NOTE]
         if any(len(set(setting.of(results.metric))) == len(setting.of(results.metric)) == 2 for setting in results.settings)

@@ -10,14 +10,14 @@ from rich.text import Text
 
 from ftlit.errors import UserError, shorten
 from ftlit.printing import show
-from ftlit.sweeps.caption import ESTABLISHED_NOTE, missing_notes
+from ftlit.sweeps.caption import ESTABLISHED_NOTE, ONE_SEED_NOTE, missing_notes
 from ftlit.sweeps.jobs import TEST, Job
 from ftlit.sweeps.seed_statistics import difference
 from ftlit.sweeps.setting_results import SettingResults
 
 PAIRED_NOTE = (
     "Difference: test accuracy minus that of {setting}, with the same seed; its mean over the seeds ± half of the 95 % interval (Student's "
-    "t), without ± where it is the same for all seeds; - with fewer than two seeds in common."
+    "t), without ± where it is the same for all seeds; - without a seed in common."
 )
 
 
@@ -45,6 +45,7 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
     other = results.settings[place]
     differences = [None if setting is other else difference(setting, other, TEST) for setting in results.settings]
     notes = [*missing_notes(jobs), PAIRED_NOTE.format(setting=" ".join(pairs[place]))]
+    notes += [ONE_SEED_NOTE] if any(found and found.seeds == 1 for found in differences) else []
     notes += [ESTABLISHED_NOTE] if any(found and found.is_established for found in differences) else []
     table = Table()
     for name in (*results.names, "seeds", "test accuracy", "difference"):

@@ -46,7 +46,7 @@ class PairedDifference:
 
     Args:
         mean: of the differences.
-        half: half the width of its 95 % interval; `None` where all differences are equal.
+        half: half the width of its 95 % interval; `None` where all differences are equal, or there is only one.
         seeds: number of seeds that both settings have.
     """
 
@@ -70,9 +70,9 @@ class PairedDifference:
 
 
 def difference(setting: Setting, other: Setting, metric: str) -> PairedDifference | None:
-    """The paired difference of two settings; `None` with fewer than two seeds in common."""
+    """The paired difference of two settings; `None` without a seed in common."""
     own, others = setting.by_seed(metric), other.by_seed(metric)
     differences = [round(value - others[seed], DIGITS) for seed, value in own.items() if seed in others]
-    if len(differences) < 2:
+    if not differences:
         return None
     return PairedDifference(mean(differences), half_interval(differences), len(differences))

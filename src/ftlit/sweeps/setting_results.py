@@ -73,8 +73,8 @@ class SettingResults:
 
     @cached_property
     def differences(self) -> list[PairedDifference | None]:
-        """The paired difference in test accuracy of each setting to the first of the best by val; `None` for this one, and where fewer than
-        two seeds are in common.
+        """The paired difference in test accuracy of each setting to the first of the best by val; `None` for this one, and where no seed is
+        in common.
         """
         if not self.best or self.metric != TEST:
             return [None] * len(self.settings)
