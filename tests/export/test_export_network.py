@@ -236,6 +236,26 @@ def test_a_network_of_texts_cannot_be_exported(runs, tmp_path):
         export(Network(texts, LinearHead(4, 3), CLASSES, False), "torch", tmp_path / "net.pt2")
 
 
+def test_a_network_of_ones_own_is_exported_as_that_of_a_run_is(tmp_path):
+    backbone = load_backbone("glyph")
+    network = Network(backbone.eval(), LinearHead(backbone.num_features, 3).eval(), CLASSES, False)
+    path, usage = export_run(network, "torch", tmp_path / "new" / "net.pt2")
+    images = images_of(network, 2)
+    assert same(torch.export.load(path).module()(images), logits_of(network, images))
+    assert (path.parent / "labels.txt").read_text().splitlines() == CLASSES and "predict.py" in usage
+    with pytest.raises(
+        UserError, match=r"^a Network has no run folder for the file: give out, as in export_run\(network, 'torch', 'export/"
+    ):
+        export_run(network, "torch")
+
+
+def test_a_network_of_a_plain_model_is_an_error_that_names_the_conversion():
+    with pytest.raises(
+        UserError, match=r"^the backbone of a Network is a ResNet, not a ftlit\.Backbone: give ftlit\.backbone_from\(model\)"
+    ):
+        Network(models.resnet18(), nn.Linear(512, 3), CLASSES, False)
+
+
 def command(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["ftlit", "export", *map(str, arguments)])
     try:

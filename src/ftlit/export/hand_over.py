@@ -46,14 +46,21 @@ class HandOver(NamedTuple):
 
 @plain_arguments
 def export_run(
-    run: str | Path, to: str, out: str | Path | None = None, *, preprocessing: bool = False, half: bool = False, trust: bool = False
+    run: str | Path | Network,
+    to: str,
+    out: str | Path | None = None,
+    *,
+    preprocessing: bool = False,
+    half: bool = False,
+    trust: bool = False,
 ) -> tuple[Path, str]:
     """Export the network of a run at its best epoch, or of one of its checkpoints, with what a colleague without ftlit needs beside it.
 
     Args:
-        run: its folder, or a checkpoint in it.
+        run: its folder, or a checkpoint in it; or a network of your own, see `ftlit.Network`, on the CPU and in evaluation mode.
         to: `torchvision`, `timm`, `torch` or `onnx`; see `export`.
-        out: the file; by default `export/<format>/<name of the network>` in the run's folder, or beside a checkpoint that lies elsewhere.
+        out: the file; by default `export/<format>/<name of the network>` in the run's folder, or beside a checkpoint that lies elsewhere. A
+            network of your own has no default.
         preprocessing: the file takes images of 8 bits of any size, and resizes, crops and normalises them; `torch` and `onnx` only.
         half: store the weights in float16.
         trust: see `ftlit.load`.
@@ -63,18 +70,18 @@ def export_run(
         `predict.py` beside it is used.
 
     Raises:
-        UserError: not a run of images; files of others where those beside the file belong; and see `export`.
+        UserError: not a run of images; a network without `out`; files of others where those beside the file belong; and see `export`.
     """
     found = hand_over(run, to, out, Variant(preprocessing, half), trust=trust)
     return found.path, found.usage
 
 
-def hand_over(run: str | Path, to: str, out: str | Path | None, variant: Variant, *, trust: bool = False) -> HandOver:
+def hand_over(run: str | Path | Network, to: str, out: str | Path | None, variant: Variant, *, trust: bool = False) -> HandOver:
     """Do what `export_run` does, and compare a file that prepares images with `ftlit predict` on images of the run."""
     export_format = format_of(to, out)
-    network = load(run, trust=trust)
+    network = _network_of(run, to, out, trust=trust)
     name = re.sub(r"[^\w.-]", "_", str((network.backbone.record or {}).get("name", "network")))
-    folder, best = _folder_of(run)
+    folder, best = (Path(out or "").expanduser().parent, False) if isinstance(run, Network) else _folder_of(run)
     path = folder / "export" / to / f"{name}{export_format.suffixes[0]}" if out is None else Path(out).expanduser()
     _check_beside(path)
     facts = facts_of(folder) if best else CardFacts()
@@ -102,6 +109,17 @@ def hand_over(run: str | Path, to: str, out: str | Path | None, variant: Variant
     export(network, to, path, variant, beside)
     usage = [*_usage(network, export_format, path, variant), *([f"accuracy: {accuracy_of(facts)}"] if facts.is_final else [])]
     return HandOver(path, "\n".join(usage), agreements[0] if agreements else None)
+
+
+def _network_of(run: str | Path | Network, to: str, out: str | Path | None, *, trust: bool) -> Network:
+    if not isinstance(run, Network):
+        return load(run, trust=trust)
+    if out is None:
+        example = f"export/network{format_of(to, None).suffixes[0]}"
+        raise UserError(f"a Network has no run folder for the file: give out, as in export_run(network, {to!r}, {example!r})")
+    if run.device.type != "cpu":
+        raise UserError(f"the Network is on the device {run.device}, but an export needs it on the CPU: give network.to('cpu')")
+    return run
 
 
 def packages_of(export_format: ExportFormat) -> str:

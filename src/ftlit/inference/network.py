@@ -47,6 +47,9 @@ class Network:
         subspace: of the features of known images, which tells those that are unlike them; `None` where the checkpoint holds none.
         trained: what the checkpoint records of the training images of each class; `None`: nothing.
         adjustment: added to the logits (K,), see `with_prior`; `None`: nothing.
+
+    Raises:
+        UserError: a backbone that is no `Backbone`.
     """
 
     backbone: Backbone
@@ -58,6 +61,14 @@ class Network:
     subspace: FeatureSubspace | None = None
     trained: TrainedClasses | None = None
     adjustment: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.backbone, Backbone):
+            kind = type(self.backbone).__name__
+            raise UserError(
+                f"the backbone of a Network is a {kind}, not a ftlit.Backbone: give ftlit.backbone_from(model), or, for layers that ftlit "
+                "does not know, ftlit.backbone_from(model, layers=[...]), and the classifier of the model as head"
+            )
 
     def __repr__(self) -> str:
         name = (self.backbone.record or {}).get("name", type(self.backbone).__name__)
