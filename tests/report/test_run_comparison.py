@@ -1,23 +1,25 @@
-"""The comparison of two runs is paired image by image, whatever their order, and only on the same test images."""
+"""The comparison of two runs is paired image by image, whatever their order, and only on the test images that both have."""
 
 import numpy as np
 import pytest
+import torch
 
 from ftlit import UserError
 from ftlit.cli import main
 from ftlit.data.splitting.stored_split import FILE
 from ftlit.formats import write_json
 from ftlit.intervals import paired_interval
+from ftlit.lit.metrics import SplitMetrics
 from ftlit.report.contents import Predictions
-from ftlit.report.run_comparison import compare_runs
+from ftlit.report.run_comparison import compare_runs, macro_f1
 from ftlit.report.run_files import write_predictions, write_run
 
 NAMES = ["ants", "bees"]
 HASHES = [f"hash{i}" for i in range(40)]
 
 
-def run_of(folder, wrong, hashes=HASHES, labels=None, *, names=NAMES, stored=True, multilabel=False):
-    """The folder of a run whose predictions are wrong on the images with these hashes."""
+def run_of(folder, wrong, hashes=HASHES, labels=None, *, names=NAMES, stored=True, multilabel=False, train=()):
+    """The folder of a run whose predictions are wrong on the images with these hashes, and which trained on others."""
     labels = labels or {image: names.index("ants") for image in hashes}
     predicted = [(1 - labels[image],) if image in wrong else (labels[image],) for image in hashes]
     true = [(labels[image],) for image in hashes]
@@ -27,7 +29,8 @@ def run_of(folder, wrong, hashes=HASHES, labels=None, *, names=NAMES, stored=Tru
     if stored:
         test = {"hashes": list(hashes), "labels": true, "names": items}
         empty = {"hashes": [], "labels": [], "names": []}
-        write_json(folder / FILE, {"class_names": names, "grouped": False, "splits": {"train": empty, "val": empty, "test": test}})
+        fitted = {"hashes": list(train), "labels": [(names.index("ants"),)] * len(train), "names": list(train)}
+        write_json(folder / FILE, {"class_names": names, "grouped": False, "splits": {"train": fitted, "val": empty, "test": test}})
     return folder
 
 
@@ -40,7 +43,7 @@ def test_answers_are_paired_by_image_whatever_the_order_and_the_class_numbers(tm
     assert [row[:2] for row in rows] == [(str(first), "0.9250"), (str(other), "0.7500"), ("difference", "+0.1750")]
     assert rows[2][2] == f"{low:+.3f} to {high:+.3f}"
     back = compare_runs(other, first)
-    assert back.rows()[2][1:] == ("-0.1750", f"{-high:+.3f} to {-low:+.3f}")
+    assert back.rows()[2][1:3] == ("-0.1750", f"{-high:+.3f} to {-low:+.3f}")
     assert f"Only {other} is right on 2 of them, only {first} on 9." in back.describe()
 
 
@@ -51,19 +54,63 @@ def test_a_difference_is_established_only_if_its_interval_leaves_0_out(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("options", "numbers"),
+    ("options", "number", "of"),
     [
-        ({"hashes": HASHES[:30]}, "40 and 30, 30 in both"),
-        ({"hashes": [*HASHES[:39], "another"]}, "40 and 40, 39 in both"),
-        ({"hashes": [*HASHES[:39], HASHES[0]]}, "40 and 40, 39 in both"),
-        ({"labels": dict.fromkeys(HASHES, 0) | {HASHES[0]: 1}}, "40 and 40, 39 in both"),
+        ({"hashes": HASHES[:30]}, 30, 30),
+        ({"hashes": [*HASHES, *map("new{}".format, range(19))]}, 40, 59),
+        ({"hashes": [*HASHES[:39], HASHES[0]]}, 39, 40),
+        ({"labels": dict.fromkeys(HASHES, 0) | {HASHES[0]: 1}}, 39, 40),
+        ({"train": HASHES[:4]}, 36, 40),
     ],
-    ids=["fewer", "others", "a copy", "another label"],
+    ids=["fewer", "more", "a copy", "another label", "a copy in train"],
 )
-def test_runs_with_other_test_images_or_labels_are_not_compared(tmp_path, options, numbers):
-    first, other = run_of(tmp_path / "first", []), run_of(tmp_path / "other", [], **options)
-    with pytest.raises(UserError, match=rf"different test images or labels \({numbers}\): .*data\.split_from={first}$"):
+def test_other_test_sets_are_compared_on_the_images_that_both_have(tmp_path, options, number, of):
+    first, other = run_of(tmp_path / "first", HASHES[20:24]), run_of(tmp_path / "other", [], **options)
+    for compared in (compare_runs(first, other), compare_runs(other, first)):
+        assert len(compared.labels) == number and f"on the {number} test images that both runs have" in compared.scope
+        assert {row[1] for row in compared.rows()[:2]} == {f"{1 - 4 / number:.4f}", "1.0000"}
+    left = ", without 4 that only one of them had in train or val." if "train" in options else "."
+    assert compare_runs(first, other).scope.endswith(f"that both runs have, of 40 and {of}{left}")
+
+
+def test_copies_that_both_runs_trained_on_stay_and_equal_test_sets_have_no_scope(tmp_path):
+    first, other = (run_of(tmp_path / name, [], train=HASHES[:4]) for name in ("first", "other"))
+    compared = compare_runs(first, other)
+    assert len(compared.labels) == 40 and compared.scope == ""
+
+
+def test_runs_with_few_test_images_in_common_are_refused_with_a_command_that_gives_more(tmp_path):
+    first = run_of(tmp_path / "first", [])
+    rest = [f"new{i}" for i in range(30)]
+    holds = run_of(tmp_path / "holds", [], [*HASHES[:5], *rest], train=HASHES[5:])  # the test images of the first one are in its data
+    other = run_of(tmp_path / "other", [], rest)
+    few = f"first and {holds} have 5 test images with equal labels in common, of 40 and 35; a comparison needs 20: train {holds} again"
+    with pytest.raises(UserError, match=rf"{few} .*\(ftlit train again={holds} data\.split_from={first}\)$"):
+        compare_runs(first, holds)
+    with pytest.raises(UserError, match=rf"\(ftlit train again={holds} data\.split_from={first}\)$"):
+        compare_runs(holds, first)
+    with pytest.raises(
+        UserError, match=rf"have no test images .*: train {other} again on the data of {first}, with data\.split_from={first}$"
+    ):
         compare_runs(first, other)
+
+
+def test_names_that_may_be_numbers_identify_images_of_equal_test_sets_only(tmp_path):
+    first = run_of(tmp_path / "first", [], HASHES[:30], stored=False)
+    with pytest.raises(UserError, match=r"different test images or labels \(30 and 40\), and .*first has no split\.json"):
+        compare_runs(first, run_of(tmp_path / "other", []))
+    whole, part = run_of(tmp_path / "whole", []), run_of(tmp_path / "part", [], HASHES[:30])
+    (part / FILE).write_bytes((whole / FILE).read_bytes())
+    with pytest.raises(UserError, match=r"part has tested only some of its images: .*trainer\.limit_test_batches=1\.0\)$"):
+        compare_runs(whole, part)
+
+
+def test_macro_f1_is_that_of_the_results_of_a_run():
+    labels, predicted = torch.tensor([0, 0, 1, 1, 1, 2]), torch.tensor([0, 1, 1, 1, 2, 3])
+    metrics = SplitMetrics(6)  # classes 4 and 5 are neither present nor predicted
+    metrics.update(torch.nn.functional.one_hot(predicted, 6).float(), labels, torch.tensor(0.0))
+    found = macro_f1([str(label) for label in labels.tolist()], [str(label) for label in predicted.tolist()])
+    assert found == pytest.approx(float(metrics.compute()["f1"]))
 
 
 def test_the_command_prints_the_comparison_and_writes_nothing(tmp_path, capsys):
