@@ -15,8 +15,10 @@ from torch import nn
 
 from ftlit import Backbone, FeatureData, FineTuner, FitProbeHead, ImageData, InputSpec, Schedule, Stage, StagedFinetuning, UserError
 from ftlit.data.dataset import Collection, Examples
+from ftlit.data.splitting.splits import draw_share
 from ftlit.finetuning.hints import ON_COMMAND_LINE
 from ftlit.lit.callbacks.probe_head import check_probe_head
+from ftlit.lit.datamodules import image_data
 from ftlit.lit.datamodules.glyph_source import GlyphData
 from ftlit.lit.datamodules.image_data import AUTO_VIEWS, BATCH_METHODS
 from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views, require_indexed_images
@@ -80,6 +82,17 @@ def test_views_are_read_of_images_that_a_subclass_augments_after_construction():
     assert not images.augments and number_of_views(images, ["train"]) == 0
     images.transforms["train"] = SPEC.views("photo")[0]
     assert images.augments and number_of_views(images, ["train"]) == AUTO_VIEWS
+
+
+def test_a_share_is_drawn_once_and_again_from_other_images(monkeypatch):
+    images, draws = data(ImageData), []
+    monkeypatch.setattr(image_data, "draw_share", lambda examples, *options: draws.append(len(examples)) or draw_share(examples, *options))
+    once, twice = images.with_share(0.5), images.with_share(0.5)
+    assert list(once.collection.splits["train"].sources) == list(twice.collection.splits["train"].sources) and len(draws) == 1
+    fewer = images.with_few(3)
+    assert len(fewer.with_share(0.5).collection.splits["train"]) < len(fewer.collection.splits["train"]) and len(draws) == 2
+    images.with_share(0.25)
+    assert len(draws) == 3
 
 
 def test_limiting_the_images_of_a_subclass_keeps_its_class():

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ftlit.data.collate import MixedCollate
-from ftlit.data.dataset import SPLITS, Batch, Collection, LabelledImages, Split
+from ftlit.data.dataset import SPLITS, Batch, Collection, Examples, LabelledImages, Split
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.loading import default_workers
 from ftlit.data.pixels import Normalization, SplitView
@@ -108,6 +108,7 @@ class ImageData(ContinuesEpoch, NormalizesOnDevice):
                 f"{shorten(short)}"
             )
         self.batch_size = batch_size
+        self._shares: dict[tuple[float, int], tuple[Examples, list[int]]] = {}
         self._num_workers = num_workers
         self.mix = mix
         self.input_spec = input_spec
@@ -204,7 +205,10 @@ class ImageData(ContinuesEpoch, NormalizesOnDevice):
     def with_share(self, share: float) -> Self:
         """Return the same data with this share of the training images of each class, but at least two of each."""
         train = self.collection.splits["train"]
-        return self._with(draw_share(train, cached_hashes(train), share, self.seed))
+        known = self._shares.get((share, self.seed))
+        if known is None or known[0] is not train:  # a run asks five times, and a draw from a million images takes 3 s
+            self._shares[share, self.seed] = known = train, draw_share(train, cached_hashes(train), share, self.seed)
+        return self._with(known[1])
 
     def _with(self, places: Sequence[int]) -> Self:
         other, collection = copy(self), self.collection
