@@ -129,7 +129,7 @@ def test_empty_class_folders_and_a_folder_of_one_class_are_named_in_the_error(tm
     with pytest.raises(UserError, match=r"no image files, only empty folders \(fox, hare\): give a folder with images"):
         FolderImages(tmp_path / "empty")
     tree(tmp_path / "photos", "fox", "hare")
-    with pytest.raises(UserError, match=f"no class folders: did you mean data.root={tmp_path / 'photos'}"):
+    with pytest.raises(UserError, match=f"no class folders: did you mean {tmp_path / 'photos'}"):
         list_folder(tmp_path / "photos" / "fox")
 
 
@@ -137,7 +137,7 @@ def test_a_proposed_folder_is_written_as_the_given_one(tmp_path, monkeypatch):
     tree(tmp_path / "photos", "fox", "hare")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    with pytest.raises(UserError, match=r"did you mean data.root=\.\./photos\?"):
+    with pytest.raises(UserError, match=r"did you mean \.\./photos\?"):
         list_folder(Path("../photos/fox"))
     with pytest.raises(UserError, match=r"^\.\. has no folder 'fotos': did you mean 'photos'"):
         list_folder(Path("../fotos"))
@@ -272,5 +272,27 @@ def test_files_without_the_ending_of_an_image_are_left_out_with_a_note_but_never
     assert notes == ["files without an image extension are ignored (2): fox/labels.txt, hare/clip.mov"]
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl/1.heic_").write_text("x")
-    with pytest.raises(UserError, match=r"^1 class would be empty, .*owl/1\.heic_\): convert the files to .png, or remove the folder$"):
+    advice = "convert images to .png, or move the folder elsewhere if it is no class"
+    with pytest.raises(UserError, match=rf"^1 class would be empty, .*owl/1\.heic_\): {advice}$"):
         list_folder(tmp_path)
+
+
+def test_a_data_set_beside_folders_without_images_or_beside_others_is_proposed(tmp_path):
+    tree(tmp_path / "D", "insects/fox", "insects/hare")
+    for name in ("weights/x.pth", "docs/readme.txt"):
+        (tmp_path / "D" / name).parent.mkdir()
+        (tmp_path / "D" / name).touch()
+    proposed = f"did you mean {tmp_path / 'D/insects'}"
+    with pytest.raises(
+        UserError, match=rf"^2 classes would be empty, .*: {proposed}\? If not, convert images to \.png, or move the folders"
+    ):
+        list_folder(tmp_path / "D")
+    several = tree(tmp_path / "several", "insects/fox", "insects/hare", "later/fox", "later/hare", "new_photos")
+    with pytest.raises(UserError, match=f"If only {several / 'insects'} is the data set: give this folder$"):
+        list_folder(several)
+    splits = tree(tmp_path / "splits", "train/fox", "train/hare", "test/fox")
+    (splits / "test/hare").mkdir()
+    (splits / "test/hare/readme.txt").touch()
+    with pytest.raises(UserError, match=r"^1 class would be empty") as caught:
+        list_folder(splits)
+    assert "did you mean" not in str(caught.value)

@@ -42,7 +42,7 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
             files.append(file)
         else:
             others.append(file.path)
-    _check_endings(listed, files)
+    _check_endings(listed, files, tree.data_sets if levels == CLASS else ())
     if not any(file.split == "train" for file in files):
         raise UserError(
             f"{shown(tree.path)} has no training images in the layout {'/'.join(levels)}: add a folder named train, or change data.layout"
@@ -92,17 +92,20 @@ class FolderImages(Collection[Path]):
         return any(path == other for other in self)
 
 
-def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry]) -> None:
-    """Reject a class that would vanish, because none of its files has the ending of an image."""
+def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry], data_sets: Sequence[Folder]) -> None:
+    """Reject a class that would vanish, because none of its files has the ending of an image; name the data sets beside it."""
     kept = {(file.split, file.labels) for file in files}
     if lost := {(file.split, file.labels): file for file in listed if (file.split, file.labels) not in kept}:
         names = shorten((shown(file.path) for file in lost.values()), most=3)
-        advice = "convert the files to .png"
+        are, folders = ("it is no class", "the folder") if len(lost) == 1 else ("they are no classes", "the folders")
+        advice = f"convert images to .png, or move {folders} elsewhere if {are}"
+        if data_sets:
+            advice = f"did you mean {shorten((shown(folder.path) for folder in data_sets), most=3)}? If not, {advice}"
         if all(file.name.lower().endswith(ARRAY_SUFFIX) for file in lost.values()):
             advice = f"to read {ARRAY_SUFFIX} files as images with N bands (not 1 or 3), give backbone.in_chans=N"
         raise UserError(
             f"{count(len(lost), 'class')} would be empty, because no file has the ending of an image, such as .jpg or .png ({names}): "
-            f"{advice}, or remove the folder{'s' if len(lost) > 1 else ''}"
+            f"{advice}"
         )
 
 

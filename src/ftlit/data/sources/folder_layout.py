@@ -158,9 +158,7 @@ def _check_root(tree: Folder) -> None:
     deepest = _branching(tree)
     if inside or deepest is not tree:
         deeper = shown((inside or [deepest])[0].path)
-        raise UserError(
-            f"{shown(tree.path)} has neither class folders nor the folders train, val and test: did you mean data.root={deeper}?"
-        )
+        raise UserError(f"{shown(tree.path)} has neither class folders nor the folders train, val and test: did you mean {deeper}?")
 
 
 def _holds_splits(folder: Folder) -> bool:
@@ -177,10 +175,11 @@ def _check_classes(folder: Folder, above: Layout) -> None:
     upper = shorten((shown(inner.name) for inner in folder.filled), most=5)
     lower = (*above, *["group"] * (_depth(folder) - 1), "class")
     lowest = shorten(sorted(_names_at(folder, _depth(folder))), most=5)
+    alone = "" if above or not folder.data_sets else f". If only {shown(folder.data_sets[0].path)} is the data set: give this folder"
     raise UserError(
         f"{shown(folder.path)} has two levels of folders, and either may be the classes. If the classes are {lowest}: give "
         f"data.layout={'/'.join(lower)}. If the classes are {upper}: give data.layout={'/'.join((*above, 'class'))}, or "
-        f"data.layout={'/'.join((*above, 'class', 'group'))} to keep the images of each subfolder in one split"
+        f"data.layout={'/'.join((*above, 'class', 'group'))} to keep the images of each subfolder in one split{alone}"
     )
 
 
@@ -195,7 +194,7 @@ def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
         if above:
             advice += f", or give data.layout=class if {shown(folder.name)} is itself a class"
         elif _is_class_folder(folder):
-            advice = f"did you mean data.root={shown(os.path.normpath(folder.path / '..'))}?"
+            advice = f"did you mean {shown(os.path.normpath(folder.path / '..'))}?"
         raise UserError(f"{shown(folder.path)} has {count(files, 'file')} and no class folders: {advice}")
 
 

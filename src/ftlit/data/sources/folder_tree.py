@@ -74,6 +74,11 @@ class Folder:
         """The folders in it that are not empty."""
         return [folder for folder in self.folders if not folder.is_empty]
 
+    @property
+    def data_sets(self) -> list["Folder"]:
+        """The folders in it that look like data sets themselves: they hold at least two folders of images."""
+        return [folder for folder in self.filled if sum(bool(inner.images) for inner in folder.filled) > 1]
+
     @cached_property
     def images(self) -> list[str]:
         """The names of the files directly in it that have the suffix of an image."""
