@@ -88,24 +88,26 @@ def begun_job(folder, number, seconds):
 
 
 @pytest.mark.parametrize(
-    ("done", "epochs", "seconds", "printed"),
+    ("statuses", "epochs", "seconds", "printed"),
     [
-        (0, 0, 240.0, ("4 min", "18", "72 min")),
-        (6, 0, 240.0, ("4 min", "12", "48 min")),
-        (0, 0, 0.5, None),
-        (17, 0, 240.0, None),
-        (0, 9, 240.0, None),
+        ([], 0, 240.0, ("4 min", "18", "72 min")),
+        ([0, 2, None], 0, 240.0, ("4 min", "16", "64 min")),
+        ([], 0, 0.5, ("1 s", "18", "9 s")),
+        ([0] * 3 + [None] + [0] * 14, 0, 240.0, None),
+        ([], 9, 240.0, None),
     ],
-    ids=["sweep", "resumed", "short", "one job left", "halving"],
+    ids=["sweep", "after a finished and a failed job", "short", "one job left", "halving"],
 )
-def test_the_first_plan_of_a_sweep_estimates_all_its_jobs(done, epochs, seconds, printed, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv(BEGAN, f"0 {done}")
+def test_the_first_plan_of_a_sweep_estimates_the_jobs_that_remain(statuses, epochs, seconds, printed, tmp_path, capsys):
     SweepPlan(18, [], "", epochs=epochs).write(tmp_path)
+    for number, status in enumerate(statuses):
+        (tmp_path / str(number)).mkdir()
+        Job(number, (f"seed={number}",), status=status).write(tmp_path / str(number))
     begun_job(tmp_path, 3, seconds)
     begun_job(tmp_path, 4, seconds)
     tell_estimate(seconds)  # of a run by itself
-    line = "estimate  job 3 (seed=3) takes up to about {}; {} jobs like this one, one after another, up to about {}\n"
-    assert capsys.readouterr().out == (line.format(*printed) if printed else "")
+    line = "estimate  job 3 (seed=3) takes about {}; {} jobs like this one, one after another, about {}, less where features are stored"
+    assert capsys.readouterr().out == (f"{line.format(*printed)} already\n" if printed else "")
 
 
 def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):

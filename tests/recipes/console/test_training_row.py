@@ -97,8 +97,8 @@ def test_the_estimate_says_what_takes_the_time_and_that_stored_features_take_les
     cached, uncached = (OmegaConf.create({"cache": {"folder": folder}, "checkpoint": "full"}) for folder in ("cache", None))
     plan = Plan((), (), (), ())
     text = estimate_text(cached, plan, (600.0, 120.0), RunFacts("CPU", has_baseline=True))
-    assert text.startswith("up to about 10 min (the linear probe before training 2 min, training 8 min), less where features are stored ")
-    assert estimate_text(uncached, plan, (600.0, 0.0), RunFacts("CPU", trains=False)) == "up to about 10 min"
+    assert text.startswith("about 10 min (the linear probe before training 2 min, training 8 min), less where features are stored ")
+    assert estimate_text(uncached, plan, (600.0, 0.0), RunFacts("CPU", trains=False)) == "about 10 min"
 
 
 def class_weight_notes(counts, loss, *, multilabel=False, final=False, recipe="finetune"):

@@ -81,17 +81,21 @@ def job_log(folder: Path) -> Iterator[None]:
 
 
 def _print_estimate(folder: Path, seconds: float) -> None:
-    """Print the estimate of the first job that has one, and how long all jobs that are to run would take at this rate. Nothing is printed
-    in a sweep by successive halving, whose jobs train a part of their epochs only.
+    """Print the estimate of the first job that has one, and how long the jobs that remain would take at this rate. Nothing is printed in a
+    sweep by successive halving, whose jobs train a part of their epochs only, nor for the last job.
     """
     job, plan = read_job(folder), read_plan(folder.parent)
-    if job is None or plan is None or plan.epochs:
+    if job is None or plan is None or plan.epochs or not _not_printed(["estimate"]):
         return
-    left = plan.total - int(os.environ.get(BEGAN, "").partition(" ")[2] or 0)
-    if left < 2 or left * seconds < LEAST_LEFT or not _not_printed(["estimate"]):
+    others = (other for _, other in jobs_of(folder.parent))
+    left = plan.total - sum(other.status == 0 or (other.status is not None and other.number < job.number) for other in others)
+    if left < 2:
         return
     one, every = duration_in_words(seconds), duration_in_words(left * seconds)
-    print_line(f"estimate  {name_of(job)} takes up to about {one}; {left:,} jobs like this one, one after another, up to about {every}")
+    print_line(
+        f"estimate  {name_of(job)} takes about {one}; {left:,} jobs like this one, one after another, about {every}, less where features "
+        "are stored already"
+    )
     sys.stdout.flush()
 
 

@@ -84,7 +84,7 @@ def probe_rows(
     rows += [("device", devices), ("run", f"no training epochs, seed {cfg.seed}, folder {cfg.paths.run}")]
     if seconds is not None:
         time = duration_in_words(seconds)
-        rows.append(("estimate", f"features up to about {time} (less where they are stored), and the time of the fits"))
+        rows.append(("estimate", f"features about {time} (less where they are stored), and the time of the fits"))
     return rows
 
 

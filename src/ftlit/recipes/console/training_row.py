@@ -163,7 +163,7 @@ def estimate_text(cfg: DictConfig, plan: Plan, seconds: tuple[float, float], fac
     """Time of the run, and size of its two checkpoints with two float32 values of an optimizer for each that trains."""
     whole, probe, training = map(duration_in_words, (*seconds, seconds[0] - seconds[1]))
     parts = f" (the linear probe before training {probe}, training {training})" if facts.has_baseline else ""
-    text = f"up to about {whole}{parts}" + (", less where features are stored already" if cfg.cache.get("folder") else "")
+    text = f"about {whole}{parts}" + (", less where features are stored already" if cfg.cache.get("folder") else "")
     if not facts.trains:
         return text
     trained = sum(row.trained for row in plan.rows)
