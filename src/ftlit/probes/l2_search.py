@@ -1,6 +1,4 @@
-"""Choose an L2 penalty on held-out features: penalties are tried from the strongest on until the loss rises, or, where each takes long,
-those around the best one.
-"""
+"""Choose an L2 penalty on held-out features: all until the loss rises are tried, or, where each takes long, those around the best one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
