@@ -193,7 +193,6 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["head=solved"], "head=solved was renamed: give head=linear_probe"),
         (["probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
         (["+probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
-        (["seed=1,2"], "seed=1,2 gives several values: add -m to run a sweep over them; for a list, give 'seed=[1,2]'"),
         (["seed=range(3)"], "seed=range(3) gives several values: add -m to run a sweep over them"),
         (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value, or a folder of images"),
     ],

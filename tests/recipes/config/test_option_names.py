@@ -3,6 +3,7 @@
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 from composed_configs import error_text
@@ -11,9 +12,10 @@ from paths import CONF
 
 from ftlit import UserError
 from ftlit.cli.command_words import complete
+from ftlit.recipes.checks.validate import _hints
 from ftlit.recipes.config import option_names
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.config.option_names import MAPPINGS, unknown_hydra_option
+from ftlit.recipes.config.option_names import LISTS, MAPPINGS, unknown_hydra_option
 
 TAKES_MAPPING = re.compile(r"^(\w+): null +# [^[\n]*\{\w+: ", re.MULTILINE)
 
@@ -43,6 +45,35 @@ def test_an_overlay_has_no_options_of_its_own(name, monkeypatch):
     overlay = name.partition(".")[0]
     text = error_text(monkeypatch, f"{name}=1")
     assert text.startswith(f"there is no option {name!r}: {overlay}=NAME has no options of its own") and "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["seed=1,2"], ""),
+        (["data.per_class=5,10"], ""),
+        (["head=mlp,linear"], ""),
+        (["scenario=small_similar,large_similar"], ""),
+        (["optimizer.lr=1e-3,1e-2"], ""),
+        (["data.val_fraction=0,2"], "; for a number, write data.val_fraction=0.2"),
+        (["head=mlp", "head.hidden=64,32"], "; for a list, give 'head.hidden=[64,32]'"),
+        (["probe.l2=1,2"], "; for a list, give 'probe.l2=[1,2]'"),
+        (["+optimizer.betas=0.9,0.99"], "; for a list, give '+optimizer.betas=[0.9,0.99]'"),
+    ],
+)
+def test_several_values_without_a_sweep_are_a_list_or_a_decimal_number_only_where_the_option_takes_one(words, meant, monkeypatch):
+    assert error_text(monkeypatch, *words) == f"{words[-1]} gives several values: add -m to run a sweep over them{meant}"
+
+
+def test_options_that_take_a_list_although_their_default_is_none_are_known():
+    found = set()
+    for path in CONF.glob("*/*.yaml"):
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        if isinstance(values, dict) and isinstance(target := values.get("_target_"), str):
+            hints = _hints(resolve_name(target))
+            takes = {name for name, hint in hints.items() if re.search(r"list\[|Sequence\[|tuple\[", str(hint))}
+            found |= {f"{path.parent.name}.{name}" for name in takes if name in values and not isinstance(values[name], list | dict)}
+    assert found - {"loss.class_weights", "schedule.stages"} == set(LISTS)  # these two hold names of classes, and mappings
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from ftlit.recipes.config.hydra_internals import fresh_hydra, group_options
 from ftlit.renamed import OPTIONS
 
 MAPPINGS = ("loss.class_weights", "schedule.lora", "schedule.lr_scale", "schedule.until")  # null by default, else a mapping
+# options that take a list too, but have none by default
+LISTS = ("backbone.among", "head.cuts", "probe.cuts", "probe.l2", "schedule.freeze_layers", "trainer.devices")
 # config group -> a file with the values that most of its built-in options have, and the section on custom options
 SHARED = {"backbone": ("_zoo.yaml", "backbone"), "data": ("data/digits.yaml", "data-source")}
 

@@ -12,6 +12,7 @@ from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.formatting import shell_word
 from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.option_names import (
+    LISTS,
     below_a_value,
     below_an_overlay,
     known_names,
@@ -41,9 +42,7 @@ def wrong_override(chain: list[BaseException]) -> UserError:
     if word := hydra_errors.swept_value(text):
         key, _, value = word.lstrip("+").partition("=")
         word = f"{key}={value}" if key in (*known_names(), *overlay_groups()) else word  # a group needs no +
-        as_list = f"; for a list, give {shell_word(f'{key}=[{value}]')}" if re.fullmatch(r"[\w.,+-]+", value) else ""
-        decimal = f"; for a number, write {key}={value.replace(',', '.')}" if re.fullmatch(r"\d+,\d+", value) else ""
-        return UserError(f"{word} gives several values: add -m to run a sweep over them{as_list}{decimal}")
+        return UserError(f"{word} gives several values: add -m to run a sweep over them{_instead_of_several(word)}")
     if (overlay := hydra_errors.group_of_replacement(text)) in overlay_groups():
         return not_global(str(overlay), str(_given_value(str(overlay))))
     if twice := hydra_errors.chosen_twice(text):
@@ -78,6 +77,20 @@ def wrong_override(chain: list[BaseException]) -> UserError:
     if get_close_matches(leaf, leaves) or not parent:
         return unknown("option", name, siblings)
     return _name_of_another_option(name, parent, leaves)
+
+
+def _instead_of_several(word: str) -> str:
+    """What several values may be meant as in a single run: a list where the option takes one, or one number with a decimal comma."""
+    typed, _, value = word.partition("=")
+    name = typed.lstrip("+")
+    composed = composed_without(name)
+    default = OmegaConf.select(composed, name, throw_on_missing=False)
+    takes_list = OmegaConf.is_list(default) or name in LISTS or name not in [*names_in(composed), *overlay_groups()]
+    if takes_list and re.fullmatch(r"[\w.,+-]+", value):
+        return f"; for a list, give {shell_word(f'{typed}=[{value}]')}"
+    if isinstance(default, float) and re.fullmatch(r"\d+,\d+", value):
+        return f"; for a number, write {name}={value.replace(',', '.')}"
+    return ""
 
 
 def _chosen_twice(group: str) -> UserError:
