@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from torch import nn
+from torch.optim import SGD
 
 import ftlit
 from ftlit import UserError
@@ -93,3 +94,17 @@ def test_public_functions_refuse_wrong_types_where_they_are_called(name):
     with pytest.raises(UserError, match="give ") as caught:
         CALLS[name]()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("call", [partial(ftlit.Stage, ["fc"]), partial(ftlit.build_optimizer, nn.Linear(2, 2), partial(SGD, lr=0.1))])
+def test_a_rate_in_another_place_is_an_error_that_says_where_rates_belong(call):
+    with pytest.raises(
+        UserError, match=r"^\w+ has no argument 'lr': give the learning rate to the optimizer, .*AdamW, lr=1e-3\); a factor"
+    ):
+        call(lr=1e-3)
+    assert call()
+
+
+def test_an_argument_that_a_class_does_not_have_is_an_error_with_the_closest_one():
+    with pytest.raises(UserError, match=r"^Stage has no argument 'epochs': did you mean 'epoch'\? There are: train, epoch, step"):
+        ftlit.Stage(["fc"], epochs=2)

@@ -1,4 +1,4 @@
-"""Check the types of arguments from Python by their annotations: a wrong one is an error in one line with its name."""
+"""Check the types of arguments from Python by their annotations, and their names: a wrong one is an error in one line with its name."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import wraps
@@ -9,10 +9,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from ftlit.errors import UserError, in_quotes
+from ftlit.errors import UserError, in_quotes, unknown
 
 Passed = ParamSpec("Passed")
 Returned = TypeVar("Returned")
+Called = TypeVar("Called", bound=Callable[..., Any])
 Kind = tuple[str, Callable[[Any], bool]]  # what is accepted, in words; whether a value is that
 
 KINDS: dict[Any, Kind] = {
@@ -49,6 +50,39 @@ def plain_arguments(function: Callable[Passed, Returned]) -> Callable[Passed, Re
         return function(*args, **options)
 
     return checking
+
+
+def known_arguments(**elsewhere: str) -> Callable[[Called], Called]:
+    """Let a function or a class raise `UserError` for an argument that it does not have.
+
+    Args:
+        elsewhere: name of an argument that users may expect -> what to do in its place. Other names: the closest one is named.
+
+    >>> @known_arguments(lr="give it to the optimizer")
+    ... def train(epochs: int) -> None: ...
+    >>> train(lr=0.1)
+    Traceback (most recent call last):
+    ftlit.errors.UserError: train has no argument 'lr': give it to the optimizer
+    """
+
+    def decorate(called: Called) -> Called:
+        function: Any = called.__init__ if isinstance(called, type) else called  # type: ignore[misc]
+        names, owner = list(signature(called).parameters), called.__name__
+
+        @wraps(function)
+        def checking(*args: Any, **options: Any) -> Any:
+            if wrong := next((name for name in options if name not in names), None):
+                if wrong in elsewhere:
+                    raise UserError(f"{owner} has no argument {wrong!r}: {elsewhere[wrong]}")
+                raise unknown("argument", wrong, names, owner=owner)
+            return function(*args, **options)
+
+        if isinstance(called, type):
+            called.__init__ = checking  # type: ignore[misc]
+            return called
+        return checking  # type: ignore[return-value]
+
+    return decorate
 
 
 def _kinds_of(parameter: Parameter) -> Sequence[Kind]:

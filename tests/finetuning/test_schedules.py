@@ -106,7 +106,9 @@ def test_stages_are_named_by_their_layers_whatever_their_names(layers, preset, n
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"head": "fcc"}, r"Plain has no module 'fcc': did you mean 'fc'"),
+        ({"head": "fcc"}, r"Plain has no module 'fcc': did you mean head='fc'\? There are: stem, top, fc$"),
+        ({"head": "zzz"}, r"Plain has no module 'zzz': give head='fc', or another one of stem, top, fc$"),
+        ({"backbone": "stem.conv"}, r"Plain has no module 'stem.conv', because stem has no modules with parameters: build a Schedule"),
         ({"evry": 2}, "top_down has no argument 'evry': did you mean 'every'"),
         ({"backbone": "top"}, "Plain has 3 parameters outside of backbone='top' and head='fc'"),
         ({"layers": ["token", "steam", "top"]}, "no parameters .* 'steam': did you mean 'stem'"),
@@ -140,9 +142,13 @@ def test_a_factor_that_is_no_rate_is_one_line(scale):
         schedules.layer_lrs(Plain(), backbone="", head="fc", scale=scale)
 
 
-def test_of_modules_the_outermost_are_named_first():
-    with pytest.raises(UserError, match=r"no module 'zzz': give one of net, out, net\.stem, net\.pool"):
-        schedules.top_down(nn.ModuleDict({"net": Plain(), "out": nn.Linear(3, 2)}), backbone="net", head="zzz")
+def test_a_module_without_a_backbone_is_an_error_that_names_its_children_only():
+    module = nn.ModuleDict({"pool": nn.Flatten(), "encoder": Plain(), "fc": nn.Linear(3, 2)})
+    children = "give backbone='encoder', or another one of encoder, fc; or backbone='' if the module itself is the backbone"
+    with pytest.raises(UserError, match=f"has no module 'backbone': {children}$"):
+        schedules.layer_lrs(module)
+    with pytest.raises(UserError, match=r"has no module 'encoder\.zzz': give backbone='encoder\.stem', or another one of encoder\.stem, "):
+        schedules.layer_lrs(module, backbone="encoder.zzz", head="fc")
 
 
 def test_layers_are_unfrozen_from_the_top_in_whichever_order_they_are_given():

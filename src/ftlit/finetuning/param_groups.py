@@ -10,13 +10,17 @@ from torch.optim import Optimizer
 
 from ftlit.errors import UserError, in_quotes, shorten
 from ftlit.patterns import covers, first_match
-from ftlit.plain_arguments import plain_arguments
+from ftlit.plain_arguments import known_arguments, plain_arguments
 
 Part = TypeVar("Part")
 Group = dict[str, Any]
 EVERYTHING: Sequence[tuple[str, float]] = (("*", 1.0),)
 REL_TOLERANCE = 1e-6
 FLOORS = {"eta_min": "eta_min", "min_lr": "min_lrs"}  # arguments of torch's schedulers for the lowest rate -> their attributes
+RATES_ELSEWHERE = (
+    "give the learning rate to the optimizer, functools.partial(torch.optim.AdamW, lr=1e-3); a factor for each pattern to "
+    'build_optimizer(module, factory, [("head", 1.0), ("*", 0.1)]); and factors for later stages to Rates(..., stage_factors=[1, 0.1])'
+)
 NO_DECAY = " (no decay)"  # suffix of the name of a group without weight decay
 
 
@@ -49,6 +53,7 @@ def param_groups(module: nn.Module, lr_scale: Sequence[tuple[str, float]] = EVER
     return [group for group in groups.values() if group["params"]]
 
 
+@known_arguments(lr=RATES_ELSEWHERE)
 @plain_arguments
 def build_optimizer(
     module: nn.Module,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ftlit.errors import UserError, shorten, unknown
+from ftlit.errors import UserError, closest, shorten, unknown
 from ftlit.finetuning import presets
 from ftlit.finetuning.freeze import BatchNorm
 from ftlit.finetuning.param_groups import check_factors
@@ -19,7 +19,7 @@ from ftlit.finetuning.train_entries import pattern_of, with_pattern
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 from ftlit.models.lora import Lora
-from ftlit.patterns import covers, not_covered, outermost_first
+from ftlit.patterns import covers, not_covered, prefixes
 
 WORDS = {"all", "but", "and", "above", "biases", "norms", "LoRA"}  # of stage names; a layer of such a name keeps it there as it is
 OF_MATRICES = {
@@ -45,10 +45,26 @@ def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head")
             "as in StagedFinetuning(top_down(head='fc'))"
         )
     parts = dict(module.named_modules())
-    for path in (backbone, head):
+    for argument, path in (("backbone", backbone), ("head", head)):
         if path not in parts:
-            raise unknown("module", path, outermost_first(parts), owner=type(module).__name__)
+            raise _no_part(module, argument, path)
     return _layers_in(parts[backbone], head if not backbone else head.removeprefix(f"{backbone}."))
+
+
+def _no_part(module: nn.Module, argument: str, path: str) -> UserError:
+    """The error for a path that names no module. Where no child is alike, a backbone is the largest one, and a head the last one."""
+    parts = dict(module.named_modules())
+    above = next(prefix for prefix in (*reversed(prefixes(path)), "") if prefix in parts)
+    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in parts[above].named_children()}
+    names = [name for name, size in sizes.items() if size]
+    has, beside = f"{type(module).__name__} has no module {path!r}", shorten(_path(above, name) for name in names)
+    if not names:
+        return UserError(f"{has}, because {above or 'it'} has no modules with parameters: build a Schedule from stages")
+    if meant := closest(path.removeprefix(f"{above}."), names):
+        return UserError(f"{has}: did you mean {argument}={_path(above, meant)!r}? There are: {beside}")
+    likely = max(names, key=sizes.__getitem__) if argument == "backbone" else names[-1]
+    itself = "; or backbone='' if the module itself is the backbone" if argument == "backbone" else ""
+    return UserError(f"{has}: give {argument}={_path(above, likely)!r}, or another one of {beside}{itself}")
 
 
 def _layers_in(part: nn.Module, head: str) -> list[str]:

@@ -8,8 +8,10 @@ from typing import Literal
 from ftlit.errors import UserError, in_quotes, invalid
 from ftlit.finetuning.freeze import BatchNorm, check_batchnorm
 from ftlit.finetuning.lr_schedule import Rates
+from ftlit.finetuning.param_groups import RATES_ELSEWHERE
 from ftlit.finetuning.train_entries import Entry, Given, describe, entries_of
 from ftlit.formatting import count
+from ftlit.plain_arguments import known_arguments
 
 Mode = Literal["max", "min"]
 MODES: dict[str, Mode] = {
@@ -121,6 +123,7 @@ class Until:
         return self.patience is not None and self.waited(values) >= self.patience
 
 
+@known_arguments(lr=RATES_ELSEWHERE)
 @dataclass(frozen=True)
 class Stage:
     """A span of training in which exactly the parameters that `train` covers train; all others are frozen.
