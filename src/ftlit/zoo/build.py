@@ -124,13 +124,13 @@ def assemble_backbone(
     indices = sorted({backbone.index(layer) for layer in reinit})
     backbone.reinit = tuple(backbone.cuts[index] for index in indices)
     if file is not None and source is not None:
-        tensors, note = select(file, known_names(model, parts.layers), source.key)
-        resized = adapt(tensors) if adapt else ()
+        tensors, selected = select(file, known_names(model, parts.layers), source.key)
+        resized, adapted = adapt(tensors) if adapt else (), ""
         if isinstance(spec, InputSpec) and spec.channels != 3:
             own = {f"{layer}.{key}": tensor for layer, module in parts.layers.items() for key, tensor in module.state_dict().items()}
             adapted = adapt_weights(name, tensors, {**own, **model.state_dict()}, spec.channels)
-            note = "; ".join(filter(None, (note, adapted)))
         _fill(backbone, whole, model, tensors, file)
+        note = "; ".join(filter(None, (origin.note, selected, adapted)))
         backbone.origin = replace(backbone.origin, resized=(*backbone.origin.resized, *resized), note=note)
         if backbone.reinit:
             layers = fresh().layers

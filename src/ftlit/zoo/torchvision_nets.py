@@ -103,7 +103,8 @@ def load_backbone(
             whose ImageNet weights come with the extra `ftlit[photos]`.
         weights: `default`; a name that torchvision gives (`IMAGENET1K_V1`); a file (.pth, .pt, .th, .ckpt, .safetensors) with a
             state dict of the original network, with or without classifier, or of the backbone; a folder with such a file that has the
-            name of the network (`resnet50.pth`); `None` for random weights. The names of tensors may have any one prefix.
+            name of the network (`resnet50.pth`; `glyph` without such a file keeps its shipped weights); `None` for random weights. The
+            names of tensors may have any one prefix.
         weights_key: of the state dict to take, where a file holds several (`model_ema`, `teacher`); `None`: the first, EMA weights last.
         cut: keep the layers up to and including this one; see `Backbone.upto`.
         reinit: reinitialize these layers (names or indices), with the network's own initialisation and torch's global random state. The
@@ -120,11 +121,13 @@ def load_backbone(
     Raises:
         UserError: an unknown name, argument, cut or field; weights that cannot be loaded (before anything is built) or do not fit.
     """
-    net, weights = _net(name), file_of(weights, name)
+    net, typed, weights = _net(name), weights, file_of(weights, name)
     for argument in kwargs:
         if argument not in net.arguments:
             raise unknown("argument", argument, net.arguments, owner=name)
     source = find(weights, net.sources, weights_key)
+    if source and weights == "default" != typed:
+        source = replace(source, origin=replace(source.origin, note=f"backbone.weights={typed} has no file for {name}"))
     published = source is not None and source.published_as is not None
     known = (source and source.input_spec) or _default_spec(net)
     if in_chans == 1 and published and name.split("_")[0] in RENORMALISED:

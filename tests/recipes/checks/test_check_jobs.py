@@ -76,7 +76,7 @@ def test_a_backbone_whose_file_is_not_in_the_folder_of_weights_is_found_before_a
     line = error_of(config, *jobs)
     assert f"job 1 (backbone=resnet18) could not begin: backbone.weights={tmp_path} has no resnet18.pth" in line
     assert "(files there: resnet50.pth, vgg11.pth)" in line
-    check_jobs(config, {0: jobs[0]})
+    check_jobs(config, {0: jobs[0], 1: ["backbone=glyph", f"backbone.weights={tmp_path}"]})  # the second one keeps its shipped weights
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ftlit.models.backbone import Layers
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import load_backbone
 from ftlit.zoo.torchvision_nets import BUILDERS, Net
-from ftlit.zoo.weights.weight_sources import WeightSource, file_of, read
+from ftlit.zoo.weights.weight_sources import SHIPPED, WeightSource, file_of, has_file, read
 
 pytestmark = pytest.mark.zoo
 
@@ -256,6 +256,19 @@ def test_a_folder_gives_a_network_the_file_of_its_name(name, original, tmp_path)
     assert backbone.record["weights"] == str(tmp_path / name) and backbone.origin.describe() == f"file {tmp_path / name}"
     with pytest.raises(UserError, match=rf"has no squeezenet1_1.pth \(files there: {name}, .*\): in a folder"):
         load_backbone("squeezenet1_1", weights=tmp_path)
+
+
+def test_in_a_folder_of_other_weights_a_network_that_ftlit_ships_keeps_its_own_and_the_plan_says_so(original, tmp_path):
+    shipped = [name for name, net in BUILDERS.items() if "default" in net.sources and net.sources["default"].origin.kind == "shipped"]
+    assert shipped == list(SHIPPED)
+    torch.save(original.state_dict(), tmp_path / "shufflenet_v2_x0_5.pth")
+    backbone, default = load_backbone("glyph", weights=tmp_path), load_backbone("glyph")
+    assert all(torch.equal(tensor, default.state_dict()[name]) for name, tensor in backbone.state_dict().items())
+    assert backbone.record == default.record and has_file(tmp_path, "glyph")
+    assert backbone.origin.describe() == f"shipped glyph.safetensors; backbone.weights={tmp_path} has no file for glyph"
+    (tmp_path / "my_glyph.pth").touch()
+    with pytest.raises(UserError, match=r"if .*my_glyph\.pth is for glyph, give this path"):
+        load_backbone("glyph", weights=tmp_path)
 
 
 def test_two_files_for_one_network_in_a_folder_are_an_error(tmp_path):

@@ -28,6 +28,7 @@ SYNONYMS = {  # in lower case
     **dict.fromkeys(("imagenet", "imagenet1k", "pretrained", "true", "yes", "best"), "default"),
     **dict.fromkeys(("none", "random", "scratch", "false", "no"), "null"),
 }
+SHIPPED = ("glyph",)  # networks whose weights are part of ftlit
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,11 @@ def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike
         network: its name: `resnet18` is in `resnet18.pth` or, with the hash of a published file, in `resnet18-f37072fd.pth`.
 
     Returns:
-        The file; `weights` themselves where they are no folder, the folder of a run, or a folder without files of weights.
+        The file; `default` for a network of `SHIPPED` where the folder has files for other networks only; `weights` themselves where they
+        are no folder, the folder of a run, or a folder without files of weights.
 
     Raises:
-        UserError: several files fit, or the folder has files for other networks only.
+        UserError: several files fit, a file may be misnamed, or the folder has files for other networks only.
     """
     if weights is None or not (folder := Path(weights).expanduser()).is_dir() or is_run_folder(folder):
         return weights
@@ -115,8 +117,10 @@ def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike
         names = shorten(shown(file.name) for file in found)
         raise UserError(f"backbone.weights={weights} has several files for {network} ({names}): keep only one of them in the folder")
     if files and not found:
-        there = shorten(shown(file.name) for file in files)
         near = next((file for file in files if _plain(network) in _plain(file.stem)), None)
+        if network in SHIPPED and near is None:
+            return "default"
+        there = shorten(shown(file.name) for file in files)
         remedy = f"if {shown(near)} is for {network}, give this path" if near else "add it"
         raise UserError(
             f"backbone.weights={weights} has no {network}{files[0].suffix} (files there: {there}): in a folder, a file must be named after "
@@ -126,9 +130,12 @@ def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike
 
 
 def has_file(weights: str | PathLike[str], network: str) -> bool:
-    """Whether `weights` are a file, or a folder with a file for the network; see `file_of`."""
+    """Whether `weights` are a file, or a folder from which the network has weights; see `file_of`."""
     path = Path(weights).expanduser()
-    return bool(_named_after(network, path.iterdir())) if path.is_dir() and not is_run_folder(path) else path.is_file()
+    if not path.is_dir() or is_run_folder(path):
+        return path.is_file()
+    files = [file for file in path.iterdir() if file.suffix in SUFFIXES]
+    return bool(_named_after(network, files) or (files and network in SHIPPED))
 
 
 def _named_after(network: str, files: Iterable[Path]) -> list[Path]:
