@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftlit.cli.parsers import cache_parser, embed_parser, export_parser, predict_parser, report_parser
+from ftlit.cli.parsers import cache_parser, consolidate_parser, embed_parser, predict_parser, report_parser
 from ftlit.errors import UserError
 
 
@@ -29,7 +29,7 @@ def test_paths_may_stand_on_both_sides_of_an_option(words):
         (cache_parser, ["prune", "--max-gb", "ten"], "cache prune: --max-gb ten: give a number"),
         (predict_parser, ["run", "a", "--top", "many"], "predict: --top many: give a whole number"),
         (embed_parser, ["resnet18", "a"], "ftlit embed needs --out; example: ftlit embed resnet18 "),
-        (export_parser, ["run", "more", "--to", "onnx"], "ftlit export has no argument 'more': leave it out, or see ftlit export --help"),
+        (consolidate_parser, ["run", "more"], "ftlit consolidate has no argument 'more': leave it out, or see ftlit consolidate --help"),
         (report_parser, [], "ftlit report needs FOLDER; example: ftlit report runs/mine"),
     ],
 )

@@ -30,8 +30,6 @@ from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.processes.process_state import process_state
 from ftlit.run_folder import existing_run
 
-LOW_AGREEMENT = "use predict.py of an export without --with-preprocessing, which prepares images exactly as ftlit predict does"
-
 
 def main() -> None:
     """Run the subcommand that the command line names. Exit status 2 for an unknown one, and for an error of the user; where nobody reads
@@ -130,10 +128,10 @@ def embed(arguments: list[str]) -> None:
 
 
 def export(arguments: list[str]) -> None:
-    """Write a run's network to a file that needs no ftlit, print the file and how to use it. Raises `SystemExit` with status 1 where a file
-    that prepares images differs too often from `ftlit predict`.
-    """
-    given = export_parser().parse_args(arguments)
+    """Write a run's network to a file that needs no ftlit, and print its use. `SystemExit` with status 1 where it predicts otherwise."""
+    given = export_parser().parse_intermixed_args(arguments)
+    if given.places and not given.with_preprocessing:
+        raise UserError(f"{given.places[0]!r} has no effect without --with-preprocessing: leave it out, or add this option")
     if given.trust:
         search_current_folder()
     existing_run(given.run)
@@ -141,15 +139,16 @@ def export(arguments: list[str]) -> None:
     with quick_imports():  # here, so that --help stays fast
         from ftlit.export.hand_over import hand_over
         from ftlit.export.images_to_logits import Variant
+        from ftlit.recipes.resuming.stored_data import moved_photos, places_of
 
     if sys.stderr.isatty():  # before seconds of silence
         print(f"exporting {given.run} (--to {given.to}), then comparing the file with the run", file=sys.stderr)
-    found = hand_over(given.run, given.to, given.out, Variant(given.with_preprocessing, given.half), trust=given.trust)
+    moved = partial(moved_photos, places=places_of(given.places, "ftlit export")) if given.places else None
+    found = hand_over(given.run, given.to, given.out, Variant(given.with_preprocessing, given.half), trust=given.trust, moved=moved)
     print(found.path, found.usage, sep="\n")
     if found.agreement is not None:
-        print(f"ftlit: {found.agreement.describe()}", file=sys.stderr)
+        print(*(f"ftlit: {line}" for line in found.agreement.messages()), sep="\n", file=sys.stderr)
         if not found.agreement.enough:
-            print(f"ftlit: the same class is needed for at least {found.agreement.least:.0%}: {LOW_AGREEMENT}", file=sys.stderr)
             sys.exit(1)
 
 
@@ -175,7 +174,7 @@ def demo(arguments: list[str]) -> None:
     from ftlit.recipes.resuming.stored_data import places_of, train_examples
 
     check_packages()
-    places = places_of(given.places)
+    places = places_of(given.places, "ftlit demo")
     network = load(given.run, trust=given.trust)
     train, why = train_examples(Path(given.run).expanduser(), network, places)
     if train is None and places:

@@ -60,9 +60,7 @@ def predict_parser() -> _Parser:
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint")
     _add_paths(parser)
-    parser.add_argument(
-        "--top", type=int, default=1, metavar="K", help="the number of most probable classes to print (default: %(default)s)"
-    )
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="number of most probable classes to print (default: %(default)s)")
     parser.add_argument("--format", default="csv", help="csv, or jsonl: one JSON object per line (default: %(default)s)")
     _add_reading(parser)
     parser.add_argument(
@@ -123,6 +121,7 @@ def export_parser() -> _Parser:
         epilog="example: ftlit export runs/mine --to onnx",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint in it")
+    _add_places(parser)
     parser.add_argument(
         "--to",
         required=True,
@@ -153,11 +152,7 @@ def consolidate_parser() -> _Parser:
         "others. It needs memory for the weights, but no GPU.",
         epilog="example: ftlit consolidate runs/mine",
     )
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        help="folder of a run: its best epoch, or its last step if there is none; or a checkpoint",
-    )
+    parser.add_argument("run", metavar="RUN", help="folder of a run: its best epoch, or its last step if there is none; or a checkpoint")
     parser.add_argument(
         "--out", metavar="FILE", help="file to write (default: checkpoints/best.ckpt of the run, or last-whole.ckpt beside last.ckpt)"
     )
@@ -173,12 +168,16 @@ def demo_parser() -> _Parser:
         epilog="example: ftlit demo runs/mine",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint")
-    parser.add_argument(
-        "places", nargs="*", metavar="data.root=FOLDER", help="where the data of the run are now, if they were moved; or data.csv=FILE"
-    )
+    _add_places(parser)
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port of the page; 0: any that is free (default: %(default)s)")
     _add_trust(parser)
     return parser
+
+
+def _add_places(parser: _Parser) -> None:
+    parser.add_argument(
+        "places", nargs="*", metavar="data.root=FOLDER", help="where the data of the run are now, if they were moved; or data.csv=FILE"
+    )
 
 
 def _add_paths(parser: _Parser) -> None:

@@ -1,6 +1,6 @@
 """Compare an exported file that prepares images itself with `ftlit predict`, on photos: how often both name the same class."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from ftlit.report.run_files import read_predictions
 
 MOST_PHOTOS = 500
 NO_FILES = "no test images whose files are there"
+MOVED = "if the data were moved, add data.root=FOLDER or data.csv=FILE to the command"
+LOW_AGREEMENT = "use predict.py of an export without --with-preprocessing, which prepares images exactly as ftlit predict does"
 
 
 class Agreement(NamedTuple):
@@ -48,6 +50,12 @@ class Agreement(NamedTuple):
         kind = "training images of the run, which has no test images (final=true)" if self.split == "train" else "test images of the run"
         return f"the file and ftlit predict name the same class for {self.same} of {self.images} {kind}"
 
+    def messages(self) -> Iterator[str]:
+        """Lines for the command line: the comparison, and what to do where there was none, or where the class differs too often."""
+        yield self.describe() if self.images else f"{self.describe()}; {MOVED}"
+        if not self.enough:
+            yield f"the same class is needed for at least {self.least:.0%}: {LOW_AGREEMENT}"
+
 
 class Photos(NamedTuple):
     """Images of a run that are files.
@@ -62,9 +70,13 @@ class Photos(NamedTuple):
 
 
 def photos_of(run: Path) -> Photos:
-    """The test images of a run that are files, or its training images if it has no test images: at most `MOST_PHOTOS`, evenly among all."""
+    """The test images of a run that are files, or its training images if it has no test images; see `some_of`."""
     split, names = _names(run)
-    files = [path for path in map(Path, names) if path.is_file()]
+    return some_of(split, [path for path in map(Path, names) if path.is_file()])
+
+
+def some_of(split: Split, files: Sequence[Path]) -> Photos:
+    """At most `MOST_PHOTOS` of these images, evenly among all."""
     return Photos(split, [files[place] for place in torch.linspace(0, len(files) - 1, min(len(files), MOST_PHOTOS)).long().tolist()])
 
 

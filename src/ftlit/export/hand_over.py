@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, shorten
-from ftlit.export.agreement import Agreement, compare, photos_of
+from ftlit.export.agreement import Agreement, Photos, compare, photos_of
 from ftlit.export.export_formats import ExportFormat
 from ftlit.export.export_network import export, format_of, metadata_of
 from ftlit.export.images_to_logits import Variant
@@ -59,8 +60,8 @@ def export_run(
     Args:
         run: its folder, or a checkpoint in it; or a network of your own, see `ftlit.Network`, on the CPU and in evaluation mode.
         to: `torchvision`, `timm`, `torch` or `onnx`; see `export`.
-        out: the file; by default `export/<format>/<name of the network>` in the run's folder, or beside a checkpoint that lies elsewhere. A
-            network of your own has no default.
+        out: the file; by default `export/<format>/<name of the network>` in the run's folder, or beside a checkpoint that lies elsewhere,
+            with `-with-preprocessing` after the name of a file that prepares images. A network of your own has no default.
         preprocessing: the file takes images of 8 bits of any size, and resizes, crops and normalises them; `torch` and `onnx` only.
         half: store the weights in float16.
         trust: see `ftlit.load`.
@@ -76,14 +77,33 @@ def export_run(
     return found.path, found.usage
 
 
-def hand_over(run: str | Path | Network, to: str, out: str | Path | None, variant: Variant, *, trust: bool = False) -> HandOver:
-    """Do what `export_run` does, and compare a file that prepares images with `ftlit predict` on images of the run."""
+def hand_over(
+    run: str | Path | Network,
+    to: str,
+    out: str | Path | None,
+    variant: Variant,
+    *,
+    trust: bool = False,
+    moved: Callable[[Path, Network], Photos] | None = None,
+) -> HandOver:
+    """Do what `export_run` does, and compare a file that prepares images with `ftlit predict` on images of the run.
+
+    Args:
+        run: see `export_run`.
+        to: see `export_run`.
+        out: see `export_run`.
+        variant: options of the file.
+        trust: see `export_run`.
+        moved: folder and network of the run -> its images, where they are now; `None`: where the run read them.
+    """
     export_format = format_of(to, out)
     network = _network_of(run, to, out, trust=trust)
     name = re.sub(r"[^\w.-]", "_", str((network.backbone.record or {}).get("name", "network")))
+    name += "-with-preprocessing" if variant.preprocessing else ""  # a file that takes other images does not replace the plain one
     folder, best = (Path(out or "").expanduser().parent, False) if isinstance(run, Network) else _folder_of(run)
     path = folder / "export" / to / f"{name}{export_format.suffixes[0]}" if out is None else Path(out).expanduser()
     _check_beside(path)
+    photos = moved(folder, network) if moved else None  # raises before the seconds of the export
     facts = facts_of(folder) if best else CardFacts()
     agreements: list[Agreement] = []
 
@@ -93,7 +113,7 @@ def hand_over(run: str | Path | Network, to: str, out: str | Path | None, varian
         (written.parent / LABELS).write_text("".join(f"{_label(name)}\n" for name in network.class_names), encoding="utf-8")
         sample = _write_sample(network, target, written.parent)
         if variant.preprocessing:
-            agreements.append(compare(network, logits, photos_of(folder), export_format.least_agreement or 0))
+            agreements.append(compare(network, logits, photos or photos_of(folder), export_format.least_agreement or 0))
             network.to("cpu", precision="32-true")
         card = model_card(
             network,

@@ -26,7 +26,8 @@ def predict_script(network: Network, export_format: ExportFormat, file: Path, va
     suffixes = '{".npy"}' if spec.takes_bands else "Image.registered_extensions()"
     packages = " ".join(dict.fromkeys(name.partition(".")[0] for name in (*export_format.packages, "numpy", "pillow")))
     lines = [
-        f'"""python predict.py IMAGE_OR_FOLDER ...  prints the class of each image (pip install {packages}). Written by ftlit export."""',
+        '"""python predict.py IMAGE_OR_FOLDER ...  prints path, class and probability of each image, separated by tabs '
+        f'(pip install {packages}). Written by ftlit export."""',
         "import pathlib, signal, sys",
         f"import numpy as np, {', '.join(export_format.packages)}",
         f"from PIL import Image{'' if spec.takes_bands else ', ImageOps'}",

@@ -1,4 +1,4 @@
-"""The training images of a run are found again by its config alone, and nothing that the config names is imported."""
+"""The images of a run are found again by its config alone, and nothing that the config names is imported."""
 
 import shutil
 import sys
@@ -12,7 +12,10 @@ from paths import ROOT
 from PIL import Image
 
 from ftlit import UserError, load
-from ftlit.recipes.resuming.stored_data import places_of, train_examples
+from ftlit.cli import main
+from ftlit.data.splitting.stored_split import read_split
+from ftlit.formats import read_json, write_json
+from ftlit.recipes.resuming.stored_data import moved_photos, places_of, train_examples
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +49,7 @@ def test_data_that_were_moved_are_named_and_found_at_their_new_place(run, tmp_pa
     try:
         found, why = train_examples(run, network)
         assert found is None and why == f"there is no data.root={old}; if the data were moved, add data.root=... to the command"
-        found, why = train_examples(run, network, places_of([f"data.root={tmp_path / 'new'}"]))
+        found, why = train_examples(run, network, places_of([f"data.root={tmp_path / 'new'}"], "ftlit demo"))
         assert why == "" and [path.relative_to(tmp_path / "new") for path in found.sources] == [
             path.relative_to(old) for path in expected.sources
         ]
@@ -61,7 +64,7 @@ def test_data_that_were_moved_are_named_and_found_at_their_new_place(run, tmp_pa
         (run.parent / "away").rename(old)
     for word, says in (("data.rot=x", "did you mean 'data.root'"), ("data.root=", "has no value"), ("x", "give one of data.root")):
         with pytest.raises(UserError, match=says):
-            places_of([word])
+            places_of([word], "ftlit demo")
 
 
 def test_data_of_a_users_own_are_not_imported_and_missing_ones_have_a_reason(run, tmp_path):
@@ -92,3 +95,54 @@ def test_a_data_set_that_can_be_downloaded_is_not_refused_because_its_folder_is_
         (moved / "config.yaml").write_text(yaml.safe_dump(config))
         assert train_examples(moved, network)[1].startswith(why)
     assert train_examples(moved, network, {"root": "/none"})[1] == "there is no data.root=/none"
+
+
+def test_an_export_that_prepares_images_is_compared_where_the_data_are_now_and_lies_beside_the_plain_file(
+    run, tmp_path, monkeypatch, capsys
+):
+    moved, old = tmp_path / "run", run.parent / "photos"
+    shutil.copytree(run, moved)
+    shutil.copytree(old, tmp_path / "new")
+
+    def export(*words):
+        monkeypatch.setattr(sys, "argv", ["ftlit", "export", str(moved), "--to", "torch", *words])
+        try:
+            main.main()
+            return capsys.readouterr().err
+        except SystemExit as end:
+            return f"{end.code}: {capsys.readouterr().err}"
+
+    export()
+    plain = (moved / "export/torch/glyph.pt2").read_bytes()
+    old.rename(run.parent / "away")
+    try:
+        error = export("--with-preprocessing")
+        remedy = "; if the data were moved, add data.root=FOLDER or data.csv=FILE to the command\n"
+        assert "the run has no test images whose files are there, so the file was not compared" in error and error.endswith(remedy)
+        assert "data.root" not in (moved / "export/torch/README.md").read_text()  # it is for other readers
+        test = len(read_split(moved).images["test"])
+        error = export("--with-preprocessing", f"data.root={tmp_path / 'new'}")
+        assert test and f"name the same class for {test} of {test} test images of the run\n" in error
+        card, script = ((moved / "export/torch" / name).read_text() for name in ("README.md", "predict.py"))
+        assert "glyph-with-preprocessing.pt2, " in card and "here / 'glyph-with-preprocessing.pt2'" in script
+        assert (moved / "export/torch/glyph.pt2").read_bytes() == plain
+        assert (
+            export("--with-preprocessing", "data.root=/no")
+            == f"2: ftlit: the test images of {moved} are not found: there is no data.root=/no\n"
+        )
+        assert "2: ftlit: 'data.root=/no' has no effect without --with-preprocessing" in export("data.root=/no")
+        assert "ftlit export RUN has no option data.rot: did you mean 'data.root'?" in export(
+            "--with-preprocessing", "data.rot=/no"
+        ).replace("'data.rot'", "data.rot")
+        network = load(moved)
+        write_split_without_test(moved)
+        photos = moved_photos(moved, network, {"root": str(tmp_path / "new")})
+        assert photos.split == "train" and photos.paths and all(path.is_relative_to(tmp_path / "new") for path in photos.paths)
+    finally:
+        (run.parent / "away").rename(old)
+
+
+def write_split_without_test(run):
+    content = read_json(run / "split.json")
+    content["splits"]["test"] = {name: [] for name in content["splits"]["test"]}
+    write_json(run / "split.json", content)

@@ -1,4 +1,4 @@
-"""The training images of a run that has ended, read again from the data that its config names."""
+"""The images of a run that has ended, read again from the data that its config names."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ftlit.data.dataset import Examples
+from ftlit.data.dataset import Examples, Split
 from ftlit.data.splitting.stored_split import FILE, read_split
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.export.agreement import Photos, some_of
 from ftlit.features.image_hashes import cached_hashes
 from ftlit.formatting import shown
 from ftlit.inference.network import Network
@@ -20,8 +21,12 @@ PREFIX = "data:"  # of the names of built-in data sources in a stored config
 PLACES = DATA_OPTIONS[:-1]  # where the data are
 
 
-def places_of(words: Sequence[str]) -> dict[str, str]:
+def places_of(words: Sequence[str], command: str) -> dict[str, str]:
     """Name of an option -> its value, for words such as `data.root=FOLDER`: where the data of a run are now.
+
+    Args:
+        words: of the command line.
+        command: that takes them, such as `ftlit demo`.
 
     Raises:
         UserError: another option, or a word without a value.
@@ -30,7 +35,7 @@ def places_of(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         name, _, value = word.partition("=")
         if name not in PLACES:
-            raise unknown("option", name, PLACES, owner="ftlit demo RUN")
+            raise unknown("option", name, PLACES, owner=f"{command} RUN")
         if not value:
             raise UserError(f"{name} has no value: give the folder or file where the data are now, as in {name}=...")
         found[name.removeprefix("data.")] = value
@@ -47,7 +52,30 @@ def train_examples(run: Path, network: Network, places: Mapping[str, str] | None
         network: of the run.
         places: see `places_of`; `None`: where the run read them.
     """
-    places = places or {}
+    return _examples(run, network, "train", places or {})
+
+
+def moved_photos(run: Path, network: Network, places: Mapping[str, str]) -> Photos:
+    """The images with which an export of the run is compared, where they are now: those of test, or of train if all were in train.
+
+    Args:
+        run: folder of the run.
+        network: of the run.
+        places: see `places_of`.
+
+    Raises:
+        UserError: none of them is there as a file, and why.
+    """
+    split: Split = "train" if (run / FILE).is_file() and not read_split(run).images["test"] else "test"
+    found, why = _examples(run, network, split, places)
+    files = [content for content in found.contents or () if isinstance(content, Path)] if found else []
+    if not files:
+        raise UserError(f"the {split} images of {run} are not found: {why or 'these data are no files of images'}")
+    return some_of(split, files)
+
+
+def _examples(run: Path, network: Network, split: Split, places: Mapping[str, str]) -> tuple[Examples | None, str]:
+    """The images of a split, and why there are none; see `train_examples`."""
     try:
         stored = read_config(run) if run.is_dir() else None
         if stored is None:
@@ -62,18 +90,18 @@ def train_examples(run: Path, network: Network, places: Mapping[str, str] | None
         options |= places
         if gone := _gone(options, places):
             return None, gone
-        final, split = bool(stored.settings.get("final")), read_split(run, only_if_missing=True) if (run / FILE).is_file() else None
-        if split and "split_from" in options:
-            options["split_from"] = None if final else split  # by that of a final run nothing is left for val and test
+        final, kept = bool(stored.settings.get("final")), read_split(run, only_if_missing=True) if (run / FILE).is_file() else None
+        if kept and "split_from" in options:
+            options["split_from"] = None if final else kept  # by that of a final run nothing is left for val and test
         data = DATA_SOURCES[target.removeprefix(PREFIX)](input_spec=network.input_spec, **options)
     except (ValueError, TypeError, OSError) as error:  # a config that was edited, or data that are gone
         return None, one_line(error)
     if not isinstance(data, ImageData) or list(data.class_names) != list(network.class_names):
         return None, "the data have other classes now"
-    train = (with_all_in_train(data) if final else data).collection.splits["train"]
-    if split and train.contents is not None:  # without images that are new since
-        train = train.subset([place for place, image in enumerate(cached_hashes(train)) if split.split_of.get(image) == "train"])
-    return (train, "") if len(train) else (None, "none of the images of the run is among these data, by their content")
+    found = (with_all_in_train(data) if final else data).collection.splits[split]
+    if kept and found.contents is not None:  # without images that are new since
+        found = found.subset([place for place, image in enumerate(cached_hashes(found)) if kept.split_of.get(image) == split])
+    return (found, "") if len(found) else (None, "none of the images of the run is among these data, by their content")
 
 
 def _gone(options: Mapping[str, Any], given: Mapping[str, str]) -> str:
