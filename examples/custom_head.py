@@ -14,11 +14,14 @@ from ftlit.lit.datamodules.image_sources import digits_data
 
 
 class CosineHead(nn.Module):
-    """Logits are scaled cosines between features (N, in_features) and class vectors (num_classes, in_features)."""
+    """Logits are cosines between features (N, in_features) and class vectors (num_classes, in_features), times a scale that trains too
+    (Gidaris and Komodakis 2018).
+    """
 
-    def __init__(self, in_features: int, num_classes: int, *, scale: float = 10.0) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, scale: float = 16.0) -> None:
         super().__init__()
-        self.weight, self.scale = nn.Parameter(torch.randn(num_classes, in_features)), scale
+        self.weight = nn.Parameter(1e-3 * torch.randn(num_classes, in_features))  # short vectors turn to their classes in few steps
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.scale * nn.functional.normalize(features) @ nn.functional.normalize(self.weight).T

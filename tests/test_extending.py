@@ -58,6 +58,18 @@ def test_the_examples_train_together(make):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_the_example_head_learns_in_ten_steps_at_the_learning_rate_of_a_scenario(make):
+    torch.manual_seed(0)
+    head, labels = make("head", in_features=128, num_classes=10), torch.arange(50) % 10
+    features = torch.rand(10, 128)[labels] + 0.1 * torch.randn(50, 128)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
+    for _ in range(10):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(head(features), labels).backward()
+        optimizer.step()
+    assert (head(features).argmax(1) == labels).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_example_probe_separates_separable_classes(make, classes):
     probes = make("probe")
