@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 from torchvision.transforms.v2.functional import normalize
 
-from ftlit import UserError, export_run, load_backbone, load_timm
+from ftlit import Backbone, UserError, export_run, load_backbone, load_timm
 from ftlit.cli.main import main
 from ftlit.export.export_formats import EXPORT_FORMATS
 from ftlit.export.export_network import export
@@ -229,7 +229,7 @@ def test_a_network_that_cannot_be_traced_is_a_one_line_error(runs, tmp_path):
 
 
 def test_a_network_of_texts_cannot_be_exported(runs, tmp_path):
-    from ftlit import Backbone, TextSpec
+    from ftlit import TextSpec
 
     texts = Backbone({"embeddings": nn.Embedding(9, 4)}, TextSpec("none"))
     with pytest.raises(UserError, match="takes texts"):
@@ -247,6 +247,9 @@ def test_a_network_of_ones_own_is_exported_as_that_of_a_run_is(tmp_path):
         UserError, match=r"^a Network has no run folder for the file: give out, as in export_run\(network, 'torch', 'export/"
     ):
         export_run(network, "torch")
+    own = replace(network, backbone=Backbone(dict(backbone.items()), backbone.input_spec))
+    with pytest.raises(UserError, match=r"because its backbone was not loaded by a name of torchvision, .*: give --to torch or --to onnx$"):
+        export_run(own, "torchvision", tmp_path / "other" / "net.pth")
 
 
 def test_a_network_of_a_plain_model_is_an_error_that_names_the_conversion():

@@ -29,6 +29,8 @@ NOT_ARGUMENTS = ("loader", "name", "weights", "weights_key", "input_spec", "cut"
 def builder(network: Network, library: Library) -> tuple[str, dict[str, Any]]:
     """Name and arguments of the network as the library builds it. Raises `UserError` if the library does not have it."""
     record = network.backbone.record or {}
+    if not record:
+        raise _no_original(library, f"its backbone was not loaded by a name of {library}, as ftlit.load_backbone loads it")
     name = record.get("name", "the backbone")
     by_timm = record.get("loader") == "timm" or name == PHOTO_BACKBONE
     by_torchvision = record.get("loader") == "torchvision" and name in models.list_models(module=models)
