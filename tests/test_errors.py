@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -10,7 +11,7 @@ from composed_configs import composed
 
 from ftlit import FeatureData, InputSpec, UserError, load_backbone
 from ftlit.cli import train
-from ftlit.errors import closest, in_python, named_options
+from ftlit.errors import closest, closest_path, in_python, named_options, nearest, unknown
 from ftlit.formats import DamagedFile
 from ftlit.lit.datamodules.image_sources import digits_data, folder_data
 from ftlit.recipes.config.hydra_internals import fresh_hydra
@@ -99,3 +100,19 @@ def test_a_job_in_a_process_of_a_launcher_names_options(in_a_script, tmp_path, m
 )
 def test_of_names_that_are_as_close_by_their_letters_the_likeliest_is_proposed(given, names, meant):
     assert closest(given, names) == meant
+
+
+def test_other_names_that_are_almost_as_close_are_proposed_too_but_not_for_a_mere_slip():
+    names = ["efficientnet_b0", "efficientnet_b1", "efficientnet_lite0", "efficientnet_v2_m", "efficientnet_v2_s", "squeezenet1_1"]
+    assert nearest("efficentnet", names) == ["efficientnet_b0", "efficientnet_v2_m", "efficientnet_lite0"]
+    proposed = "did you mean 'efficientnet_b0', 'efficientnet_v2_m' or 'efficientnet_lite0'? There are: "
+    assert proposed in str(unknown("option", "efficentnet", names, owner="backbone"))
+    assert nearest("efficientnet_b00", names) == ["efficientnet_b0"] and nearest("vit", names) == []
+
+
+def test_a_path_is_proposed_only_if_its_name_is_similar_and_it_is_accepted(tmp_path):
+    for name in ("fine", "photos"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "photo.csv").touch()
+    assert closest_path(tmp_path / "photo", Path.is_dir) == tmp_path / "photos"
+    assert closest_path(tmp_path / "photo", Path.is_file) is closest_path(tmp_path / "nope") is closest_path(tmp_path / "no/ne") is None

@@ -1,12 +1,13 @@
 """Errors of the user, one line each: what was given, what is accepted, the closest match."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import SequenceMatcher, get_close_matches
 from functools import partial
 from itertools import takewhile
 from math import isfinite
+from pathlib import Path
 from threading import Event
 
 SYNONYMS = {"mean": "average", "avg": "average"}  # of which another name is nearer by its letters
@@ -108,22 +109,60 @@ def invalid(option: str, value: object, options: Iterable[object]) -> UserError:
 
 
 def _proposal(given: object, names: Sequence[str]) -> str:
-    """The closest of the names if there is one, then all.
+    """The closest of the names if there are any, then all.
 
     >>> _proposal("tpo", ["top"]), _proposal("low", ["top"])
     ("did you mean 'top'?", 'give top')
     """
-    meant = closest(given, names)
-    if len(names) == 1:
-        return f"did you mean {meant!r}?" if meant else f"give {names[0]}"
-    return f"did you mean {meant!r}? There are: {shorten(names)}" if meant else f"give one of {shorten(names)}"
+    near = [repr(name) for name in nearest(given, names)]
+    if not near:
+        return f"give one of {shorten(names)}" if len(names) > 1 else f"give {names[0]}"
+    meant = f"did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?"
+    return f"{meant} There are: {shorten(names)}" if len(names) > 1 else meant
 
 
-def closest(given: object, names: Sequence[str]) -> str | None:
-    """The name that is most like the given one; `None` where none is."""
+def nearest(given: object, names: Sequence[str]) -> list[str]:
+    """The closest name, with up to two others that are almost as close unless one letter or two are wrong. Empty where no name is close.
+
+    Of names that are equal up to a number, such as efficientnet_b0 and efficientnet_b1, only the closest one counts.
+
+    >>> nearest("efficentnet", ["efficientnet_b0", "efficientnet_b1", "efficientnet_lite0", "squeezenet"])
+    ['efficientnet_b0', 'efficientnet_lite0']
+    >>> nearest("layr4", ["layer3", "layer4"])
+    ['layer4']
+    """
+    if (best := closest(given, names)) is None:
+        return []
+    ratios = {name: SequenceMatcher(None, name, str(given)).ratio() for name in (best, *names)}
+    if not 0.7 < ratios[best] < 0.9:
+        return [best]
+    stems: dict[str, str] = {}
+    for name in sorted(ratios, key=lambda name: -ratios[name]):
+        stems.setdefault(re.split(r"\d", name)[0], name)
+    return [best, *(name for name in stems.values() if name != best and ratios[name] > max(0.7, ratios[best] - 0.1))][:3]
+
+
+def closest_path(path: Path, accepts: Callable[[Path], bool] = Path.exists) -> Path | None:
+    """The file or folder beside a missing one whose name is most like it, of those that are accepted; `None` where none is similar."""
+    try:
+        beside = sorted(other.name for other in path.parent.iterdir() if accepts(other))
+    except OSError:
+        return None
+    near = closest(path.name, beside, least=0.75)
+    return path.parent / near if near else None
+
+
+def closest(given: object, names: Sequence[str], *, least: float = 0.5) -> str | None:
+    """The name that is most like the given one; `None` where none is.
+
+    Args:
+        given: the name.
+        names: those that there are.
+        least: the lowest similarity, in [0, 1], as of `SequenceMatcher.ratio`.
+    """
     if (other := SYNONYMS.get(str(given))) in names:
         return other
-    near = sorted(get_close_matches(str(given), names, n=9, cutoff=0.5), key=partial(_distance, str(given), list(names)))
+    near = sorted(get_close_matches(str(given), names, n=9, cutoff=least), key=partial(_distance, str(given), list(names)))
     plain = {_plain(name): name for name in names}
     return plain.get(_plain(str(given))) or (near[0] if near else None)
 

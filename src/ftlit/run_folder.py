@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ftlit.errors import UserError, closest, shorten
+from ftlit.errors import UserError, closest_path, shorten
 from ftlit.files import part_of
 from ftlit.formats import DamagedFile, JsonObject, read_json, write_json
 from ftlit.formatting import shell_word, shown
@@ -26,6 +26,9 @@ BACKBONE = "backbone.json"  # what `backbone=auto` measured and chose
 COMMAND = "command.json"  # the command of the run, and its words, with which `again=RUN` repeats it
 SHARDS_META = "meta.ckpt"  # in a folder of shards, which is a checkpoint of training with sharded weights
 REPORT = "run.json"  # in `report/`
+
+DEFAULT_RUNS = Path("runs")  # where runs are, by default in folders of their day
+FOLDER_OF_A_RUN = "the folder that ftlit train printed at its end"
 
 Result = JsonObject | list[JsonObject]
 
@@ -56,18 +59,32 @@ def existing_run(run: str | Path) -> Path:
     return path
 
 
-def runs_in(folder: Path) -> str:
-    """The first runs in a folder that is not one itself, as text; empty where there are none."""
-    return "" if is_run_folder(folder) else shorten((shown(inner) for inner in sorted(folder.iterdir()) if is_run_folder(inner)), most=3)
-
-
 def meant_run(path: Path) -> str:
-    """The end of an error for a path that does not exist: the run beside it with the closest name; empty where there is none."""
-    with suppress(OSError):
-        near = closest(path.name, [folder.name for folder in path.parent.iterdir() if folder.is_dir()])
-        if near and is_run_folder(path.parent / near):
-            return f"; did you mean {shown(path.parent / near)}?"
+    """The end of an error for a run that does not exist: the run beside it with a similar name, or else the newest ones; may be empty."""
+    if near := closest_path(path, is_run_folder):
+        return f": did you mean {shown(near)}?"
+    runs = runs_near(path.parent)
+    return f": give a run, such as {runs}" if runs else ""
+
+
+def no_run(folder: Path, what: str = "a run") -> UserError:
+    """The error for a folder that is there, but is none of a run."""
+    runs = runs_near(folder)
+    return UserError(f"{shown(folder)} is not the folder of {what}: give {f'one, such as {runs}' if runs else FOLDER_OF_A_RUN}")
+
+
+def runs_near(folder: Path) -> str:
+    """The newest runs in a folder, or else in `runs` in the current folder, as text; empty where there are none."""
+    for place, pattern in ((folder, "*"), (DEFAULT_RUNS, "*"), (DEFAULT_RUNS, "*/*")):
+        with suppress(OSError):
+            if found := [inner for inner in place.glob(pattern) if is_run_folder(inner)]:
+                return shorten(map(shown, sorted(found, key=_newest_first)), most=3)
     return ""
+
+
+def _newest_first(run: Path) -> tuple[bool, float]:
+    """The order of runs in a message: those with checkpoints before sweeps and measurements."""
+    return not (run / "checkpoints").is_dir(), -run.stat().st_mtime
 
 
 def _holds(path: Path, text: bytes) -> bool:

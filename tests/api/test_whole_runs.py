@@ -70,6 +70,8 @@ def test_what_a_run_returns(photos, tmp_path, monkeypatch):
         assert len(ftlit.predict(result.folder, photos / "red")) == 10
     with pytest.raises(UserError, match="there is no file or folder"):
         result.predict("nowhere")
+    with pytest.raises(UserError, match=r"there is no file or folder .*/redd': did you mean .*/red'\?"):
+        result.predict(photos / "redd")
     with pytest.raises(UserError, match="holds no run"):
         ftlit.Finetuned(photos)
     assert ftlit.Finetuned(str(result.folder)) == result

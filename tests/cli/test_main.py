@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from ftlit import UserError
 from ftlit.cli import first_checks, main
 
 
@@ -42,6 +43,23 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, f"ftlit: {line}\n")
+
+
+def test_a_similar_path_of_images_is_proposed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new_photos").mkdir()
+    for words in (["new_photo"], ["x.png", "new_photo"]):
+        with pytest.raises(UserError, match=r"^there is no file or folder .*: did you mean new_photos\?$"):
+            first_checks.check_inputs(words)
+
+
+@pytest.mark.parametrize(
+    "words", [["--output", "x.csv"], ["--output=x.csv"], ["-o", "x.csv"], ["--out", "x.csv"]], ids=["output", "equals", "o", "out"]
+)
+def test_a_file_for_predictions_is_answered_with_the_end_of_the_command(words):
+    with pytest.raises(UserError, match=rf"^{words[0].partition('=')[0]} x\.csv: .* end the command with > x\.csv instead$"):
+        main.predict(["run", "photos", *words])
+    first_checks.check_output(["run", "photos", "--dense", "--out", "maps.new"])
 
 
 def test_loading_is_announced_in_a_terminal_only(monkeypatch, capsys):

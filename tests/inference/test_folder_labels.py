@@ -106,4 +106,4 @@ def test_a_mistyped_run_is_answered_with_the_run_beside_it(run, tmp_path, monkey
     shutil.copytree(run, tmp_path / "second")
     (tmp_path / "second" / "config.yaml").write_text("head: {_target_: ftlit.models.heads.LinearHead}")
     code, _, err = command(monkeypatch, capsys, "predict", tmp_path / "secnd", tmp_path)
-    assert code == 2 and err == f"ftlit: there is no file or folder {tmp_path / 'secnd'}; did you mean {tmp_path / 'second'}?\n"
+    assert code == 2 and err == f"ftlit: there is no file or folder {tmp_path / 'secnd'}: did you mean {tmp_path / 'second'}?\n"

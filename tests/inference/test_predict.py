@@ -113,7 +113,10 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
     assert command(monkeypatch, capsys, "predict", "runs/nope", "x.png")[2] == "ftlit: there is no file or folder runs/nope\n"
     (tmp_path / "begun").mkdir()
     (tmp_path / "x.png").touch()
-    assert "begun is not the folder of a run: give one" in command(monkeypatch, capsys, "predict", "begun", "x.png")[2]
+    assert (
+        "begun is not the folder of a run: give the folder that ftlit train printed at its end"
+        in command(monkeypatch, capsys, "predict", "begun", "x.png")[2]
+    )
     (tmp_path / "theirs/checkpoints").mkdir(parents=True)
     (tmp_path / "theirs/checkpoints/epoch=1.ckpt").touch()
     assert (

@@ -122,7 +122,7 @@ def test_the_command_prints_the_comparison_and_writes_nothing(tmp_path, capsys):
     for words in (["head=linear"], [str(other), str(first)], [""]):
         with pytest.raises(UserError, match=f"^--against '{' '.join(words)}': {first} is not a sweep, so give the folder of one other run"):
             main.report([str(first), "--against", *words])
-    with pytest.raises(UserError, match=r"there is no file or folder .*/otter; did you mean .*/other"):
+    with pytest.raises(UserError, match=r"there is no file or folder .*/otter: did you mean .*/other"):
         (other / "config.yaml").write_text("_target_: ftlit.load_backbone")
         main.report([str(first), "--against", str(tmp_path / "otter")])
     with pytest.raises(UserError, match="leave one of them out"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftlit.api.words import AnyPath
-from ftlit.errors import UserError, shorten
+from ftlit.errors import UserError, closest_path, shorten
 from ftlit.plain_arguments import plain_arguments
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def predicted(
     places = [fspath(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
     spec = network.backbone.input_spec
     if missing := None if isinstance(spec, TextSpec) else next((path for path in places if not Path(path).exists()), None):
-        raise UserError(f"there is no file or folder {missing!r}: give an image, a folder of images, or a csv file with their paths")
+        near = closest_path(Path(missing))
+        advice = f"did you mean {str(near)!r}?" if near else "give an image, a folder of images, or a csv file with their paths"
+        raise UserError(f"there is no file or folder {missing!r}: {advice}")
     examples = NamedInputs(places, spec)
     found: dict[str, Prediction] = {}
     failed: list[str] = []

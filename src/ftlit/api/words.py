@@ -5,8 +5,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ftlit.cli.data_words import data_words, similar_folder
-from ftlit.errors import UserError
+from ftlit.cli.data_words import data_words
+from ftlit.errors import UserError, closest_path
 from ftlit.recipes.config.hydra_internals import fresh_hydra, group_options, own_hydra
 from ftlit.recipes.config.literal_values import quote, text_of
 
@@ -47,8 +47,8 @@ def _data(data: AnyPath | None, options: Options) -> list[str]:
         names = group_options("data")
     if data in names:
         return [f"data={data}"]
-    near = similar_folder(str(data))
-    meant = f"did you mean {near!r}? Give" if near else "give"
+    near = closest_path(path, Path.is_dir)
+    meant = f"did you mean {str(near)!r}? Give" if near else "give"
     raise UserError(
         f"there is no folder or file {str(data)!r}: {meant} a folder with one folder per class, a csv file, or an option of data "
         f"({', '.join(names)})"

@@ -2,11 +2,10 @@
 
 import csv
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from ftlit.data.csv_format import USUAL_NAMES, CsvFormat
-from ftlit.errors import UserError, shorten
+from ftlit.errors import UserError, closest_path, shorten
 from ftlit.formatting import shell_word
 
 COLUMNS = {"path": "csv", "text": "text_csv"}  # column of a csv file -> the option of data that reads it, with its value KEY_column
@@ -29,20 +28,13 @@ def set_data(words: Sequence[str], values_of_flags: Sequence[str]) -> list[str]:
     (name,) = bare
     path = Path(name).expanduser()
     if not path.exists():
-        if near := similar_folder(name):
-            raise UserError(f"there is no folder {name!r}: did you mean {near!r}?")
+        if near := closest_path(path, Path.is_dir):
+            raise UserError(f"there is no folder {name!r}: did you mean {str(near)!r}?")
         return list(words)
     if other := next((word for word in words if word.lstrip("+").startswith(("data=", "data.root=", "data.csv="))), None):
         raise UserError(f"{name} and {other} both choose the data: leave one of them out")
     place = words.index(name)
     return [*words[:place], *data_words(path, words), *words[place + 1 :]]
-
-
-def similar_folder(name: str) -> str | None:
-    """The folder beside the missing one whose name is most like it; `None` where none is like it."""
-    parent, last = Path(name).parent, Path(name).name
-    folders = [place.name for place in parent.iterdir() if place.is_dir()] if parent.is_dir() else []
-    return next((str(parent / near) for near in get_close_matches(last, folders, n=1, cutoff=0.75)), None)
 
 
 def data_words(path: Path, others: Sequence[str] = ()) -> list[str]:

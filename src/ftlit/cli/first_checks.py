@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ftlit.errors import UserError, shorten
-from ftlit.formatting import shown
+from ftlit.errors import UserError, closest_path, shorten
+from ftlit.formatting import shell_word, shown
 
 
 def check_inputs(paths: Sequence[str]) -> None:
@@ -15,7 +15,20 @@ def check_inputs(paths: Sequence[str]) -> None:
     """
     given = [path for path in paths if "=" not in path]
     if given and not any(Path(path).exists() for path in given):
-        raise UserError(f"there is no file or folder {shorten(shown(path) for path in given)}")
+        near = next(filter(None, (closest_path(Path(path)) for path in given)), None)
+        meant = f": did you mean {shown(near)}?" if near else ""
+        raise UserError(f"there is no file or folder {shorten(shown(path) for path in given)}{meant}")
+
+
+def check_output(words: Sequence[str]) -> None:
+    """Raise `UserError` for words of `ftlit predict` that name a file for its predictions, which go to stdout."""
+    for word, after in zip(words, [*words[1:], "predictions.csv"], strict=True):
+        flag, _, value = word.partition("=")
+        name = value or after
+        is_file = flag in ("-o", "--output") or (flag == "--out" and Path(name).suffix != "")  # --out FOLDER lacks its --dense
+        if is_file and "--dense" not in words:
+            file = shell_word(name)
+            raise UserError(f"{flag} {file}: to write the predictions to a file, end the command with > {file} instead")
 
 
 def print_loading(network: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from ftlit.cli import search_current_folder
 from ftlit.cli.command_list import describe_commands, describe_versions
 from ftlit.cli.deferred_imports import quick_imports
-from ftlit.cli.first_checks import check_inputs, print_loading
+from ftlit.cli.first_checks import check_inputs, check_output, print_loading
 from ftlit.cli.output import one_line_warnings, robust_output
 from ftlit.cli.parsers import (
     ACTIONS,
@@ -82,6 +82,7 @@ def advise(arguments: list[str]) -> None:
 @one_line_warnings()
 def predict(arguments: list[str]) -> None:
     """Print a row for each image, or draw a map over it. Raises `SystemExit` with status 1 where some have no prediction."""
+    check_output(arguments)
     parser = predict_parser()
     given = parser.parse_intermixed_args(arguments)
     if given.trust:
@@ -93,7 +94,6 @@ def predict(arguments: list[str]) -> None:
         import ftlit.inference.dense_map
         import ftlit.inference.predict
         import ftlit.inference.prior
-
     for flag, is_given in (("--coverage", given.coverage is not None), ("--unsure-first", given.unsure_first)):
         if given.dense and is_given:
             parser.error(f"{flag} has no effect with --dense: leave one of them out")
@@ -103,7 +103,7 @@ def predict(arguments: list[str]) -> None:
         ftlit.inference.dense_map.predict_dense(given.run, given.paths, **options)
         return
     if given.label is not None or given.size is not None or given.out != ".":
-        parser.error("--label, --size and --out need --dense (to write the predictions to a file, end the command with > predictions.csv)")
+        parser.error("--label, --size and --out need --dense")
     fields = ("format", "top", "batch_size", "workers", "trust", "column", "coverage", "unsure_first")
     how = ftlit.inference.predict.PredictOptions(**{name: getattr(given, name) for name in fields}, prior=prior)
     if ftlit.inference.predict.predict(given.run, given.paths, how, _rows_by(given.devices)):

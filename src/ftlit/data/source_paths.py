@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ftlit.errors import UserError, closest, shorten
+from ftlit.errors import UserError, closest_path, shorten
 from ftlit.formatting import shown
 
 
@@ -28,11 +28,12 @@ def _missing(what: str, path: Path) -> UserError:
     if not path.parent.is_dir():
         missing = next(folder for folder in path.parents if folder.parent.is_dir())  # the highest that is no folder
         return UserError(f"there is no {what} {shown(path)}, because {_missing('folder', missing)}")
-    beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))
+    accepts = Path.is_dir if what == "folder" else Path.is_file
+    beside = sorted(shown(other.name) for other in path.parent.iterdir() if accepts(other))
     parent = path.parent if path.parent.parts else path.parent.absolute()  # the current folder has no name to show
     name, folder, plural = shown(path.name), shown(parent), f"{what.split()[-1]}s"
     if not beside:
         return UserError(f"{folder} has no {what} {name!r}, and no other {plural}: correct the path")
-    meant = closest(name, beside)
-    hint = f"did you mean {meant!r}? The {plural} there are" if meant else f"give one of the {plural}"
+    near = closest_path(path, accepts)
+    hint = f"did you mean {shown(near.name)!r}? The {plural} there are" if near else f"give one of the {plural}"
     return UserError(f"{folder} has no {what} {name!r}: {hint} {shorten(beside)}")

@@ -22,7 +22,7 @@ from ftlit.inference.record_checks import RESTORE, BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.lora import merge_lora
 from ftlit.plain_arguments import plain_arguments
-from ftlit.run_folder import RUN, RUN_STATE, existing_run, identity_of, is_run_folder, is_sharded_checkpoint, runs_in
+from ftlit.run_folder import RUN, RUN_STATE, existing_run, identity_of, is_run_folder, is_sharded_checkpoint, no_run
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 
@@ -53,7 +53,7 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
             advice = "it is not the folder of a run of ftlit train; load a checkpoint of another program with its own LightningModule"
         what = f"{shown(file)} is not a file" if file.exists() else f"{shown(path)} has no checkpoints/best.ckpt"
         if path.is_dir() and not others and not is_run_folder(path):
-            what, advice = f"{shown(path)} is not the folder of a run", f"give one, such as {runs_in(path) or 'runs/mine'}"
+            raise no_run(path)
         raise UserError(f"{what}: {advice}")
     record, state, fields = _read(file, identity_of(path))
     try:

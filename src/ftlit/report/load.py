@@ -8,10 +8,11 @@ import numpy as np
 
 from ftlit.errors import UserError, one_line
 from ftlit.formats import reading
+from ftlit.formatting import shown
 from ftlit.report import run_files as files
 from ftlit.report.contents import RunData
 from ftlit.report.run_files import FOLDER, RUN
-from ftlit.run_folder import read_advice, read_result, runs_in
+from ftlit.run_folder import is_run_folder, meant_run, no_run, read_advice, read_result
 
 
 def read(folder: str | Path) -> RunData:
@@ -22,10 +23,10 @@ def read(folder: str | Path) -> RunData:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
+        raise UserError(f"there is no folder {shown(folder)}{meant_run(folder)}")
     if not (folder / FOLDER / RUN).is_file():
-        if runs := runs_in(folder):
-            raise UserError(f"{folder} is not the folder of a run or of a sweep: give one, such as {runs}")
+        if not is_run_folder(folder):
+            raise no_run(folder, "a run or of a sweep")
         raise UserError(f"{folder} has no {FOLDER}/{RUN}: give the folder of a run that had report=true")
     try:
         about, suspects = files.read_run(folder), files.suspects_or_note(folder)

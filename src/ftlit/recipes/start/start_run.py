@@ -85,7 +85,7 @@ def copy_start(run: Path, to: Path) -> None:
     """
     if not run.is_dir():
         what = "is a file" if run.is_file() else "does not exist"
-        raise UserError(f"init_from={shown(run)} {what}: give the folder of a run{meant_run(run)}")
+        raise UserError(f"init_from={shown(run)} {what}{meant_run(run) or ': give the folder of a run'}")
     if not (run / BEST).is_file() and (jobs := [job for job in sorted(run.iterdir(), key=_number) if (job / BEST).is_file()]):
         runs = shorten(map(shown, jobs), most=8)
         raise UserError(f"init_from={shown(run)} has no result of its own: give one of the runs in it ({runs})")
