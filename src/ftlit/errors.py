@@ -148,7 +148,7 @@ def closest_path(path: Path, accepts: Callable[[Path], bool] = Path.exists) -> P
         beside = sorted(other.name for other in path.parent.iterdir() if accepts(other))
     except OSError:
         return None
-    near = closest(path.name, beside, least=0.75)
+    near = closest(path.name, beside, least=0.72)
     return path.parent / near if near else None
 
 

@@ -46,7 +46,7 @@ def test_a_mapping_and_pairs_are_the_same_entries_and_all_is_the_pattern_alone()
         ([{"backbone.low": "norm"}], ["backbone.low (norm)", "no norms"]),
         ([{"backbone.lo": "bias"}], ["'backbone.lo'", "backbone.low"]),
         ([{"backbone": "biases"}], ["'biases'", "bias"]),
-        ([3], ["has 3", "all, bias, norm, lora"]),
+        ([3], ["has 3", "all or bias or norm or lora"]),
     ],
 )
 def test_an_entry_that_covers_nothing_or_names_no_part_is_an_error(train, parts):

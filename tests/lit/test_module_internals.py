@@ -261,16 +261,23 @@ def test_forks_of_one_program_have_no_rank_before_setup(strategy, known):
     assert internals.knows_rank_before_setup(trainer) is known
 
 
-def test_a_dead_process_is_announced_before_this_one_ends(monkeypatch):
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_dead_process_is_announced_before_this_one_ends_which_has_time_to_do_so_after_a_signal(monkeypatch, stopping):
     from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
     monkeypatch.setattr(_ChildProcessObserver, "_terminate_all", _ChildProcessObserver._terminate_all)  # restored afterwards
     events = []
     monkeypatch.setattr(os, "_exit", lambda status: events.append(status))
+    monkeypatch.setattr(internals.STOP_SIGNALS, "requested", stopping)
+    monkeypatch.setattr(internals, "time", SimpleNamespace(sleep=events.append))
     internals.announce_dead_processes(lambda: events.append("line"))
     dead, alive = (
         subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds}); raise SystemExit(3)"]) for seconds in (0, 60)
     )
     dead.wait()
-    assert _ChildProcessObserver(os.getpid(), [dead, alive])._run() and events == ["line", 1]
+    assert _ChildProcessObserver(os.getpid(), [dead, alive])._run() and events == [
+        *([internals.SECONDS_TO_END] if stopping else []),
+        "line",
+        1,
+    ]
     assert alive.wait() == -signal.SIGKILL

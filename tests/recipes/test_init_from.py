@@ -165,7 +165,7 @@ def test_contradictions_are_one_line(monday, words, message):
     [
         (".", "init_from=. has no result of its own: give one of the runs in it ("),
         ("photos", "init_from=photos has no checkpoints/best.ckpt: give the folder of a run that has a result"),
-        ("nothing", "init_from=nothing does not exist: give the folder of a run"),
+        ("nothing", "init_from=nothing does not exist: give a run, such as "),
         ("mondy", "init_from=mondy does not exist: did you mean monday?"),
         ("monday/config.yaml", "init_from=monday/config.yaml is a file: give the folder of a run"),
     ],

@@ -21,6 +21,7 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -36,8 +37,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
+from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.models.backbone import compiled_parts
 
+SECONDS_TO_END = 60  # of a process that a signal ends, once another one of its run has ended
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
@@ -180,9 +183,14 @@ def share_of_sum(metric: Metric, states: Sequence[Mapping[str, Any]], rank: int)
 
 
 def announce_dead_processes(announce: Callable[[], None]) -> None:
-    """Call `announce` before Lightning ends this process because one that it has started failed or was killed; the status is then 1."""
+    """Call `announce` before Lightning ends this process because one that it has started failed or was killed; the status is then 1.
+
+    After a signal that ends the run, the others end too, some before this process, which writes the results: it has `SECONDS_TO_END` left.
+    """
 
     def end_all(observer: _ChildProcessObserver) -> None:
+        if STOP_SIGNALS.requested:
+            time.sleep(SECONDS_TO_END)  # in a thread that does not keep the program alive
         for process in observer._child_processes:
             process.send_signal(observer._termination_signal)
         try:
