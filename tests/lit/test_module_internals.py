@@ -268,16 +268,12 @@ def test_a_dead_process_is_announced_before_this_one_ends_which_has_time_to_do_s
     monkeypatch.setattr(_ChildProcessObserver, "_terminate_all", _ChildProcessObserver._terminate_all)  # restored afterwards
     events = []
     monkeypatch.setattr(os, "_exit", lambda status: events.append(status))
-    monkeypatch.setattr(internals.STOP_SIGNALS, "requested", stopping)
     monkeypatch.setattr(internals, "time", SimpleNamespace(sleep=events.append))
-    internals.announce_dead_processes(lambda: events.append("line"))
+    internals.announce_dead_processes(lambda: events.append("line"), lambda: stopping)
     dead, alive = (
         subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds}); raise SystemExit(3)"]) for seconds in (0, 60)
     )
     dead.wait()
-    assert _ChildProcessObserver(os.getpid(), [dead, alive])._run() and events == [
-        *([internals.SECONDS_TO_END] if stopping else []),
-        "line",
-        1,
-    ]
+    waited = [internals.SECONDS_TO_END] if stopping else []
+    assert _ChildProcessObserver(os.getpid(), [dead, alive])._run() and events == [*waited, "line", 1]
     assert alive.wait() == -signal.SIGKILL

@@ -37,7 +37,6 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 
-from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.models.backbone import compiled_parts
 
 SECONDS_TO_END = 60  # of a process that a signal ends, once another one of its run has ended
@@ -182,14 +181,17 @@ def share_of_sum(metric: Metric, states: Sequence[Mapping[str, Any]], rank: int)
     return {name: torch.zeros_like(value) if rank and name in own else value for name, value in total.items()}
 
 
-def announce_dead_processes(announce: Callable[[], None]) -> None:
+def announce_dead_processes(announce: Callable[[], None], is_ending: Callable[[], bool]) -> None:
     """Call `announce` before Lightning ends this process because one that it has started failed or was killed; the status is then 1.
 
-    After a signal that ends the run, the others end too, some before this process, which writes the results: it has `SECONDS_TO_END` left.
+    Args:
+        announce: prints why this process ends.
+        is_ending: whether a signal ends the run. The others end too, some before this process, which writes the results: it then has
+            `SECONDS_TO_END` left.
     """
 
     def end_all(observer: _ChildProcessObserver) -> None:
-        if STOP_SIGNALS.requested:
+        if is_ending():
             time.sleep(SECONDS_TO_END)  # in a thread that does not keep the program alive
         for process in observer._child_processes:
             process.send_signal(observer._termination_signal)

@@ -49,7 +49,8 @@ def build_trainer(cfg: DictConfig, **settings: Any) -> pl.Trainer:
     meet_before_setup(trainer)
     if trainer.world_size > 1:
         announce_dead_processes(
-            lambda: print_lost_process(cfg, f"process {trainer.global_rank} stops: another process failed or was killed")
+            lambda: print_lost_process(cfg, f"process {trainer.global_rank} stops: another process failed or was killed"),
+            lambda: STOP_SIGNALS.requested,
         )
     return trainer
 
