@@ -187,7 +187,7 @@ def hold_out(
         l2_penalties: S of them.
         kind: of the classifier.
         keeps_logits: whether the results have the logits.
-        patience: end where the mean loss at so many penalties in turn was not below the lowest one; `None`: fit at all penalties.
+        patience: number of penalties in a row without a lower mean loss, after which weaker ones are not fitted; `None`: fit all.
     """
     vectors, labels = examples.rows
     mean, inverse = scales(vectors, examples.widths)
