@@ -9,7 +9,7 @@ from ftlit.recipes.config.candidates import set_auto
 from ftlit.recipes.config.literal_values import quote_literals
 from ftlit.recipes.config.overrides import SEARCH
 from ftlit.recipes.config.synonyms import synonym
-from ftlit.recipes.config.syntax_errors import check_spaces
+from ftlit.recipes.config.syntax_errors import check_group_values, check_spaces
 
 HYDRA_FLAGS = (
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
@@ -26,6 +26,7 @@ def complete(words: Sequence[str]) -> list[str]:
     `set_search_mode`, `flags_first` and `quote_literals`. Raises `UserError` for what Hydra would not understand.
     """
     check_spaces(words)
+    check_group_values(words)
     if empty := next((word for word in words if re.fullmatch(r"\+{0,2}hydra\.(run|sweep)\.dir=(''|\"\")?", word)), None):
         raise UserError(f"{empty} has no value: give a folder, or {empty.partition('=')[0]}=. for the current one")
     if group := next((found for word in words if (found := re.fullmatch(r"\+{0,2}hydra\.(launcher|sweeper)=(\w*)", word))), None):

@@ -10,7 +10,9 @@ from ftlit.recipes.config.literal_values import QUOTED, quote
 
 NAME = r"[+~]*\w[\w.@/-]*"
 ACCEPTED = "give group=option or name=value, or a folder of images"
-NO_NAME = r"null|true|false|\[.*\]|[\d.]+"  # values that are not the name of an option
+NO_NAME = r"null|true|false|\[.*\]|\{.*\}|[\d.]+"  # values that are not the name of an option
+OF_SEVERAL = ("logger", "callbacks", "experiment", "debug")  # groups of which several options work together
+OPTIONAL = ("scenario", "logger", "experiment", "hparams_search", "debug", "pretrain")  # groups that ~GROUP may remove
 
 
 def check_spaces(words: Sequence[str]) -> None:
@@ -29,6 +31,25 @@ def check_spaces(words: Sequence[str]) -> None:
                 f"leave out the spaces around =, so give {shell_word(f'{name.strip()}={value.strip()}')}" if name.strip("+~") else ACCEPTED
             )
             raise UserError(f"cannot read {' '.join(given)!r}: {meant}")
+
+
+def check_group_values(words: Sequence[str]) -> None:
+    """Raise `UserError` for a list or mapping in place of an option of a config group, `head=[linear]`: Hydra would compose some of these,
+    and the scenario is then not the one that was meant; and for `~head`, which removes a group that a run needs.
+    """
+    for word in words:
+        if (removed := re.fullmatch(r"~([a-z_]+)(=.*)?", word)) and removed[1] not in OPTIONAL and (names := _options_of(removed[1])):
+            raise UserError(f"{word}: a run needs an option of {removed[1]}: leave {word} out, or give {removed[1]}=NAME ({names})")
+        found = re.fullmatch(r"\+{0,2}([a-z_]+)=(\[.*\]|\{.*\})", word, re.DOTALL)
+        if found is None or found[1] in OF_SEVERAL:
+            continue
+        is_group = bool(_options_of(found[1]))
+        options = [name.strip() for name in found[2][1:-1].split(",")]
+        if is_group and found[2].startswith("[") and all(re.fullmatch(r"\w+", name) for name in options):
+            sweep = f", or {found[1]}={','.join(options)} -m for a sweep over them" if len(options) > 1 else ""
+            raise UserError(f"{word}: {found[1]} takes one option, without brackets: give {found[1]}={options[0]}{sweep}")
+        if is_group:
+            raise bad_group_value([f"{found[1]}={found[2]}"])
 
 
 def unreadable(word: str) -> UserError:
@@ -50,13 +71,18 @@ def unreadable(word: str) -> UserError:
 
 def bad_group_value(words: Sequence[str]) -> UserError:
     """The error for the word that gives a config group something other than the name of an option: `scenario=null`, `head=3`."""
-    with hydra_internals.fresh_hydra():
-        for word in words:
-            group, _, value = word.partition("=")
-            if re.fullmatch(NO_NAME, value, re.IGNORECASE) and (options := hydra_internals.group_options(group)):
-                names = shorten(option for option in options if not option.startswith("_"))
-                return UserError(f"{word}: give the name of an option of {group} ({names}), or ~{group} to remove the group")
+    for word in words:
+        group, _, value = word.partition("=")
+        if re.fullmatch(NO_NAME, value, re.IGNORECASE) and (names := _options_of(group)):
+            removed = f", or ~{group} for none" if group in OPTIONAL else ""
+            return UserError(f"{word}: give the name of an option of {group} ({names}){removed}")
     return UserError(
         "one of the words GROUP=VALUE, such as data=... or lr_scheduler=..., has a number, list or mapping in place of a name: give a "
-        "name, as in head=linear, or ~head to remove the group"
+        "name, as in head=linear"
     )
+
+
+def _options_of(group: str) -> str:
+    """The names of the options of a config group; empty: there is no such group."""
+    with hydra_internals.fresh_hydra():
+        return shorten(option for option in hydra_internals.group_options(group) if not option.startswith("_"))
