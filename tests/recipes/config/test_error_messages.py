@@ -175,18 +175,6 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
             ["seed=1", "head=3"],
             "head=3: give the name of an option of head (attention, conv, linear, linear_probe, mlp)",
         ),
-        (
-            ["~head"],
-            "~head: a run needs an option of head: leave ~head out, or give head=NAME (attention, conv, linear, linear_probe, mlp)",
-        ),
-        (["scenario=[auto]"], "scenario=[auto]: scenario takes one option, without brackets: give scenario=auto"),
-        (
-            ["backbone=[resnet18,resnet50]"],
-            "backbone=[resnet18,resnet50]: backbone takes one option, without brackets: give backbone=resnet18, or "
-            "backbone=resnet18,resnet50 -m for a sweep over them",
-        ),
-        (["data=[a.jpg]"], "data=[a.jpg]: give the name of an option of data ("),
-        (["data={root: x}"], "data={root: x}: give the name of an option of data ("),
         (["backbone.name=3"], "backbone.name=3: give a string"),
         (
             ["schedule=explicit", "schedule.lora.rank=4"],

@@ -57,3 +57,28 @@ def test_other_words_pass(words):
 )
 def test_a_word_that_cannot_be_read_has_a_remedy_without_nested_quotes(word, remedy):
     assert str(unreadable(word)) == f"cannot read {word!r}: {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("~head", "~head: a run needs an option of head: leave ~head out, or give head=NAME (attention, conv, linear, linear_probe, mlp)"),
+        ("scenario=[auto]", "scenario=[auto]: scenario takes one option, without brackets: give scenario=auto"),
+        (
+            "backbone=[resnet18,resnet50]",
+            "backbone=[resnet18,resnet50]: backbone takes one option, without brackets: give backbone=resnet18, or "
+            "backbone=resnet18,resnet50 -m for a sweep over them",
+        ),
+        ("loss=[a.b]", "loss=[a.b]: give the name of an option of loss (bce, cross_entropy)"),
+        ("loss={root: x}", "loss={root: x}: give the name of an option of loss (bce, cross_entropy)"),
+    ],
+)
+def test_a_group_takes_the_name_of_an_option(word, line):
+    with pytest.raises(UserError) as caught:
+        complete(["seed=1", word])
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("word", ["logger=[csv,tensorboard]", "~scenario", "~logger", "~nothing", "schedule.stages=[]", "data.root=[a]"])
+def test_lists_and_removals_that_hydra_understands_pass(word):
+    assert complete(["seed=1", word])

@@ -84,5 +84,5 @@ def bad_group_value(words: Sequence[str]) -> UserError:
 
 def _options_of(group: str) -> str:
     """The names of the options of a config group; empty: there is no such group."""
-    with hydra_internals.fresh_hydra():
+    with hydra_internals.kept_hydra(), hydra_internals.fresh_hydra():
         return shorten(option for option in hydra_internals.group_options(group) if not option.startswith("_"))
