@@ -41,6 +41,16 @@ def pair(number: int = 30):
     return Colours(0, number), Colours(1000, 10)
 
 
+def draw_images(folder, number):
+    """Image files in two classes."""
+    images = Colours(0, number)
+    for place in range(number):
+        image, label = images[place]
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        image.save(folder / str(label) / f"{place}.png")
+    return folder
+
+
 def sized(number, *, root):
     return pair(number)
 
@@ -127,7 +137,6 @@ def failing_head(in_features, num_classes):
 @pytest.fixture(autouse=True)
 def hydra():
     """Initialize Hydra as the command line does, for one test."""
-    own_parts._last_read.clear()
     with fresh_hydra():
         yield
 
@@ -255,13 +264,43 @@ def test_a_pair_of_datasets_gets_the_options_of_splits_and_loading():
 
 
 def test_datasets_are_read_once_for_all_builds_with_the_same_arguments():
-    for numbers, reads in (((30, 30), 30 + 10 + 5), ((20,), 20 + 10 + 5)):
-        READ.clear()
-        for number in numbers:
-            cfg = bound(f"data._target_={MINE}.pair", f"+data.number={number}")
-            own_parts.read_data_early(cfg)
-            own_parts.build_data(cfg, InputSpec(size=32), seed=number)
-        assert len(READ) == reads
+    with own_parts.data_read_once():
+        for numbers, reads in (((30, 30), 30 + 10 + 5), ((20,), 20 + 10 + 5)):
+            READ.clear()
+            for number in numbers:
+                cfg = bound(f"data._target_={MINE}.pair", f"+data.number={number}")
+                own_parts.read_data_early(cfg)
+                own_parts.build_data(cfg, InputSpec(size=32), seed=number)
+            assert len(READ) == reads
+
+
+def test_the_next_run_reads_data_again(tmp_path):
+    """In a notebook the files may be others by then."""
+
+    def counts(cfg):
+        return sum(own_parts.build_data(cfg, InputSpec(size=32)).counts["train"].values())
+
+    photos = draw_images(tmp_path / "photos", 20)
+    own, folder = (
+        bound(f"data._target_={MINE}.pair", "+data.number=30"),
+        bound("data=folder", f"data.root={photos}", "data.test_fraction=0.2"),
+    )
+    with own_parts.data_read_once():
+        first, _ = counts(folder), counts(own)
+        draw_images(photos, 60)
+        read = len(READ)
+        assert counts(folder) == first and counts(own) and len(READ) == read
+    with own_parts.data_read_once():
+        assert counts(folder) > first and counts(own) and len(READ) > read
+
+
+def test_notes_on_data_that_are_built_twice_are_not_added_up():
+    cfg = bound("data=digits")
+    with own_parts.data_read_once():
+        first = own_parts.build_data(cfg, InputSpec(size=32))
+        first.notes.append("of the first recipe")
+        second = own_parts.build_data(cfg, InputSpec(size=32))
+    assert "of the first recipe" not in second.notes and second.collection is first.collection
 
 
 def test_settings_of_the_chosen_option_that_a_part_does_not_name_are_left_out():

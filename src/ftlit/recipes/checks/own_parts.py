@@ -2,7 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
 from pkgutil import resolve_name
 from traceback import extract_tb
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from ftlit.data.sources.torch_items import kind_of
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line
 from ftlit.finetuning.schedule import Schedule
+from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.own_data import SHARED, check_module, check_trainable, image_data_of
 from ftlit.models.backbone import Backbone
 from ftlit.printing import print_line
@@ -52,7 +55,7 @@ CONTRACTS: Mapping[str, Contract] = {  # config group -> contract
 }
 PASSED: Mapping[str, tuple[str, ...]] = {group: contract.passed for group, contract in CONTRACTS.items()}
 OPTIONAL = ("input_spec",)  # passed where the part takes it
-_last_read: dict[tuple[Any, str], TorchData] = {}  # of the data that were read last: a run with scenario=auto builds them twice
+_read: list[tuple[Any, Any]] | None = None  # within `data_read_once`: what was asked for, and what was read
 
 
 def is_own(group: str, node: DictConfig) -> bool:
@@ -124,6 +127,33 @@ def _is_ftlits(file: str) -> bool:
     return file.startswith((root, sys.base_prefix))
 
 
+@contextmanager
+def data_read_once() -> Iterator[None]:
+    """Within a block, the same data are read once: `scenario=auto` builds them twice, to measure them and to train. A block within another
+    one has no effect. Nothing is kept after the block: later the files may be others.
+    """
+    global _read
+    if _read is not None:
+        yield
+        return
+    _read = []
+    try:
+        yield
+    finally:
+        _read = None
+
+
+def _known(asked: object, read: Callable[[], Any]) -> Any:
+    """What `read` returns, or returned before for what is asked."""
+    for before, found in _read or ():
+        if before == asked:
+            return found
+    found = read()
+    if _read is not None and isinstance(found, TorchData | ImageData):
+        _read[:] = [*_read[-1:], (asked, found)]  # at most two: those of a user's function, and the data module made of them
+    return found
+
+
 def read_data_early(cfg: DictConfig) -> None:
     """Read data of the user's own that do not depend on the backbone, so that their errors come before its weights are loaded."""
     if is_own("data", cfg.data) and not takes(resolve_name(cfg.data._target_), "input_spec"):
@@ -144,7 +174,10 @@ def build_data(cfg: DictConfig, input_spec: InputSpec | TextSpec, **more: Any) -
         UserError: what `build_part` raises; data that cannot be used; options that nothing reads.
     """
     if not is_own("data", cfg.data):
-        return instantiate(cfg.data, input_spec=input_spec, **more)
+        if more:  # the split of another run, which is read each time
+            return instantiate(cfg.data, input_spec=input_spec, **more)
+        asked = OmegaConf.to_container(cfg.data, resolve=True), input_spec
+        return _with_own_notes(_known(asked, lambda: instantiate(cfg.data, input_spec=input_spec)))
     target, source = resolve_name(cfg.data._target_), f"data._target_={cfg.data._target_}"
     passed = {name: value for name, value in more.items() if takes(target, name)}
     made = _built_or_read(cfg, **({"input_spec": input_spec} if takes(target, "input_spec") else {}), **passed)
@@ -159,7 +192,16 @@ def build_data(cfg: DictConfig, input_spec: InputSpec | TextSpec, **more: Any) -
             f"data.{unread[0]} has no effect, because {source} returned {kind_of(made)} and has no argument {unread[0]!r}: add it to the "
             "function and pass it on, or return torch Datasets (docs/extending.md#data-source)"
         )
-    return made
+    return _with_own_notes(made)
+
+
+def _with_own_notes(data: Any) -> Any:
+    """The same data with a list of notes of its own, to which a recipe adds."""
+    if not isinstance(data, ImageData):
+        return data
+    other = copy(data)
+    other.notes = [*data.notes]
+    return other
 
 
 def _is_chosen(name: str) -> bool:
@@ -168,23 +210,18 @@ def _is_chosen(name: str) -> bool:
 
 
 def _built_or_read(cfg: DictConfig, **passed: Any) -> Any:
-    """What a function of the user's own returns; of torch Datasets what was read, kept for the next call with the same arguments."""
+    """What a function of the user's own returns, or returned before; of torch Datasets what was read."""
     target, source = resolve_name(cfg.data._target_), f"data._target_={cfg.data._target_}"
     values: Any = OmegaConf.to_container(cfg.data, resolve=True)
     # not a copy: Hydra 1.4 reads values that were removed from a copy in the config that it was made from
     node = OmegaConf.create({name: value for name, value in values.items() if name not in SHARED or takes(target, name)})
-    key = target, OmegaConf.to_yaml(node)
-    if not passed and key in _last_read:
-        return _last_read[key]
-    made = build_part("data", node, **passed)
-    splits = splits_in(made, source)
-    if splits is None:
-        return made
-    read = read_splits(*splits, source, _report)
-    _last_read.clear()
-    if not passed:
-        _last_read[key] = read
-    return read
+
+    def read() -> Any:
+        made = build_part("data", node, **passed)
+        splits = splits_in(made, source)
+        return made if splits is None else read_splits(*splits, source, _report)
+
+    return read() if passed else _known((target, OmegaConf.to_container(node)), read)
 
 
 def _report(items: int) -> None:

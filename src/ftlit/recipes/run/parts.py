@@ -20,7 +20,7 @@ from ftlit.lit.datamodules.indexed_images import require_indexed_images
 from ftlit.models.backbone import Backbone
 from ftlit.models.lora import Lora, add_lora
 from ftlit.recipes.checks.check_values import AFFINE
-from ftlit.recipes.checks.own_parts import build_data, build_part, is_own, read_data_early
+from ftlit.recipes.checks.own_parts import build_data, build_part, data_read_once, is_own, read_data_early
 from ftlit.recipes.checks.validate import bind, check_input, check_labelled
 from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import hydra_config
@@ -47,6 +47,7 @@ class RunParts:
     start: StartRun | None = None
 
 
+@data_read_once()
 def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     """Check the config, seed the process, load backbone and data, and replace the `auto` of settings of the hardware in the config.
 
