@@ -175,6 +175,14 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
             ["seed=1", "head=3"],
             "head=3: give the name of an option of head (attention, conv, linear, linear_probe, mlp)",
         ),
+        (
+            ["data.seed=${nowhere}"],
+            "data.seed: ${nowhere} refers to a value 'nowhere', which the config does not have: correct the name, or give a value",
+        ),
+        (
+            ["data.seed=${oc.env:NO_SUCH}"],
+            "data.seed: the value with ${...} cannot be resolved: correct it, or give another value (Environment variable 'NO_SUCH' not",
+        ),
         (["backbone.name=3"], "backbone.name=3: give a string"),
         (
             ["schedule=explicit", "schedule.lora.rank=4"],

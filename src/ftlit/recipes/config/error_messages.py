@@ -1,11 +1,12 @@
 """Decide which errors of Hydra, and of the objects that it builds, are errors of the user, and word each in one line."""
 
 import errno
+import re
 import sys
 from collections.abc import Iterator
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error, shared_memory_error, write_error
@@ -72,6 +73,8 @@ def as_user_error(error: BaseException) -> UserError | None:
             return _no_target(str(cause.full_key).removesuffix("._target_"))
         if folder := hydra_errors.run_folder_error(cause):
             return _no_run_folder(folder)
+        if isinstance(cause, InterpolationResolutionError):
+            return _unresolved(cause)
         if isinstance(cause, HydraException | OmegaConfBaseException):
             return UserError(one_line(cause))
     return _misconfigured(error)
@@ -100,6 +103,18 @@ def _no_target(key: str) -> UserError:
     return UserError(
         f"{place} has no _target_: add the import path of a class or function, such as `_target_: my_package.my_module.MyClass`"
     )
+
+
+def _unresolved(error: InterpolationResolutionError) -> UserError:
+    """The error for a value such as `${seeed}` that refers to a value which the config does not have."""
+    place = f"{error.full_key}: " if error.full_key else ""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, InterpolationKeyError) and (found := re.search("'(.+)'", text)):
+        return UserError(
+            f"{place}${{{found[1]}}} refers to a value {found[1]!r}, which the config does not have: correct the name, or give a value"
+        )
+    cause = re.sub(r"^\w+ raised while resolving interpolation: ", "", text).strip('"')
+    return UserError(f"{place}the value with ${{...}} cannot be resolved: correct it, or give another value ({cause})")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
