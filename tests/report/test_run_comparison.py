@@ -84,13 +84,13 @@ def test_runs_with_few_test_images_in_common_are_refused_with_a_command_that_giv
     rest = [f"new{i}" for i in range(30)]
     holds = run_of(tmp_path / "holds", [], [*HASHES[:5], *rest], train=HASHES[5:])  # the test images of the first one are in its data
     other = run_of(tmp_path / "other", [], rest)
-    few = f"first and {holds} have 5 test images with equal labels in common, of 40 and 35; a comparison needs 20: train {holds} again"
-    with pytest.raises(UserError, match=rf"{few} .*\(ftlit train again={holds} data\.split_from={first}\)$"):
+    few = rf"first \(40 test images\) and {holds} \(35\) share 5 test images with the same label in both, but a comparison needs 20: train"
+    with pytest.raises(UserError, match=rf"{few} {holds} again .*\(ftlit train again={holds} data\.split_from={first}\)$"):
         compare_runs(first, holds)
     with pytest.raises(UserError, match=rf"\(ftlit train again={holds} data\.split_from={first}\)$"):
         compare_runs(holds, first)
     with pytest.raises(
-        UserError, match=rf"have no test images .*: train {other} again on the data of {first}, with data\.split_from={first}$"
+        UserError, match=rf"share no test images .*: train {other} again on the data of {first}, with data\.split_from={first}$"
     ):
         compare_runs(first, other)
 

@@ -145,11 +145,9 @@ def _fill(backbone: Backbone, whole: Backbone, model: nn.Module, tensors: Tensor
     try:
         fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
     except UserError as error:
-        keys = (
-            f"; to read only a part of {file.name}, give backbone.weights_key=..., one of {shorten(filter(None, file.state_dicts))}"
-            if any(file.state_dicts)
-            else ""
-        )
+        parts = [name for name in file.state_dicts if name]
+        key = parts[0] if len(parts) == 1 else f"NAME ({shorten(parts)})"
+        keys = f"; to read only a part of {file.name}, give backbone.weights_key={key}" if parts else ""
         reason = misfit(file, str((whole.record or {}).get("name")), backbone.cuts)
         raise UserError(reason or f"{error}{keys}") from error
 

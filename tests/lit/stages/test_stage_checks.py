@@ -86,10 +86,10 @@ def test_every_change_of_a_stage_is_an_error_that_shows_the_change(change, messa
 
 
 def test_another_number_of_stages_or_factors_and_an_earlier_release_are_errors():
-    with pytest.raises(UserError, match=r"another schedule: the checkpoint has stage '\*'.*, this run has no further stage"):
+    with pytest.raises(UserError, match=r"another schedule: the checkpoint has stage '\*'.*, which this run does not have;"):
         check_same_schedule(schedule_values(RICH), Schedule(RICH.stages[:1], RICH.lr_scale))
     with pytest.raises(
-        UserError, match=r"the checkpoint has no further learning-rate factor, this run has the learning-rate factor 0\.1 for \*;"
+        UserError, match=r"schedule: this run has the learning-rate factor 0\.1 for \*, which the checkpoint does not have;"
     ):
         check_same_schedule(schedule_values(Schedule(RICH.stages, RICH.lr_scale[:1])), RICH)
     with pytest.raises(UserError, match="this checkpoint is from an older version of ftlit"):

@@ -113,7 +113,7 @@ def test_values_beside_the_weights_are_ignored_and_their_code_does_not_run(state
 def test_the_error_names_the_keys_of_the_file(tmp_path):
     path = save({"generator": {"a.weight": torch.ones(2)}, "critic": {"b.weight": torch.ones(2)}}, tmp_path)
     with pytest.raises(
-        UserError, match=r"are of another network.*to read only a part of .*w.pth, give backbone.weights_key=..., one of generator, critic"
+        UserError, match=r"are of another network.*to read only a part of .*w.pth, give backbone.weights_key=NAME \(generator, critic"
     ):
         load_backbone("glyph", weights=path)
     with pytest.raises(UserError, match=r"contains no weights; its entries are 'epoch', 'lr'"):

@@ -205,7 +205,11 @@ def check_same_schedule(saved: Any, schedule: Schedule) -> None:
     for part, describe in (("stages", _describe_stage), ("lr_scale", _describe_factor)):
         for before, now in zip_longest(saved[part], given[part]):
             if before != now:
-                both = f"the checkpoint has {describe(before)}, this run has {describe(now)}"
+                if before is None or now is None:
+                    has, lacks = ("this run", "the checkpoint") if before is None else ("the checkpoint", "this run")
+                    both = f"{has} has {describe(before or now)}, which {lacks} does not have"
+                else:
+                    both = f"the checkpoint has {describe(before)}, this run has {describe(now)}"
                 if part == "stages" and before and now and before["train"] == now["train"]:
                     both = f"stage {_stage_of(before).name!r} has {_changes(before, now)}"
                 raise UserError(
@@ -225,9 +229,7 @@ def _stage_of(values: Mapping[str, Any]) -> Stage:
     return Stage(**{**values, "until": Until(**values["until"]) if values["until"] else None})
 
 
-def _describe_stage(values: Mapping[str, Any] | None) -> str:
-    if values is None:
-        return "no further stage"
+def _describe_stage(values: Mapping[str, Any]) -> str:
     stage = _stage_of(values)
     until = stage.until
     begins = f"{stage.begins}; min_delta {until.min_delta:g}" if until else f"at {stage.begins}"
@@ -236,5 +238,5 @@ def _describe_stage(values: Mapping[str, Any] | None) -> str:
     return f"stage {stage.name!r} (trains {trains}; begins {begins}; batchnorm {stage.policy}{weights})"
 
 
-def _describe_factor(pair: Sequence[Any] | None) -> str:
-    return "no further learning-rate factor" if pair is None else f"the learning-rate factor {pair[1]!r} for {pair[0]}"
+def _describe_factor(pair: Sequence[Any]) -> str:
+    return f"the learning-rate factor {pair[1]!r} for {pair[0]}"
