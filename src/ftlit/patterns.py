@@ -56,8 +56,9 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     uncovered = [name for name, place in found.items() if place is None]
     idle_patterns = [pattern for pattern in dict.fromkeys(patterns) if not any(covers(pattern, name) for name in names)]
     if uncovered:
-        noun = "parameter" if len(uncovered) == 2 else "parameters"
-        others = f" and {len(uncovered) - 1} other {noun}, in {shorten(not_covered(patterns, names), most=3)}" if uncovered[1:] else ""
+        noun, modules = "parameter" if len(uncovered) == 2 else "parameters", not_covered(patterns, names)
+        where = f"{len(modules)} modules ({shorten(modules, most=3)})" if len(modules) > 3 else shorten(modules)
+        others = f" and {len(uncovered) - 1} other {noun}, in {where}" if uncovered[1:] else ""
         missing = f"no pattern matches {uncovered[0]!r}{others}: add a pattern at the end, such as '*' for all other parameters"
         raise UserError("; ".join([*(str(idle(pattern, names)) for pattern in idle_patterns), missing]))
     check_used(idle_patterns, names)

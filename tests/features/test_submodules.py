@@ -173,7 +173,11 @@ class AlwaysDropout(nn.Module):
         (Net(), "bdy.1", "Net has no module 'bdy.1': did you mean 'body.1'"),
         (Net(), 1, "cuts=1 is only for a Backbone, not for Net: give the name of a submodule, or -1 for the output"),
         (Owner(Net()), -1, "Owner has no forward: give a submodule that takes the images"),
-        (nn.Linear(7, 2), -1, r"Linear cannot be run with nothing but a batch of images of shape \(3, 32, 32\): give a module that can"),
+        (
+            nn.Linear(7, 2),
+            -1,
+            r"Linear fails on a batch of images of shape \(3, 32, 32\) alone \(.*\): give a module, or the name of a submodule, that takes",
+        ),
         (7, -1, "the first argument has the type int: give a Backbone"),
     ],
 )

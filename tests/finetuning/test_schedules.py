@@ -108,7 +108,10 @@ def test_stages_are_named_by_their_layers_whatever_their_names(layers, preset, n
     [
         ({"head": "fcc"}, r"Plain has no module 'fcc': did you mean head='fc'\? There are: stem, top, fc$"),
         ({"head": "zzz"}, r"Plain has no module 'zzz': give head='fc', or another one of stem, top, fc$"),
-        ({"backbone": "stem.conv"}, r"Plain has no module 'stem.conv', because stem has no modules with parameters: build a Schedule"),
+        (
+            {"backbone": "stem.conv"},
+            r"Plain has no module 'stem.conv', and stem has no inner modules with parameters: give 'stem' as a whole",
+        ),
         ({"evry": 2}, "top_down has no argument 'evry': did you mean 'every'"),
         ({"backbone": "top"}, "Plain has 3 parameters outside of backbone='top' and head='fc'"),
         ({"layers": ["token", "steam", "top"]}, "no parameters .* 'steam': did you mean 'stem'"),

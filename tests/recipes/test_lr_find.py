@@ -109,10 +109,10 @@ def test_for_a_probe_head_a_tenth_of_the_rate_at_which_the_loss_starts_to_rise_i
     ("suggested", "alternative", "configured", "preferred"),
     [
         (2e-3, 5e-3, 1e-2, None),  # all within a factor of ten of the suggestion
-        (8e-4, 1e-3, 1e-2, "configured optimizer.lr=0.01,"),  # the loss is lowest at 1e-2
-        (8e-4, 9e-4, 1e-2, "suggested optimizer.lr=0.0008,"),  # at the configured rate it rises again
-        (1.5e-2, 2e-3, 1e-3, "suggested optimizer.lr=0.015,"),
-        (9e-4, 1.0, 2e-3, "configured optimizer.lr=0.002,"),  # the alternative is a thousand times higher
+        (8e-4, 1e-3, 1e-2, "give optimizer.lr=0.01 (the configured one),"),  # the loss is lowest at 1e-2
+        (8e-4, 9e-4, 1e-2, "give optimizer.lr=0.0008 (the suggested one),"),  # at the configured rate it rises again
+        (1.5e-2, 2e-3, 1e-3, "give optimizer.lr=0.015 (the suggested one),"),
+        (9e-4, 1.0, 2e-3, "give optimizer.lr=0.002 (the configured one),"),  # the alternative is a thousand times higher
     ],
 )
 def test_of_rates_that_are_far_apart_the_highest_at_which_the_loss_falls_is_preferred(suggested, alternative, configured, preferred):

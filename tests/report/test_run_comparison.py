@@ -97,7 +97,9 @@ def test_runs_with_few_test_images_in_common_are_refused_with_a_command_that_giv
 
 def test_names_that_may_be_numbers_identify_images_of_equal_test_sets_only(tmp_path):
     first = run_of(tmp_path / "first", [], HASHES[:30], stored=False)
-    with pytest.raises(UserError, match=r"different test images or labels \(30 and 40\), and .*first has no split\.json"):
+    with pytest.raises(
+        UserError, match=r"first has 30 test images and .*other 40, and which .* unknown, because .*first has no split\.json: give two"
+    ):
         compare_runs(first, run_of(tmp_path / "other", []))
     whole, part = run_of(tmp_path / "whole", []), run_of(tmp_path / "part", [], HASHES[:30])
     (part / FILE).write_bytes((whole / FILE).read_bytes())
@@ -120,7 +122,9 @@ def test_the_command_prints_the_comparison_and_writes_nothing(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "+0.1500" in printed and sorted(tmp_path.rglob("*")) == before
     for words in (["head=linear"], [str(other), str(first)], [""]):
-        with pytest.raises(UserError, match=f"^--against '{' '.join(words)}': {first} is not a sweep, so give the folder of one other run"):
+        with pytest.raises(
+            UserError, match=f"^--against '{' '.join(words)}': {first} is a single run, so give the folder of one other run"
+        ):
             main.report([str(first), "--against", *words])
     with pytest.raises(UserError, match=r"there is no file or folder .*/otter: did you mean .*/other"):
         (other / "config.yaml").write_text("_target_: ftlit.load_backbone")

@@ -69,8 +69,8 @@ def _check_paths(words: Sequence[str], run: Path, began: str) -> None:
         if is_path and began and not exists(value) and exists(there):
             give = shell_word(f"{name}={there}") if name else f"{before} {shell_word(there)}"
             raise UserError(
-                f"{AGAIN}={shell_word(str(run))} has {shell_word(word)}, a path in {shown(began)}: give the command in that folder, or add "
-                f"{give}"
+                f"{AGAIN}={shell_word(str(run))} has {shell_word(word)}, a path relative to {shown(began)}, where that run was started: "
+                f"give the command there, or add {give}"
             )
 
 

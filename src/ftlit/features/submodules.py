@@ -151,8 +151,8 @@ def _entry(module: nn.Module, paths: Sequence[str], images: Tensor) -> tuple[nn.
             continue
         except Exception as error:  # the code of a user fails in any way; a `forward` may take more than images
             failed = (
-                f"{path or type(module).__name__} cannot be run with nothing but a batch of images of shape {tuple(images.shape[1:])}: "
-                f"give a module that can, or the name of a submodule that can ({one_line(error)})"
+                f"{path or type(module).__name__} fails on a batch of images of shape {tuple(images.shape[1:])} alone ({one_line(error)}): "
+                "give a module, or the name of a submodule, that takes nothing but images"
             )
             continue
         inner = {module.get_submodule(below) for below in paths}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ftlit.errors import UserError
 
 IN_PLACE_OF_IMAGES = (
-    "the batch contains stored features of {cut!r} in place of images, so {what} cannot be applied to it: do this in the data set, or name "
-    "another module in FeatureData(cut=...)"
+    "the batch contains stored features of {cut!r} in place of images, so {what} cannot be applied to it: apply it to the images in the "
+    "data set, or name another module in FeatureData(cut=...)"
 )
 
 
@@ -67,7 +67,7 @@ class FeatureBatch:
         return UserError(IN_PLACE_OF_IMAGES.format(cut=self.cut, what=what))
 
     def _operator(self, *_: Any) -> Any:
-        raise self._refused("an operator")
+        raise self._refused("arithmetic, such as images * 2,")
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __getitem__ = _operator
 

@@ -79,7 +79,8 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     Raises:
         UserError: mistakes are found here, before any training.
     """
-    bind(cfg)  # first: `checkpoint_of` reads values as they are given
+    if cfg.resume:
+        bind(cfg)  # first: `checkpoint_of` compares values with those of the run
     resume_from = checkpoint_of(cfg)
     with first_ahead("parts", cfg.rank_timeout):  # it may hash many files; the others find the hashes
         parts = load_parts(cfg)

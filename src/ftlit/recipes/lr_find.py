@@ -160,6 +160,6 @@ def prefer(rate: float, suggestion: Suggestion, configured: float) -> str:
     which = "configured" if better == configured else "suggested"
     compared = ",".join(f"{each:g}" for each in sorted({rate, configured, alternative}))
     return (
-        f"; they and the configured {configured:g} are more than a factor of {FAR} apart: prefer the {which} optimizer.lr={better:g}, "
-        f"because the loss still falls there; to compare, train with -m optimizer.lr={compared}"
+        f"; these two and the configured {configured:g} differ by more than a factor of {FAR}: give optimizer.lr={better:g} (the {which} "
+        f"one), where the loss still falls; to compare, train with -m optimizer.lr={compared}"
     )

@@ -176,12 +176,12 @@ def _check_known(first: _Tested, second: _Tested) -> None:
         return
     lacking = next(run for run in (second, first) if _split(run.run, run.number) is None)
     has_split = (lacking.run.folder / FILE).is_file()
-    why = f"{lacking.name} has tested only some of its images" if has_split else f"{lacking.name} has no {FILE}, which identifies images"
+    why = f"{lacking.name} has tested only some of its images" if has_split else f"{lacking.name} has no {FILE}"
     words = f"ftlit train again={shell_word(lacking.name)} trainer.limit_test_batches=1.0"
     advice = f"train it again with all ({words})" if has_split else "give two runs with the same test set"
     raise UserError(
-        f"{first.name} and {second.name} have different test {first.run.noun} or labels ({first.number:,} and {second.number:,}), and "
-        f"{why}: {advice}"
+        f"{first.name} has {first.number:,} test {first.run.noun} and {second.name} {second.number:,}, and which of them are the same is "
+        f"unknown, because {why}: {advice}"
     )
 
 

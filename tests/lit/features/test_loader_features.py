@@ -237,7 +237,7 @@ REFUSED = [
         OwnData(),
         Normalising,
         AT,
-        r"the batch contains stored features of 'encoder' in place of images, so an operator cannot be applied to it",
+        r"the batch contains stored features of 'encoder' in place of images, so arithmetic, such as images \* 2, cannot be applied to it",
     ),
     (OwnData(), TwoPaths, AT, r"the batch contains stored features of 'encoder' in place of images, so \.mean cannot be applied to it"),
     (OwnData(), paired, AT, "'encoder' returns a tuple, but only tensors can be stored"),

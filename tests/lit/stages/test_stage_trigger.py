@@ -55,8 +55,8 @@ def test_the_end_of_training_says_how_far_the_metric_was_from_beginning_the_stag
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
-        ([0.1, 0.2, 0.1], "not met in 3 validations, best value 0.2, and 1 validation in a row without improvement at the end (2 needed)"),
-        ([0.1, 0.1, 0.2], "not met in 3 validations, best value 0.2, and 0 validations in a row without improvement at the end (2 needed)"),
+        ([0.1, 0.2, 0.1], "not met in 3 validations, best value 0.2; at the end 1 validation in a row without improvement, but 2 needed"),
+        ([0.1, 0.1, 0.2], "not met in 3 validations, best value 0.2; at the end 0 validations in a row without improvement, but 2 needed"),
         ([0.2, 0.1, 0.1], "met only in the last epoch, best value 0.2: train for at least one more epoch"),
     ],
 )

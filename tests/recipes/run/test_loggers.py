@@ -108,7 +108,7 @@ def test_a_logger_that_cannot_connect_is_a_one_line_error_before_training():
     with pytest.raises(UserError, match=r"^Unreachable cannot connect: no answer"):
         begin_loggers(build_loggers(OmegaConf.create(node)), again=False)
     node["custom"]["port"] = -1
-    with pytest.raises(UserError, match=r"^logger\.custom: no port -1$"):
+    with pytest.raises(UserError, match=r"^logger\.custom cannot be built: RuntimeError: no port -1$"):
         build_loggers(OmegaConf.create(node))
 
 

@@ -91,7 +91,7 @@ def _print_estimate(folder: Path, seconds: float) -> None:
     left = plan.total - sum(other.status == 0 or (other.status is not None and other.number < job.number) for other in others)
     if left < 2:
         return
-    one, every = duration_in_words(seconds), duration_in_words(left * seconds)
+    one, every = duration_in_words(max(1.0, seconds)), duration_in_words(left * max(1.0, seconds))
     print_line(
         f"estimate  {name_of(job)} takes about {one}; {left:,} jobs like this one, one after another, about {every}, less where features "
         "are stored already"

@@ -109,7 +109,8 @@ def _mark_in(columns: Sequence[str]) -> str | None:
 
 
 def _separator(mark: str) -> str:
-    return shell_word(f"data.separator={TAB[0] if mark == TAB_CHARACTER else mark}")
+    word = f"data.separator={TAB[0] if mark == TAB_CHARACTER else mark}"
+    return f"'{word}'" if mark == "," else shell_word(word)  # a bare comma would look like the end of a part
 
 
 def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> None:

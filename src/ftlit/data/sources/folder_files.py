@@ -114,7 +114,7 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
         search = re.compile(pattern).search
     except re.error as error:
         raise UserError(
-            f"data.group_pattern={pattern!r} is not a valid regular expression: correct the pattern ({one_line(error)})"
+            f"data.group_pattern={pattern!r} is not a valid regular expression, {one_line(error)}: correct the pattern"
         ) from error
     matches = [search(printable(file.path.relative_to(root).as_posix())) for file in files]
     if not any(matches):

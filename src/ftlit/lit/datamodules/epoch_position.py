@@ -52,7 +52,11 @@ class ContinuesEpoch(LightningDataModule):
         processes = process_share(self.trainer)[0]
         before, now = state_dict.get(GLOBAL_BATCH), self.batch_size * processes
         if state_dict["batch"] and before is not None and before != now:
-            size = f"give batch_size={before // processes}" if before % processes == 0 else f"use processes that share {before} evenly"
+            size = (
+                f"give batch_size={before // processes}"
+                if before % processes == 0
+                else f"use a number of processes that divides {before}, each with batch_size={before} / processes"
+            )
             raise UserError(
                 f"the checkpoint was written within an epoch with a global batch of {before}, but "
                 f"{count(processes, 'process')} with batch_size={self.batch_size} have a global batch of {now}: {size}"

@@ -111,7 +111,7 @@ class StageTrigger:
         if met:
             return f"its condition ({until}) was met only in the last epoch, {best}: train for at least one more epoch"
         waited = count(until.waited(self._values), "validation")
-        needed = "" if until.patience is None else f", and {waited} in a row without improvement at the end ({until.patience} needed)"
+        needed = "" if until.patience is None else f"; at the end {waited} in a row without improvement, but {until.patience} needed"
         return f"its condition ({until}) was not met in {count(len(self._values), 'validation')}, {best}{needed}"
 
     def state_dict(self) -> dict[str, Any]:

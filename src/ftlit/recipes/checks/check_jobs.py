@@ -99,7 +99,7 @@ def _missing_too(published: Mapping[Published, Job], failed: Job) -> str:
     from ftlit.zoo.torchvision_nets import is_at_hand  # here: a launcher's own process needs no torch
 
     names = [name for (name, weights), job in published.items() if job is not failed and not is_at_hand(name, weights)]
-    return f"; the weights of {shorten(names)} are missing too" if names else ""
+    return f". The weights of {shorten(names)}, which other jobs need, are missing too" if names else ""
 
 
 def _error_of(config: DictConfig, job: Job, composed: dict[int, DictConfig] | None, published: dict[Published, Job]) -> UserError | None:

@@ -94,10 +94,8 @@ def _top_by_both(numbers: DecisionNumbers, noun: str, similar: str) -> str:
     top, other = numbers.top, numbers.most_accurate
     if other.accuracy <= top.accuracy:
         return f"No lower layer separates the classes better than the top layer, {_depth(top, noun)}: {similar}"
-    lower = (
-        f"{_depth(other, noun)} is more accurate than the top layer, {_depth(top, noun)}, but has no better transferability score (LogME)"
-    )
-    return f"{lower}; upper layers are dropped only where both are better, so none is dropped"
+    lower = f"No layer is dropped: {_depth(other, noun)} is more accurate than the top layer, {_depth(top, noun)}, but has no higher LogME"
+    return f"{lower}, and the layers above it are dropped only where both are higher"
 
 
 def _depth(depth: Depth, noun: str) -> str:

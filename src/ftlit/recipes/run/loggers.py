@@ -32,7 +32,8 @@ def build_loggers(loggers: DictConfig) -> list[Logger]:
         try:
             built.append(instantiate(node))
         except Exception as error:
-            raise UserError(f"logger.{name!s}: {one_line(error.__cause__ or error)}") from error
+            cause = error.__cause__ or error
+            raise UserError(f"logger.{name!s} cannot be built: {type(cause).__name__}: {one_line(cause)}") from error
     return built
 
 
