@@ -57,7 +57,7 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     idle_patterns = [pattern for pattern in dict.fromkeys(patterns) if not any(covers(pattern, name) for name in names)]
     if uncovered:
         noun, modules = "parameter" if len(uncovered) == 2 else "parameters", not_covered(patterns, names)
-        where = f"{len(modules)} modules ({shorten(modules, most=3)})" if len(modules) > 3 else shorten(modules)
+        where = f"{len(modules)} modules ({', '.join(modules[:3])}, ...)" if len(modules) > 3 else shorten(modules)
         others = f" and {len(uncovered) - 1} other {noun}, in {where}" if uncovered[1:] else ""
         missing = f"no pattern matches {uncovered[0]!r}{others}: add a pattern at the end, such as '*' for all other parameters"
         raise UserError("; ".join([*(str(idle(pattern, names)) for pattern in idle_patterns), missing]))
