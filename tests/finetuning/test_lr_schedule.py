@@ -154,7 +154,9 @@ def test_a_step_size_of_0_is_an_error():
 
 def test_a_warm_up_shorter_than_the_unit_is_noted():
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    with pytest.warns(UserWarning, match=r"^lr_scheduler.warmup=0.1 of 4 epochs is less than one epoch, .* give at least 0.25, or"):
+    with pytest.warns(
+        UserWarning, match=r"^lr_scheduler.warmup=0.1, a share of 4 epochs, is less than one epoch, .* give at least 0.25, or"
+    ):
         assert Rates(optimizer, constant, steps=40, epochs=4, unit="epoch", warmup=0.1).factor == 1.0
     assert Rates(optimizer, constant, steps=40, epochs=4, unit="epoch", warmup=0.25).factor == 0.5
 

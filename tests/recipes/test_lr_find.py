@@ -109,10 +109,10 @@ def test_for_a_probe_head_a_tenth_of_the_rate_at_which_the_loss_starts_to_rise_i
     ("suggested", "alternative", "configured", "preferred"),
     [
         (2e-3, 5e-3, 1e-2, None),  # all within a factor of ten of the suggestion
-        (8e-4, 1e-3, 1e-2, "give optimizer.lr=0.01 (the configured one),"),  # the loss is lowest at 1e-2
-        (8e-4, 9e-4, 1e-2, "give optimizer.lr=0.0008 (the suggested one),"),  # at the configured rate it rises again
-        (1.5e-2, 2e-3, 1e-3, "give optimizer.lr=0.015 (the suggested one),"),
-        (9e-4, 1.0, 2e-3, "give optimizer.lr=0.002 (the configured one),"),  # the alternative is a thousand times higher
+        (8e-4, 1e-3, 1e-2, "the configured optimizer.lr=0.01 is the safer choice,"),  # the loss is lowest at 1e-2
+        (8e-4, 9e-4, 1e-2, "the suggested optimizer.lr=0.0008 is the safer choice,"),  # at the configured rate it rises again
+        (1.5e-2, 2e-3, 1e-3, "the suggested optimizer.lr=0.015 is the safer choice,"),
+        (9e-4, 1.0, 2e-3, "the configured optimizer.lr=0.002 is the safer choice,"),  # the alternative is a thousand times higher
     ],
 )
 def test_of_rates_that_are_far_apart_the_highest_at_which_the_loss_falls_is_preferred(suggested, alternative, configured, preferred):
@@ -224,7 +224,7 @@ def test_the_recipe_keeps_the_ratio_between_groups_at_every_step_and_writes_its_
         assert all(moved for _, moved in groups.values())
     assert rows[0]["rate"] <= steep <= rows[-1]["rate"]
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith(f"optimizer.lr={steep:.1e} (head at {steep:.1e}, backbone.layer4 at ")
+    assert line.startswith(f"suggested: optimizer.lr={steep:.1e} (head at {steep:.1e}, backbone.layer4 at ")
     assert sorted(path.name for path in Path(tmp_path / "run").iterdir()) == ["lr_find.csv", "lr_find.png"]
     assert (tmp_path / "run/lr_find.png").read_bytes().startswith(b"\x89PNG")
 
@@ -244,7 +244,7 @@ def test_only_the_given_stage_trains_and_is_listed_and_the_seed_determines_the_l
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         lr_find.run(composed(tmp_path / name, *short, f"seed={seed}"))
     assert {name for groups in Spy.seen for name, (_, moved) in groups.items() if moved} == {"head"}
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("optimizer.lr=")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("suggested: ")]
     assert len(lines) == 3 and all("(head at " in line and "backbone." not in line for line in lines)
     a, b, c = ((tmp_path / name / "lr_find.csv").read_text() for name in "abc")
     assert a == b != c

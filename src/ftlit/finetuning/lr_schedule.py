@@ -83,8 +83,8 @@ class Rates(LRScheduler):
         if unit == "epoch" and 0 < warmup * epochs < 1:
             least = f"at least {ceil(1000 / epochs) / 1000:g}, or " if epochs > 1 else ""  # rounded up: 0.33 of 3 epochs is no epoch
             warnings.warn(
-                f"lr_scheduler.warmup={warmup} of {count(epochs, 'epoch')} is less than one epoch, but this scheduler changes the rate "
-                f"once per epoch, so there is no warm-up: give {least}a scheduler that changes it at every step, such "
+                f"lr_scheduler.warmup={warmup}, a share of {count(epochs, 'epoch')}, is less than one epoch, but this scheduler changes "
+                f"the rate once per epoch, so there is no warm-up: give {least}a scheduler that changes it at every step, such "
                 "as lr_scheduler=cosine",
                 stacklevel=2,
             )

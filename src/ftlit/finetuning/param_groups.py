@@ -118,9 +118,9 @@ def check_same_factors(module: nn.Module, lr_scale: Sequence[tuple[str, float]],
         if wanted is not None and given != wanted:
             has = "no learning-rate factor" if given is None else f"the learning-rate factor {given:g}"
             raise UserError(
-                f"{name} has {has} in the optimizer, but {wanted:g} in the schedule: build the optimizer with the factors of the schedule, "
-                "lr_scale=schedule.lr_scale; for a schedule made without a module, such as top_down(head='fc'), these are "
-                "lr_scale=schedules.layer_lrs(module, ...) with its layers, scale and decay"
+                f"{name} has {has} in the optimizer, but {wanted:g} in the schedule: build the optimizer with the factors of the schedule: "
+                "lr_scale=schedule.lr_scale, or, for top_down(head='fc') and other schedules made without a module, "
+                "lr_scale=schedules.layer_lrs(module, ...) with the same arguments"
             )
 
 

@@ -66,8 +66,8 @@ class Network:
         if not isinstance(self.backbone, Backbone):
             kind = type(self.backbone).__name__
             raise UserError(
-                f"the backbone of a Network is a {kind}, not a ftlit.Backbone: give ftlit.backbone_from(model), or, for layers that ftlit "
-                "does not know, ftlit.backbone_from(model, layers=[...]), and the classifier of the model as head"
+                f"the backbone of a Network is a {kind}, not a ftlit.Backbone: give ftlit.backbone_from(model) as backbone and the "
+                "classifier of the model as head; for layers that ftlit does not know, ftlit.backbone_from(model, layers=[...])"
             )
 
     def __repr__(self) -> str:

@@ -131,12 +131,12 @@ def describe(rate: float, suggestion: Suggestion, run: Run, folder: Path, config
         )
     else:
         other, more = (
-            f"alternative learning rate {suggestion.tenth:.1e}, a tenth of the one with the lowest loss",
+            f"or {suggestion.tenth:.1e}, a tenth of the rate with the lowest loss",
             "the loss still falls at the highest learning rate",
         )
     more = f"; {more}, so a higher lr_find.most may help" if suggestion.open_ended(probe_head=probe_head) else ""
     advice = "" if probe_head else prefer(rate, suggestion, configured)
-    return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}{advice}; lr_find.csv, lr_find.png: {folder}"
+    return f"suggested: optimizer.lr={rate:.1e} ({groups}); {other}{more}{advice}; lr_find.csv, lr_find.png: {folder}"
 
 
 def trained_groups(model: FineTuner) -> dict[tuple[str, float], None]:
@@ -160,6 +160,7 @@ def prefer(rate: float, suggestion: Suggestion, configured: float) -> str:
     which = "configured" if better == configured else "suggested"
     compared = ",".join(f"{each:g}" for each in sorted({rate, configured, alternative}))
     return (
-        f"; these two and the configured {configured:g} differ by more than a factor of {FAR}: give optimizer.lr={better:g} (the {which} "
-        f"one), where the loss still falls; to compare, train with -m optimizer.lr={compared}"
+        f". These and the configured {configured:g} differ by more than a factor of {FAR}; of the suggested and the configured one, the "
+        f"{which} optimizer.lr={better:g} is the safer choice, because the loss still falls there; to compare, train with -m "
+        f"optimizer.lr={compared}"
     )

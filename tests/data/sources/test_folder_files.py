@@ -273,7 +273,7 @@ def test_files_without_the_ending_of_an_image_are_left_out_with_a_note_but_never
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl/1.heic_").write_text("x")
     advice = "convert images to .png, or move the folder elsewhere if it is no class"
-    with pytest.raises(UserError, match=rf"^1 class would be empty, .*owl/1\.heic_\): {advice}$"):
+    with pytest.raises(UserError, match=rf"^1 class folder has no file .*owl/1\.heic_\): {advice}$"):
         list_folder(tmp_path)
 
 
@@ -284,7 +284,7 @@ def test_a_data_set_beside_folders_without_images_or_beside_others_is_proposed(t
         (tmp_path / "D" / name).touch()
     proposed = f"did you mean {tmp_path / 'D/insects'}"
     with pytest.raises(
-        UserError, match=rf"^2 classes would be empty, .*: {proposed}\? If not, convert images to \.png, or move the folders"
+        UserError, match=rf"^2 class folders have no file .*: {proposed}\? If not, convert images to \.png, or move the folders"
     ):
         list_folder(tmp_path / "D")
     several = tree(tmp_path / "several", "insects/fox", "insects/hare", "later/fox", "later/hare", "new_photos")
@@ -293,6 +293,6 @@ def test_a_data_set_beside_folders_without_images_or_beside_others_is_proposed(t
     splits = tree(tmp_path / "splits", "train/fox", "train/hare", "test/fox")
     (splits / "test/hare").mkdir()
     (splits / "test/hare/readme.txt").touch()
-    with pytest.raises(UserError, match=r"^1 class would be empty") as caught:
+    with pytest.raises(UserError, match=r"^1 class folder has no file with the ending of an image") as caught:
         list_folder(splits)
     assert "did you mean" not in str(caught.value)

@@ -200,7 +200,7 @@ def test_a_part_that_cannot_be_called_is_one_line_before_anything_is_built(overr
         ("data._target_=MINE.images data.batch_size=3", "data.batch_size has no effect, because data._target_=MINE.images returned an Ima"),
         (
             "data._target_=MINE.Module",
-            "a LightningDataModule that lacks attributes: set counts, multilabel, batch_size in its",
+            "a LightningDataModule without counts, multilabel, batch_size: set these attributes in its",
         ),
         (
             "data._target_=MINE.NoTest",

@@ -103,10 +103,8 @@ def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry], data
             advice = f"did you mean {shorten((shown(folder.path) for folder in data_sets), most=3)}? If not, {advice}"
         if all(file.name.lower().endswith(ARRAY_SUFFIX) for file in lost.values()):
             advice = f"to read {ARRAY_SUFFIX} files as images with N bands (not 1 or 3), give backbone.in_chans=N"
-        raise UserError(
-            f"{count(len(lost), 'class')} would be empty, because no file has the ending of an image, such as .jpg or .png ({names}): "
-            f"{advice}"
-        )
+        has = "class folder has" if len(lost) == 1 else "class folders have"
+        raise UserError(f"{len(lost):,} {has} no file with the ending of an image, such as .jpg or .png (found: {names}): {advice}")
 
 
 def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[str]) -> Listing:

@@ -207,7 +207,7 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
     if not files:
         raise UserError(f"{shown(path)} lists no images: add one row per image")
     if missing := [file.path for file in files if not file.path.is_file()]:
-        hint = f"correct the paths, or give data.root=... in place of {shown(base)}, where relative paths start"
+        hint = f"correct the paths, or, if relative paths do not start at {shown(base)}, give data.root=FOLDER where they do"
         if all("\\" in str(name) for name in missing):
             hint = f"write / for each \\ (relative paths start in {shown(base)})"
         raise UserError(

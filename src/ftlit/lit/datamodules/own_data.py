@@ -60,8 +60,9 @@ def check_module(data: object, source: str) -> None:
 def check_trainable(data: Any, source: str) -> None:
     """Raise `UserError` for a data module without an attribute or a loader that a run reads."""
     if missing := [name for name in OF_A_MODULE if not hasattr(data, name)]:
+        pronoun = "this attribute" if len(missing) == 1 else "these attributes"
         raise UserError(
-            f"{source} returned {kind_of(data)}, a LightningDataModule that lacks attributes: set {', '.join(missing)} in its __init__ "
+            f"{source} returned {kind_of(data)}, a LightningDataModule without {', '.join(missing)}: set {pronoun} in its __init__ "
             "(docs/extending.md#data-source)"
         )
     lacking = [f"counts[{split!r}]" for split in SPLITS if split not in data.counts]
