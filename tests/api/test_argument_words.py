@@ -4,13 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ftlit
 from ftlit import UserError
+from ftlit.api.calls import IN_OPTIONS
 from ftlit.api.words import text_of, words_of
 from ftlit.cli.command_words import complete
+from ftlit.recipes.config.hydra_internals import fresh_hydra
 
 TEXTS = st.text(st.characters(codec="ascii", exclude_characters="\0$"), max_size=8)
 NAMES = st.from_regex(r"[a-z_][a-z_ ,:(]{0,5}", fullmatch=True).filter(lambda name: name not in ("null", "true", "false", "nan", "inf"))
@@ -99,3 +103,24 @@ def test_a_folder_on_the_command_line_is_data(tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=line):
             complete(words)
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("lr", r"^finetune has no argument 'lr': give options={'optimizer\.lr': \.\.\.}$"),
+        ("max_epochs", r"give epochs=\.\.\.$"),
+        ("backbon", r"did you mean 'backbone'\?"),
+    ],
+)
+def test_an_argument_that_is_an_option_says_where_to_give_it(argument, line):
+    with pytest.raises(UserError, match=line):
+        ftlit.finetune("photos", **{argument: 1})
+
+
+def test_options_in_place_of_arguments_exist():
+    with fresh_hydra():
+        cfg = compose("train")
+    for option in IN_OPTIONS.values():
+        group = option.partition(".")[0]
+        assert group in cfg, option

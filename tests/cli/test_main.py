@@ -68,3 +68,17 @@ def test_loading_is_announced_in_a_terminal_only(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     first_checks.print_loading("runs/a")
     assert capsys.readouterr().err == "loading PyTorch, then runs/a\n"
+
+
+def test_a_run_behind_the_images_is_named_with_the_command_to_give(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "other", "photos", "more"):
+        (tmp_path / name).mkdir()
+    for name in ("run", "other"):
+        (tmp_path / name / "config.yaml").write_text("_target_: ftlit.x")
+    with pytest.raises(UserError, match=r"^the run goes before the images: give ftlit predict run photos more$"):
+        first_checks.check_run("photos", ["run", "more"])
+    first_checks.check_run("run", ["photos"])
+    first_checks.check_run("run", ["other"])  # a folder of images may hold runs
+    with pytest.raises(UserError, match="there is no file or folder missing"):
+        first_checks.check_run("missing", ["run"])

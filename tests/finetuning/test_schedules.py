@@ -110,7 +110,7 @@ def test_stages_are_named_by_their_layers_whatever_their_names(layers, preset, n
         ({"head": "zzz"}, r"Plain has no module 'zzz': give head='fc', or another one of stem, top, fc$"),
         (
             {"backbone": "stem.conv"},
-            r"Plain has no module 'stem.conv', and stem has no inner modules with parameters: give 'stem' as a whole",
+            r"Plain has no module 'stem.conv': give 'stem', which has no inner modules with parameters, or",
         ),
         ({"evry": 2}, "top_down has no argument 'evry': did you mean 'every'"),
         ({"backbone": "top"}, "Plain has 3 parameters outside of backbone='top' and head='fc'"),

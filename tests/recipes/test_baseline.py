@@ -46,7 +46,7 @@ def worse(tmp_path_factory):
 
 def test_a_run_whose_epochs_are_worse_gives_the_result_of_the_small_scenario(worse, tmp_path):
     folder, printed = worse
-    assert "the results are from the linear probe, because no epoch was clearly better" in printed
+    assert "\nthe results are from the linear probe, because no epoch was clearly better" in printed  # a line of its own
     assert "linear probe -> fine-tuned" not in printed
     run(tmp_path / "small", *TRAIN, "scenario=small_similar")
     small, large = result(tmp_path / "small"), result(folder)

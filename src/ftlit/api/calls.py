@@ -8,8 +8,19 @@ from typing import Any
 from ftlit.api.results import Advised, Finetuned, Probed
 from ftlit.api.words import AnyPath, Options, words_of
 from ftlit.errors import UserError
+from ftlit.plain_arguments import known_arguments
+
+IN_OPTIONS = {  # arguments that users expect -> the option that they stand for
+    **{name: "optimizer.lr" for name in ("lr", "learning_rate")},
+    **{name: f"data.{name}" for name in ("batch_size", "augment", "mix", "num_workers", "per_class", "val_fraction", "test_fraction")},
+    **{name: f"trainer.{name}" for name in ("precision", "devices", "accelerator")},
+    **{name: name for name in ("seed", "head", "schedule", "loss", "optimizer", "trainer", "resume", "final")},
+    "weight_decay": "optimizer.weight_decay",
+}
+_named = known_arguments(max_epochs="give epochs=...", **{name: f"give options={{{option!r}: ...}}" for name, option in IN_OPTIONS.items()})
 
 
+@_named
 def finetune(
     data: AnyPath | None = None,
     *,
@@ -56,6 +67,7 @@ def finetune(
     return Finetuned(_run("finetune", data, named, folder, options, resume_call))
 
 
+@_named
 def probe(
     data: AnyPath | None = None, *, backbone: str | None = None, folder: AnyPath | None = None, options: Options | None = None
 ) -> Probed:
@@ -76,6 +88,7 @@ def probe(
     return Probed(_run("probe", data, {"backbone": backbone}, folder, options))
 
 
+@_named
 def advise(
     data: AnyPath | None = None, *, backbone: str | None = None, folder: AnyPath | None = None, options: Options | None = None
 ) -> Advised:

@@ -10,7 +10,7 @@ from ftlit.api.predictions import predicted
 from ftlit.api.words import AnyPath
 from ftlit.errors import UserError
 from ftlit.formats import read_json
-from ftlit.run_folder import ADVICE, BASELINE, PROBE_LAYERS, TRAINED, is_run_folder, keeps_baseline, read_result
+from ftlit.run_folder import ADVICE, BASELINE, PROBE_LAYERS, TRAINED, is_run_folder, keeps_baseline, meant_run, no_run, read_result
 
 TableRow = dict[str, Any]
 COLUMNS = ("accuracy", "accuracy_low", "accuracy_high", "f1", "loss", "fitted_on")  # of a split in result.json
@@ -33,7 +33,7 @@ class RunFolder:
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder).expanduser().absolute())
         if not is_run_folder(self.folder):
-            raise UserError(f"{self.folder} holds no run: give the folder that a run printed, or .folder of its result")
+            raise no_run(self.folder) if self.folder.exists() else UserError(f"there is no folder {self.folder}{meant_run(self.folder)}")
 
     @property
     def report(self) -> Path | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ftlit.errors import UserError, closest_path, shorten
 from ftlit.formatting import shell_word, shown
+from ftlit.run_folder import existing_run, is_run_folder
 
 
 def check_inputs(paths: Sequence[str]) -> None:
@@ -18,6 +19,16 @@ def check_inputs(paths: Sequence[str]) -> None:
         near = next(filter(None, (closest_path(Path(path)) for path in given)), None)
         meant = f": did you mean {shown(near)}?" if near else ""
         raise UserError(f"there is no file or folder {shorten(shown(path) for path in given)}{meant}")
+
+
+def check_run(run: str, paths: Sequence[str]) -> None:
+    """Raise `UserError` where there is no such run, or where it stands behind the images."""
+    behind = next((path for path in paths if is_run_folder(Path(path).expanduser())), None)
+    given = Path(run).expanduser()
+    if behind and given.exists() and not given.is_file() and not is_run_folder(given):
+        others = " ".join(shell_word(run if path == behind else path) for path in paths)
+        raise UserError(f"the run goes before the images: give ftlit predict {shell_word(behind)} {others}")
+    existing_run(run)
 
 
 def check_output(words: Sequence[str]) -> None:

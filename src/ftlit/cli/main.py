@@ -12,7 +12,7 @@ from typing import Any
 from ftlit.cli import search_current_folder
 from ftlit.cli.command_list import describe_commands, describe_versions
 from ftlit.cli.deferred_imports import quick_imports
-from ftlit.cli.first_checks import check_inputs, check_output, print_loading
+from ftlit.cli.first_checks import check_inputs, check_output, check_run, print_loading
 from ftlit.cli.output import one_line_warnings, robust_output
 from ftlit.cli.parsers import (
     ACTIONS,
@@ -87,7 +87,7 @@ def predict(arguments: list[str]) -> None:
     given = parser.parse_intermixed_args(arguments)
     if given.trust:
         search_current_folder()
-    existing_run(given.run)
+    check_run(given.run, given.paths)
     check_inputs(given.paths)
     print_loading(given.run)
     with quick_imports():  # here, so that --help stays fast

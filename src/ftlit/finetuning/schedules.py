@@ -59,11 +59,7 @@ def _no_part(module: nn.Module, argument: str, path: str) -> UserError:
     names = [name for name, size in sizes.items() if size]
     has, beside = f"{type(module).__name__} has no module {path!r}", shorten(_path(above, name) for name in names)
     if not names:
-        return UserError(
-            f"{has}, and {above or 'it'} has no inner modules with parameters: give {above!r} as a whole, or a Schedule of your own stages"
-            if above
-            else f"{has}, nor any other with parameters: give a Schedule of your own stages"
-        )
+        return UserError(f"{has}: give {above!r}, which has no inner modules with parameters, or build a Schedule from stages")
     if meant := closest(path.removeprefix(f"{above}."), names):
         return UserError(f"{has}: did you mean {argument}={_path(above, meant)!r}? There are: {beside}")
     likely = max(names, key=sizes.__getitem__) if argument == "backbone" else names[-1]

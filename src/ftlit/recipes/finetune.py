@@ -14,6 +14,7 @@ from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.freeze import trained
 from ftlit.finetuning.plan import Plan
 from ftlit.inference.load_network import load
+from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
 from ftlit.lit.callbacks.metrics_file import MetricsFile
@@ -110,7 +111,9 @@ def fit(cfg: DictConfig, run: Run) -> float:
                 {**results, **details, **beside_result(run, baseline, images), **averaged, **(start.record() if start else {})},
             )
             notes = [*describe_fit(run.trainer, seconds, trains=run.trains), *([choice.describe()] if choice else [])]
-            print_results(cfg, results, notes, images, fitted_on, None if kept else baseline, start, low)
+            best = find_callback(run.trainer, BestCheckpoint)
+            outcome = best.describe() if best and best.keeps_first else ""
+            print_results(cfg, results, notes, images, fitted_on, None if kept else baseline, start, low, outcome)
             if cfg.report and recorder and recorder.tested:
                 write_run_report(cfg, run.data, recorder.tested, recorder.features, partial(_reported, cfg, run, kept))
     return score_of(run, results)

@@ -38,6 +38,17 @@ def test_images_keep_the_split_of_the_run_and_others_are_split_by_their_hash(tmp
     assert any("40 of 60 examples are in the same split as in the run" in note for note in collection.notes)
 
 
+def test_data_without_any_image_of_the_run_get_a_note(tmp_path):
+    """With `init_from`, a folder with tomorrow's photos only."""
+    stored(tmp_path)
+    (note,) = [
+        note
+        for note in assemble({"train": images(range(100, 140))}, ["a", "b"], SplitRule(FRACTIONS, 0, read_split(tmp_path))).notes
+        if note.startswith("none of the")
+    ]
+    assert "none of the 40 examples of the run " in note and note.endswith("put both into one data set")
+
+
 def test_images_that_the_data_give_as_test_are_neither_new_nor_missing(tmp_path):
     before = values(stored(tmp_path))
     rest = [number for number in range(40) if number not in before["test"]]

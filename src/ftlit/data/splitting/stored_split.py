@@ -76,6 +76,11 @@ class StoredSplit:
         splits = [(split, self.split_of.get(hashes[place])) for split, several in places.items() for place in several]
         kept, moved = (sum(old is not None and (old == new) is same for new, old in splits) for same in (True, False))
         gone = len(self.split_of.keys() - {*hashes, *given})
+        if gone == len(self.split_of):
+            return (
+                f"none of the {gone:,} examples of the run {shown(self.folder)} are in these data, so nothing of its split is kept, and a "
+                "head is fitted on these data alone: to continue with old and new examples, put both into one data set"
+            )
         are = "is" if moved == 1 else "are"
         rest = f"; {moved:,} {are} in another split now, because the data give that split, or a group is kept together" if moved else ""
         rest += f"; {count(gone, 'example')} of that run {'is' if gone == 1 else 'are'} not in the data" if gone else ""

@@ -26,6 +26,7 @@ def print_results(
     baseline: Mapping[str, float] | None = None,
     start: StartComparison | None = None,
     low: Sequence[ClassScore] = (),
+    outcome: str = "",
 ) -> None:
     """Print the metrics of the best checkpoint on val and test, notes on the run, and its folder.
 
@@ -38,6 +39,7 @@ def print_results(
         baseline: metrics of the linear probe before training, where there is one.
         start: the comparison with the run of `init_from`, where there is one.
         low: the classes with a low recall on test, the lowest first.
+        outcome: why the results are not those of the trained network; empty: they are.
     """
     intervals = ["95 % interval of accuracy"] if images else []  # programs read the columns before it
     table = Table("split", "accuracy", "macro F1", "loss", *intervals, "fitted on")
@@ -56,6 +58,8 @@ def print_results(
     if baseline:
         changes = (f"{split} {baseline[f'{split}/accuracy']:.4f} -> {results[f'{split}/accuracy']:.4f}" for split in ("val", "test"))
         print_line(f"linear probe -> fine-tuned: accuracy on {', '.join(changes)}")
+    if outcome:
+        print_line(outcome)
     names = [name for name in ("best", "last", BASELINE) if Path(cfg.paths.run, "checkpoints", f"{name}.ckpt").exists()]
     checkpoints = " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
     files = [*([f"{checkpoints} checkpoint"] if checkpoints else []), "metrics.csv", "config.yaml"]

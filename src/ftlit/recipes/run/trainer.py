@@ -118,10 +118,10 @@ def lost_processes(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
 
 
 def describe_fit(trainer: pl.Trainer, seconds: float, *, trains: bool) -> list[str]:
-    """How long a fit took; of training also why it ended early, and the epoch of the results."""
+    """How long a fit took; of training also why it ended early, and the epoch of the results, unless these are of the linear probe."""
     if not trains:
         return [f"fitted in {seconds:.1f} s"]
     best = find_callback(trainer, BestCheckpoint)
     stopped = [callback for callback in callbacks_of(trainer) if isinstance(callback, EarlyStopping) and callback.stopped_epoch]
     early = [f"stopped early after epoch {callback.stopped_epoch}, because {callback.monitor} stalled" for callback in stopped]
-    return [f"trained in {seconds:.1f} s", *early, *([best.describe()] if best else [])]
+    return [f"trained in {seconds:.1f} s", *early, *([best.describe()] if best and not best.keeps_first else [])]
