@@ -34,10 +34,12 @@ def jobs_in(folder):
 
 def test_an_option_that_jobs_ignored_is_named_with_their_number(tmp_path):
     ignored = {"ignored": ["lr", "loss"]}
-    text = caption_of(jobs_in(made(tmp_path, ignored, ignored, 0.8, 0.9)))
+    text = caption_of(jobs_in(made(tmp_path, ignored, 0.8, ignored, 0.9)))
     assert (
         "2 of 4 jobs only fit a linear probe, and ignore lr: jobs that differ in it alone have equal results" in text and "loss" not in text
     )
+    one_value = caption_of(jobs_in(made(tmp_path / "one", ignored, ignored, 0.8, 0.9)))
+    assert "ignore lr" not in one_value  # no two jobs have equal results for this reason
     assert "ignore" not in caption_of(jobs_in(made(tmp_path / "other", {"ignored": ["loss"]}, 0.7, 0.8)))
 
 

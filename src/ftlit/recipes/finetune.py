@@ -140,7 +140,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
         rows.append(("processes", resized))
     rows += [("note", note) for note in (*run.notes, *notes)]
     print_plan(cfg, rows, plan, resuming, trains=run.trains)
-    if facts.seconds:
+    if facts.seconds and run.trains:  # jobs of a sweep that only fit a head differ: the first one stores features that others read
         tell_estimate(facts.seconds[0])
     if cfg.report:
         write_run(cfg, run.data, rows, plan)

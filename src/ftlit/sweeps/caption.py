@@ -1,6 +1,6 @@
 """The caption below the table of a sweep: what is marked, how values were measured, statistics, units."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ftlit.errors import shorten
 from ftlit.formatting import count
@@ -103,6 +103,16 @@ def finished(jobs: Sequence[Job]) -> str:
     return f"{done} of {plan.total} jobs {'has' if done == 1 else 'have'} finished" if done < plan.total else ""
 
 
+def ignored_options(names: Iterable[str], jobs: Sequence[Job]) -> list[str]:
+    """The swept options of which jobs that only fit a linear probe ignore two values or more, so that they have equal results.
+
+    Args:
+        names: of the swept options.
+        jobs: that have finished.
+    """
+    return [name for name in names if len({job.values.get(name) for job in jobs if name in job.ignored}) > 1]
+
+
 def ignored_note(jobs: str, names: Sequence[str]) -> str:
     """The options that jobs ignore which only fit a linear probe, and what follows.
 
@@ -124,7 +134,7 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
     notes += [BEST_OF_NOTE.format(number=results.probes_tried)] if results.probes_tried else []
     if kept := sum(keeps_baseline(job.metrics) for job in done):
         notes.append(_kept_note(kept, [job for job in done if PROBE_VAL in job.metrics]))
-    if names := [name for name in results.names if any(name in job.ignored for job in done)]:
+    if names := ignored_options(results.names, done):
         number = sum(any(name in job.ignored for name in names) for job in done)
         notes.append(ignored_note(f"{number} of {len(done)} jobs only fit a linear probe, and", names))
     elif by_val and not kept and _all_equal(results):

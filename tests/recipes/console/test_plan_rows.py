@@ -70,6 +70,11 @@ def test_augmentation_is_ignored_only_where_no_augmented_view_is_read(views, ign
     assert f"There is no gradient training, so {ignored} " in dict(rows)["head"]
 
 
+def test_the_schedule_that_makes_a_run_fit_only_its_head_is_not_ignored(tmp_path, monkeypatch):
+    rows = planned(tmp_path, monkeypatch, "scenario=large_similar", "schedule=head_only", "optimizer.lr=1")
+    assert "There is no gradient training, so optimizer.lr=1 is ignored" in dict(rows)["head"]
+
+
 LINEAR = ("scenario=small_similar", "head=linear")
 
 

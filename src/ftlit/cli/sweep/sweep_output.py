@@ -16,7 +16,7 @@ from ftlit.errors import one_line
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
 from ftlit.run_folder import TIE_BREAK, TRAINED, keeps_baseline
-from ftlit.sweeps.caption import ignored_note
+from ftlit.sweeps.caption import ignored_note, ignored_options
 from ftlit.sweeps.halving import Monitor, score_at
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, TEST, VAL, Job, jobs_of, read_job, varying
 from ftlit.sweeps.plan_file import read_plan
@@ -29,6 +29,7 @@ BEGAN = "FTLIT_SWEEP_BEGAN"  # likewise: when it began, in seconds of the epoch,
 VARYING = "FTLIT_SWEEP_OPTIONS"  # likewise: the names of the options that differ between its jobs; unset: not known
 PRINTED = "FTLIT_SWEEP_PRINTED"  # likewise: the file with the notes that its jobs have printed, whatever processes run them
 LEAST_LEFT = 20.0  # seconds; the end of a shorter sweep needs no estimate
+LEAST_ESTIMATE = 60.0  # seconds; the line of a shorter job comes soon, and says from its real time how long the others take
 NOTE = re.compile(r"(note|doctor|warning)\b")
 INDENT = " " * 10  # of the further lines of a row of the plan
 TRAINS = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar"
@@ -82,16 +83,16 @@ def job_log(folder: Path) -> Iterator[None]:
 
 def _print_estimate(folder: Path, seconds: float) -> None:
     """Print the estimate of the first job that has one, and how long the jobs that remain would take at this rate. Nothing is printed in a
-    sweep by successive halving, whose jobs train a part of their epochs only, nor for the last job.
+    sweep by successive halving, whose jobs train a part of their epochs only, nor for the last job and short ones.
     """
     job, plan = read_job(folder), read_plan(folder.parent)
-    if job is None or plan is None or plan.epochs or not _not_printed(["estimate"]):
+    if job is None or plan is None or plan.epochs or seconds < LEAST_ESTIMATE or not _not_printed(["estimate"]):
         return
     others = (other for _, other in jobs_of(folder.parent))
     left = plan.total - sum(other.status == 0 or (other.status is not None and other.number < job.number) for other in others)
     if left < 2:
         return
-    one, every = duration_in_words(max(1.0, seconds)), duration_in_words(left * max(1.0, seconds))
+    one, every = duration_in_words(seconds), duration_in_words(left * seconds)
     print_line(
         f"estimate  {name_of(job)} takes about {one}; {left:,} jobs like this one, one after another, about {every}, less where features "
         "are stored already"
@@ -147,11 +148,17 @@ def print_job(folder: Path) -> None:
     rung = f", rung {job.rung}, trained to the end" if job.rung else ""
     left = _time_left(job.number + 1, int(total), job.seconds or 0) if total else ""
     print_line(f"{place}{name_of(job)}{rung}: {', '.join([*found, duration_in_words(job.seconds or 0)])}{left}")
-    ignored = [name for name in os.environ.get(VARYING, "").split() if name in job.ignored]
+    _print_ignored(folder, job)
+    sys.stdout.flush()  # a sweep takes hours
+
+
+def _print_ignored(folder: Path, job: Job) -> None:
+    """Print which swept options a job ignores, as an earlier job with another value did."""
+    names = [name for name in os.environ.get(VARYING, "").split() if name in job.ignored]
+    ignored = ignored_options(names, [other for _, other in jobs_of(folder.parent)]) if names else []
     note = f"note      {ignored_note('jobs that only fit a linear probe, as this one,', ignored)} {TRAINS}"
     if ignored and _not_printed([note]):
         print_line(note)
-    sys.stdout.flush()  # a sweep takes hours
 
 
 def print_stopped(folder: Path, monitor: Monitor) -> None:
@@ -187,7 +194,7 @@ def _time_left(ended: int, total: int, seconds: float) -> str:
         began = str(max(float(began), time.time() - seconds))
         os.environ[BEGAN] = f"{began} {done}"
     left = (time.time() - float(began)) / (ended - int(done)) * (total - ended)
-    return f"; about {duration_in_words(left)} left" if left >= LEAST_LEFT else ""
+    return f"; about {duration_in_words(left)} left at this rate" if left >= LEAST_LEFT else ""
 
 
 def write_page(folder: Path) -> None:

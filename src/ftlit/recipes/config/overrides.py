@@ -159,12 +159,14 @@ def given_for_training(*others: str) -> list[str]:
 
 
 def ignored_without_training(*, augmented: bool) -> list[str]:
-    """The words of the command line that a run which only fits its head ignores.
+    """The words of the command line that a run which only fits its head ignores. The chosen schedule is not among them: it is why nothing
+    else trains.
 
     Args:
         augmented: whether the head is fitted on augmented views of the images.
     """
-    return given_for_training("data.mix", *([] if augmented else ["data.augment"]))
+    words = given_for_training("data.mix", *([] if augmented else ["data.augment"]))
+    return [word for word in words if word.lstrip("+").partition("=")[0] != "schedule"]
 
 
 def job_number() -> int:
