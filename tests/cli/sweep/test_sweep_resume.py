@@ -12,11 +12,12 @@ from paths import ROOT
 
 from ftlit import UserError
 from ftlit.cli.sweep import sweep_jobs
-from ftlit.cli.sweep.sweep_resume import in_order, new_job
+from ftlit.cli.sweep.sweep_resume import count_done, in_order, new_job
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.hydra_sweeps import compose_job
 from ftlit.sweeps import running
 from ftlit.sweeps.jobs import Job, read_job
+from ftlit.sweeps.plan_file import FILE, SweepPlan
 from ftlit.sweeps.running import RunningSweep
 
 
@@ -79,6 +80,28 @@ def test_a_sweep_whose_jobs_are_all_done_launches_none_and_has_its_table(config,
     sweep_jobs.plan_jobs(config, FIRST)
     assert sweep_jobs.end_sweep() == 0
     assert "sweep.csv" in capsys.readouterr().out
+
+
+def test_a_job_that_is_given_twice_is_refused(config):
+    twice = [["seed=1", "head=linear"], ["seed=2", "head=linear"], ["seed=1", "head=linear"]]
+    with pytest.raises(UserError, match=r"^two jobs of this sweep would be the same \(seed=1 head=linear\): give each value of an option"):
+        in_order(config, twice)
+
+
+def test_a_sweep_is_not_resumed_without_its_folder(tmp_path):
+    with initialize_hydra():
+        config = compose("train", [f"paths.runs={tmp_path}", "sweep.resume=true", "hydra.mode=MULTIRUN"], return_hydra_config=True)
+        named = compose("train", [f"hydra.sweep.dir={tmp_path}", "sweep.resume=true", "hydra.mode=MULTIRUN"], return_hydra_config=True)
+    message = "sweep.resume=true needs the folder of the sweep to resume: give hydra.sweep.dir="
+    with pytest.raises(UserError, match=rf"^{message}\.\.\.$"):
+        count_done(config)
+    older, newer = tmp_path / "sweeps" / "mine", tmp_path / "sweeps" / "2030-01-31" / "12-00-00"
+    for second, folder in enumerate((older, newer)):
+        SweepPlan(2, [], "").write(folder)
+        os.utime(folder / FILE, (second, second))
+    with pytest.raises(UserError, match=rf"^{message}FOLDER, such as {newer}, {older}$"):
+        count_done(config)
+    assert count_done(named) == 0  # a script may give the same command at its first start
 
 
 def test_an_option_that_had_its_default_may_get_several_values(config, tmp_path):

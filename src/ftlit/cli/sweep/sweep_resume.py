@@ -1,15 +1,16 @@
 """Resume a sweep: which of its jobs a folder holds, whether the command still has them, and the numbers of jobs that are added."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, shorten
 from ftlit.formats import FORMAT
-from ftlit.formatting import shell_command
+from ftlit.formatting import shell_command, shown
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.config.hydra_internals import use_hydra_config
 from ftlit.recipes.config.hydra_sweeps import compose_job
@@ -19,20 +20,24 @@ from ftlit.recipes.resuming.resume import MAY_CHANGE, keeps_value
 from ftlit.recipes.resuming.settings import changes, chosen_options, stable_settings
 from ftlit.sweeps import jobs
 from ftlit.sweeps.jobs import Job
+from ftlit.sweeps.plan_file import FILE
 
 REMEDY = "to resume that sweep, give its settings again (more values of a swept option are allowed)"
+NEW_FOLDER = "${now:"  # in hydra.sweep.dir, as by default: each start has a new folder
 
 
 def count_done(config: DictConfig) -> int:
     """The number of jobs of an earlier sweep in the folder of this one that are done, 0 where there was none.
 
     Raises:
-        UserError: there was one, and it is not to be resumed, cannot be resumed, or cannot be read.
+        UserError: there was one, and it is not to be resumed, cannot be resumed, or cannot be read; or none is named that is to be resumed.
     """
     folder, resume = Path(config.hydra.sweep.dir), OmegaConf.select(config, "sweep.resume")
     if resume not in (None, True, False):
         raise UserError(f"sweep.resume={resume}: give true or false")
     if not jobs.is_sweep(folder):
+        if resume and NEW_FOLDER in OmegaConf.to_container(config.hydra.sweep, resolve=False)["dir"]:  # type: ignore[index, call-overload]
+            raise UserError(f"sweep.resume=true needs the folder of the sweep to resume: give hydra.sweep.dir={_sweeps_near(folder)}")
         return 0
     if not resume:
         raise UserError(f"{folder} already holds a sweep: give sweep.resume=true to resume it, or another hydra.sweep.dir=...")
@@ -45,6 +50,13 @@ def count_done(config: DictConfig) -> int:
     return sum(job.status == 0 for job in found)
 
 
+def _sweeps_near(folder: Path) -> str:
+    """The newest sweeps in the folder of a day's folder, as text; `...` where there are none."""
+    plans = [path for pattern in (f"*/{FILE}", f"*/*/{FILE}") for path in folder.parent.parent.glob(pattern)]
+    newest = sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True)
+    return f"FOLDER, such as {shorten((shown(path.parent) for path in newest), 3)}" if newest else "..."
+
+
 def in_order(config: DictConfig, planned: Sequence[list[str]]) -> list[list[str]]:
     """The jobs of a sweep by their numbers. Those that its folder holds keep theirs, others take the free ones in their order.
 
@@ -53,8 +65,11 @@ def in_order(config: DictConfig, planned: Sequence[list[str]]) -> list[list[str]
         planned: the overrides of each job, in the order of the command line.
 
     Raises:
-        UserError: the folder holds a job that is not among them, or that has other settings than its namesake. Nothing has run then.
+        UserError: two jobs are the same, or the folder holds a job that is not among them, or that has other settings than its namesake.
+            Nothing has run then.
     """
+    if twice := next((words for words, number in Counter(map(tuple, planned)).items() if number > 1), None):
+        raise UserError(f"two jobs of this sweep would be the same ({' '.join(twice)}): give each value of an option once")
     folder = Path(config.hydra.sweep.dir)
     if not jobs.is_sweep(folder):
         return list(planned)
