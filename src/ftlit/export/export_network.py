@@ -29,7 +29,7 @@ def export(network: Network, to: str, path: str | Path, variant: Variant | None 
     """Write a network to a file that needs no ftlit, atomically and checked. The file holds input spec, class names and `multilabel` too.
 
     Args:
-        network: of images, in evaluation mode.
+        network: of images.
         to: `torchvision` or `timm`, the state dict by the names of this library (.safetensors, or .pth with a .json beside it). It loads
             with `strict=True` into the network that the library builds with this number of classes and the arguments of the run's
             backbone, without auxiliary heads. `torch`, an archive of torch.export (.pt2), and `onnx` take images in [0, 1], any

@@ -58,7 +58,7 @@ def export_run(
     """Export the network of a run at its best epoch, or of one of its checkpoints, with what a colleague without ftlit needs beside it.
 
     Args:
-        run: its folder, or a checkpoint in it; or a network of your own, see `ftlit.Network`, on the CPU and in evaluation mode.
+        run: its folder, or a checkpoint in it; or a network of your own, see `ftlit.Network`, on the CPU.
         to: `torchvision`, `timm`, `torch` or `onnx`; see `export`.
         out: the file; by default `export/<format>/<name of the network>` in the run's folder, or beside a checkpoint that lies elsewhere,
             with `-with-preprocessing` after the name of a file that prepares images. A network of your own has no default.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ftlit.export.preparation import Preparation
+from ftlit.inference.head_checks import check_width
 from ftlit.inference.network import Network
 from ftlit.models.heads import features_for, logits_of
 
@@ -50,7 +51,9 @@ class ImagesToLogits(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K)."""
         normalised = (self.preparation(images) - self.mean) / self.std
-        return logits_of(self.head, features_for(self.head, self.backbone, normalised))
+        features = features_for(self.head, self.backbone, normalised)
+        check_width(self.head, features)
+        return logits_of(self.head, features)
 
 
 class HalfWeights(nn.Module):

@@ -30,6 +30,8 @@ def _program(network: Network, variant: Variant) -> torch.export.ExportedProgram
     try:
         with torch.no_grad():
             return torch.export.export(module, (random_images(network, 2, variant),), dynamic_shapes=shapes, strict=False)
+    except UserError:  # a head that does not suit the backbone
+        raise
     except Exception as error:  # code that cannot be traced raises almost any error
         raise UserError(
             "--to torch and --to onnx cannot export this network: change the code that depends on the values of tensors, or export another "

@@ -86,7 +86,7 @@ class _Pooled(nn.Module):
 
 def network_of(backbone: Backbone) -> Network:
     """A backbone as `embed` takes it."""
-    return Network(backbone.eval(), nn.Identity(), (), multilabel=False)
+    return Network(backbone, nn.Identity(), (), multilabel=False)
 
 
 def embed(network: Network, paths: Sequence[str], options: EmbedOptions) -> int:

@@ -97,7 +97,7 @@ def _built(record: JsonObject, state: Mapping[str, Tensor], *, trust: bool) -> N
     state = filled(state, backbone) if record.get("base") else state
     for part, module in (("backbone", backbone), ("head", head)):
         module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
-        merge_lora(module).eval()
+        merge_lora(module)
         module.to(memory_format=torch.channels_last)  # convolutions are faster in this layout, on CPU and GPU
     counts, weights = record.get("train_counts"), record.get("class_weights") or ()
     trained = None if counts is None else TrainedClasses(counts, weights)

@@ -16,6 +16,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.pictures import picture_of
 from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, shorten
+from ftlit.inference.head_checks import check_class_names, check_outputs, check_width
 from ftlit.inference.network_inputs import NOT_SEVERAL, ImageOrText, cannot_take, normalized, tensor_of
 from ftlit.inference.novelty import FeatureSubspace
 from ftlit.inference.prediction import Prediction
@@ -35,10 +36,10 @@ NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Network:
-    """The network of a run, in evaluation mode, and its class names. `network(images)` predicts.
+    """A backbone, a head and class names, of a run or of your own. `network(images)` predicts.
 
     Args:
-        backbone: with the weights of the run's best epoch.
+        backbone: with trained weights, which are shared, not copied. It is put in evaluation mode, in place.
         head: likewise.
         class_names: class number -> name.
         multilabel: whether an image may have any number of labels.
@@ -49,7 +50,7 @@ class Network:
         adjustment: added to the logits (K,), see `with_prior`; `None`: nothing.
 
     Raises:
-        UserError: a backbone that is no `Backbone`.
+        UserError: a backbone that is no `Backbone`, or another number of class names than the head has outputs.
     """
 
     backbone: Backbone
@@ -69,6 +70,9 @@ class Network:
                 f"the backbone of a Network is a {kind}, not a ftlit.Backbone: give ftlit.backbone_from(model) as backbone and the "
                 "classifier of the model as head; for layers that ftlit does not know, ftlit.backbone_from(model, layers=[...])"
             )
+        check_class_names(self.head, self.class_names)
+        self.backbone.eval()  # in training mode a prediction would change the statistics of batch norms
+        self.head.eval()
 
     def __repr__(self) -> str:
         name = (self.backbone.record or {}).get("name", type(self.backbone).__name__)
@@ -156,7 +160,10 @@ class Network:
         return self._normalized(logits), self.subspace.relative_distances(features)
 
     def predictions(self, probabilities_NK: Tensor, distances_N: Tensor | None = None) -> list[Prediction]:
-        """Predictions from probabilities (N, K) and relative distances. Raises `UserError` where one is not finite."""
+        """Predictions from probabilities (N, K) and relative distances. Raises `UserError` where one is not finite, or K is not the number
+        of class names.
+        """
+        check_outputs(probabilities_NK.shape[1], self.class_names)
         _check_finite(probabilities_NK)
         distances = [None] * len(probabilities_NK) if distances_N is None else distances_N.tolist()
         ranked = probabilities_NK.float().sort(dim=1, descending=True, stable=True)
@@ -206,6 +213,7 @@ class Network:
             warnings.warn(f"{misfit}: the predictions are probably wrong; give images in the units of the training images", stacklevel=2)
         with torch.inference_mode(), autocast_of(self.precision, self.device.type):
             features = features_for(self.head, self.backbone, inputs)
+            check_width(self.head, features)
             return logits_of(self.head, features), self.backbone.pool(features[-1])
 
     def _normalized(self, logits: Tensor) -> Tensor:
