@@ -4,7 +4,7 @@ A pattern names a parameter (`head.weight`), a module above it (`backbone.layer4
 (`*.bias`, `backbone.layer[34]`, `*`; a star crosses dots).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeVar
@@ -90,8 +90,17 @@ def not_covered(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     ['net.conv1', 'net.layer3']
     """
     names = list(names)
-    above = {prefix for name in names if any(covers(pattern, name) for pattern in patterns) for prefix in prefixes(name)}
-    return list(dict.fromkeys(next(prefix for prefix in prefixes(name) if prefix not in above) for name in names if name not in above))
+    return outermost([name for name in names if not any(covers(pattern, name) for pattern in patterns)], names)
+
+
+def outermost(chosen: Collection[str], names: Iterable[str]) -> list[str]:
+    """The outermost modules, or single parameters, that hold the parameters `chosen`, and no other one of `names`.
+
+    >>> outermost(["conv1.weight", "bn1.weight", "bn1.bias"], ["conv1.weight", "bn1.weight", "bn1.bias", "fc.weight"])
+    ['conv1', 'bn1']
+    """
+    others = {prefix for name in set(names).difference(chosen) for prefix in prefixes(name)}
+    return list(dict.fromkeys(next(prefix for prefix in prefixes(name) if prefix not in others) for name in chosen if name not in others))
 
 
 def idle(pattern: str, names: Sequence[str]) -> UserError:

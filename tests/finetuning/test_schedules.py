@@ -1,10 +1,12 @@
 """The ready-made schedules for modules whose backbone and head have any names."""
 
 from inspect import signature
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer, resnet18
 
 import ftlit
 from ftlit import UserError, load_backbone, schedules
@@ -116,10 +118,9 @@ def test_stages_are_named_by_their_layers_whatever_their_names(layers, preset, n
         ({"backbone": "top"}, "Plain has 3 parameters outside of backbone='top' and head='fc'"),
         ({"layers": ["token", "steam", "top"]}, "no parameters .* 'steam': did you mean 'stem'"),
         ({"layers": ["token", "top"]}, r"layers=\['token', 'top'\] leaves out 2 parameters of the module: add stem, or give globs"),
-        (
-            {"layers": [["token", "stem"], ["top"]]},
-            r"not a list of names: give one name for each layer, or a glob such as 'features.\[0-3\]'",
-        ),
+        ({"layers": [["token", "steam"], "top"]}, "no parameters .* 'steam': did you mean 'stem'"),
+        ({"layers": ["token", ["stem", 1]]}, r"list of names: give one name for each layer, or a list of names for modules that .*conv1"),
+        ({"layers": ["token", []]}, "is not a list of names"),
         ({"layers": "stem"}, "layers='stem' is not a list of names: give layers=\\['stem'\\]"),
     ],
 )
@@ -176,6 +177,50 @@ def test_a_single_child_is_taken_apart():
     network.add_module("fc", nn.Linear(3, 2))
     assert schedules.layers_of(network, "", "fc") == ["features.0", "features.2"]
     assert len(schedules.top_down(Wrapped(network.features), backbone="encoder", head="classifier").stages) == 3
+
+
+def vit():
+    """A module around a small ViT of torchvision, with a head of its own."""
+    encoder = VisionTransformer(image_size=4, patch_size=2, num_layers=2, num_heads=1, hidden_dim=3, mlp_dim=4, num_classes=5)
+    encoder.heads = nn.Identity()
+    return Wrapped(encoder)
+
+
+def test_a_torchvision_network_has_the_layers_of_its_backbone():
+    module, where = vit(), {"backbone": "encoder", "head": "classifier"}
+    backbone = ftlit.backbone_from(module.encoder, input_spec=ftlit.InputSpec(size=4))
+    sizes = [sum(p.numel() for p in layer.parameters()) for _, layer in backbone.items()]
+    schedule = schedules.top_down(module, **where)
+    numbers = [sum(module.get_parameter(name).numel() for name in select(module, stage.entries)) for stage in schedule.stages]
+    assert [after - before for before, after in pairwise(numbers)] == sizes[::-1]
+    frozen = schedules.all_at_once(module, **where, freeze_embeddings=True, freeze_layers="0")
+    assert set(frozen.frozen) >= {"encoder.class_token", "encoder.conv_proj", "encoder.encoder.layers.encoder_layer_0"}
+    assert schedules.layers_of(resnet18(), "", "fc") == [["conv1", "bn1"], "layer1", "layer2", "layer3", "layer4"]
+    assert schedules.layers_of(Wrapped(resnet18()), "encoder", "classifier")[-1] == "fc"  # a classifier that stays is the top layer
+
+
+def test_the_layers_found_may_be_given_as_layers():
+    module, where = vit(), {"backbone": "encoder", "head": "classifier"}
+    layers = schedules.layers_of(module, **where)
+    assert schedules.top_down(module, **where, layers=layers) == schedules.top_down(module, **where)
+    assert schedules.layer_lrs(module, **where, layers=layers) == schedules.layer_lrs(module, **where)
+
+
+def test_a_network_of_torchvision_with_other_parts_has_its_children_as_layers():
+    network = resnet18()
+    del network.maxpool
+    assert schedules.layers_of(network, "", "fc") == ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]
+
+
+def test_a_list_of_names_is_one_layer():
+    module, where = MODULES["within"][0], {"backbone": "net", "head": "net.fc"}
+    schedule = schedules.top_down(module, **where, layers=[["token", "stem"], "top"])
+    assert [stage.train for stage in schedule.stages][1:] == [("net.fc", "net.top"), ("net.fc", "net.token", "net.stem", "net.top")]
+    assert [stage.name for stage in schedules.last_k(module, **where, k=1, layers=[["top", "stem"], "token"]).stages][1] == (
+        "net.fc + [net.top, net.stem]"
+    )
+    rates = schedules.layer_lrs(module, **where, layers=[["top", "stem"], "token"], scale=0.5, decay=0.5)
+    assert rates == [("net.fc", 1.0), ("net.top", 0.5), ("net.stem", 0.5), ("net.token", 0.25)]
 
 
 def test_without_a_module_it_is_a_function_of_the_module():
