@@ -76,6 +76,11 @@ def test_any_setting_can_be_compared_with(tmp_path, capsys):
     for words, number in (("head=linear", "4 settings"), ("head=mlp", "no setting")):
         with pytest.raises(UserError, match=f"--against '{words}' matches {number}: give one of these in full: head=l"):
             main.report([folder, "--against", words])
+    with pytest.raises(UserError) as caught:
+        main.report([folder, "--against", "head=linear"])
+    assert "head=linear scenario=" in str(caught.value) and "head=linear_probe" not in str(caught.value)  # only those that match
+    with pytest.raises(UserError, match="is a sweep, and two sweeps cannot be compared: give the values of one setting of "):
+        main.report([folder, "--against", folder])
     with pytest.raises(UserError, match="--against has no value: give the values of one setting"):
         main.report([folder, "--against", ""])
     assert sorted(tmp_path.iterdir()) == before  # no report

@@ -77,8 +77,9 @@ def test_rows_and_the_figure_are_in_the_order_of_the_swept_values_then_of_the_se
     main.report([str(tmp_path)])
     assert [label.get_text() for label in labels] == [f"lr={lr}\nhead={head}" for lr in lrs for head in heads]
     with (tmp_path / "sweep.csv").open() as file:
-        rows = [row["overrides"] for row in csv.DictReader(file)]
-    assert rows == [f"lr={lr} head={head} seed={seed}" for lr in lrs for head in heads for seed in (1, 2, 10)]
+        rows = list(csv.DictReader(file))
+    assert [row["overrides"] for row in rows] == [f"lr={lr} head={head} seed={seed}" for lr in lrs for head in heads for seed in (1, 2, 10)]
+    assert all(row["overrides"] == " ".join(f"{name}={row[name]}" for name in ("lr", "head", "seed")) for row in rows)
 
 
 def test_settings_that_are_equally_good_are_all_marked_and_a_single_one_is_not(tmp_path):
@@ -91,7 +92,9 @@ def test_equal_results_of_all_seeds_have_no_interval_and_a_note(tmp_path):
     made(tmp_path, *((f"x={x} seed={seed}", accuracies(0.5, 0.7 + x * seed / 10), "") for x in (0, 1) for seed in (1, 2)))
     jobs = jobs_in(tmp_path)
     assert [row[4] == "-" for row in table_of(jobs)[1]] == [True, False]
-    assert "No interval where all seeds give the same value" in markdown_of(jobs) and "No interval" not in markdown_of(jobs[2:])
+    assert "the same value: nothing in these jobs depends on the seed" in markdown_of(jobs) and "No interval" not in markdown_of(jobs[2:])
+    made(tmp_path / "chance", *((f"x=0 seed={seed}", accuracies(0.5 + seed / 10, 0.7), "") for seed in (1, 2)))
+    assert "the same value: they are equal by chance" in markdown_of(jobs_in(tmp_path / "chance"))
 
 
 def test_the_table_and_the_csv_file_show_the_cut_that_each_probe_chose(tmp_path):

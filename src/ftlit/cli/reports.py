@@ -33,6 +33,7 @@ def report_again(folder: Path, *, plots: Sequence[html.Vector], against: Sequenc
     elif plots:
         raise UserError(f"--plots is for the report of a run, and {folder} is a sweep: give the folder of one of its jobs")
     elif against is not None:
+        _refuse_sweep(folder, against)
         comparison.print_comparison([job for _, job in jobs.jobs_of(folder)], " ".join(against).split())
     else:
         summary.report(folder)
@@ -40,6 +41,16 @@ def report_again(folder: Path, *, plots: Sequence[html.Vector], against: Sequenc
         found = [job for _, job in jobs.jobs_of(folder)]
         if (number := finished(found)) and found[0].sweep:
             print(f"{number}. {RESUME} {found[0].sweep.resume}")
+
+
+def _refuse_sweep(folder: Path, against: Sequence[str]) -> None:
+    """Raise `UserError` where `--against` names a sweep in place of values of a setting."""
+    if len(against) == 1 and against[0] and jobs.is_sweep(Path(against[0]).expanduser()):
+        two_jobs = f"ftlit report {shown(folder / '0')} --against {shown(Path(against[0], '0'))}"
+        raise UserError(
+            f"--against {against[0]} is a sweep, and two sweeps cannot be compared: give the values of one setting of {shown(folder)}, as "
+            f"in --against head=mlp, or compare two jobs, as in {two_jobs}"
+        )
 
 
 def _other_run(folder: Path, against: Sequence[str]) -> Path:

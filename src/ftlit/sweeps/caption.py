@@ -47,8 +47,9 @@ DIFFERENCE_NOTE = (
 ONE_SEED_NOTE = "A difference over one seed has no interval, so it may be chance: give three seeds or more."
 EQUAL_NOTE = (
     "No interval where all seeds give the same value: nothing in these jobs depends on the seed (a linear probe on all training "
-    "examples is the same fit), or they are equal by chance."
+    "examples is the same fit)."
 )
+CHANCE_NOTE = "No interval where all seeds give the same value: they are equal by chance, because other results of these jobs differ."
 SAME_NOTE = (
     "All rows are equal: the swept options do not change these results, or the results are equal by chance. train.log of a job says which "
     "options it ignores."
@@ -150,8 +151,9 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
         else []
     )
     notes += [ESTABLISHED_NOTE] if any(found and found.is_established for found in results.differences) else []
-    values = [setting.of(results.metric) for setting in results.settings]
-    notes += [EQUAL_NOTE] if any(len(own) > 1 and len(set(own)) == 1 for own in values) else []
+    equal = [setting for setting in results.settings if len(own := setting.of(results.metric)) > 1 and len(set(own)) == 1]
+    by_chance = any(job.metrics != setting.done[0].metrics for setting in equal for job in setting.done)
+    notes += [CHANCE_NOTE if by_chance else EQUAL_NOTE] if equal else []
     if stopped := sum(job.status == STOPPED for job in jobs):
         notes.append(RUNG_NOTE.format(stopped=stopped, all=len(jobs)))
     if stopped and (plan := jobs[0].sweep) and plan.epochs and not finished(jobs):  # others may train more epochs

@@ -38,7 +38,7 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
     wanted = {_parsed(word) for word in words}
     found = [place for place, own in enumerate(pairs) if wanted <= set(map(_parsed, own))]
     if len(found) != 1:
-        settings = shorten(" ".join(own) for own in pairs)
+        settings = shorten(" ".join(pairs[place]) for place in found or range(len(pairs)))
         matches = f"{len(found)} settings" if found else "no setting"
         raise UserError(f"--against '{' '.join(words)}' matches {matches}: give one of these in full: {settings}")
     (place,) = found

@@ -12,7 +12,7 @@ from ftlit.files import write_atomically, write_rows
 from ftlit.formatting import harmless
 from ftlit.printing import console, show
 from ftlit.run_folder import PROBE_LAYERS
-from ftlit.sweeps.jobs import SCORE, TEST_F1, Job, jobs_of
+from ftlit.sweeps.jobs import SCORE, SEED, TEST_F1, Job, jobs_of, varying
 from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, JobLayers, read_layers, settings_layers, write_layers, write_settings_layers
 from ftlit.sweeps.setting_results import CHOSEN, SettingResults, at_rung_of, chosen_by, seconds_of
 from ftlit.sweeps.settings_table import RUNG, SECONDS, at_rung, markdown_of, printed_layers, printed_table
@@ -23,16 +23,19 @@ TABLE_FILES = ("sweep.csv", "settings.csv", "sweep.md", "sweep.png", "sweep.html
 
 def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     """Write one row per job."""
+    all_jobs = [job for _, job in jobs]
+    swept = [*varying(all_jobs), *([SEED] if any(SEED in job.values for job in all_jobs) else [])]
     names = list(dict.fromkeys(name for _, job in jobs for name in job.metrics))
     halved = any(job.rung for _, job in jobs)
-    reached = {"rung": "rung", "epochs": "epochs", "at_last_rung": at_rung([job for _, job in jobs])} if halved else {}
+    reached = {"rung": "rung", "epochs": "epochs", "at_last_rung": at_rung(all_jobs)} if halved else {}
     rows: list[tuple[object, ...]] = [
-        ("job", "overrides", "advised", "cut", "status", "reason", *reached.values(), *names, SCORE, SECONDS, "folder")
+        ("job", *swept, "overrides", "advised", "cut", "status", "reason", *reached.values(), *names, SCORE, SECONDS, "folder")
     ]
     for folder, job in jobs:
         metrics = (job.metrics.get(name) for name in names)
         overrides = " ".join(job.overrides)
-        about = job.number, harmless(overrides), job.advised, harmless(job.cut), job.status_in_words, harmless(job.reason)
+        values = (harmless(job.values.get(name, "")) for name in swept)
+        about = job.number, *values, harmless(overrides), job.advised, harmless(job.cut), job.status_in_words, harmless(job.reason)
         rows.append((*about, *(getattr(job, name) for name in reached), *metrics, job.score, job.seconds, folder.name))
     write_rows(path, rows)
 

@@ -80,6 +80,7 @@ def hydra():
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
         ("data.test_fraction=0", "data.test_fraction=0: give a number above 0 and below 1, such as 0.05: every run needs val"),
         ("optimizer.lr=[0.1]", "optimizer.lr=[0.1]: give a number"),
+        ("optimizer.lr=[0.1,1]", "optimizer.lr=[0.1, 1]: give a number; for a sweep over these values, give -m optimizer.lr=0.1,1"),
         ("+optimizer.betas=[0.9]", "optimizer.betas=[0.9]: give two values, such as [0.9, 0.999]"),
         (
             "callbacks.best.mode=min",

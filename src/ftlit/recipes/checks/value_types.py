@@ -35,7 +35,7 @@ def check_type(name: str, value: Any, hint: Any) -> None:
         near = closest(value, [kind for kind in plain if isinstance(kind, str)]) if isinstance(value, str) else None
         meant = f"did you mean {near}? Accepted: " if near else "give "
         quoted = in_quotes(value) if {int, float} & set(plain) else ""
-        several = several_values(name, value) if int in plain else ""
+        several = several_values(name, value) if int in plain or (float in plain and isinstance(value, ListConfig)) else ""
         accepted = _alternatives([_expected(kind, value) for kind in plain if kind is not int or float not in plain])
         raise UserError(f"{name}={value!r}: {meant}{accepted}{quoted}{several}")
     for inner in _element_types(alternatives) if isinstance(value, ListConfig) else ():
@@ -44,11 +44,14 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 
 
 def several_values(name: str, value: Any) -> str:
-    """The end of an error for a range that should be a whole number: how a sweep over its numbers is given.
+    """The end of an error for a range, or a list of numbers, that should be a number: how a sweep over its numbers is given.
 
     >>> several_values("seed", "1..3"), several_values("seed", "first")
     ('; for a sweep over these values, give -m seed=1,2,3', '')
     """
+    if isinstance(value, ListConfig):
+        are_numbers = len(value) > 1 and all(_is(part, float) for part in value)
+        return f"; for a sweep over these values, give -m {name}={','.join(map(str, value))}" if are_numbers else ""
     found = re.fullmatch(r"(\d{1,6})(?:\.\.\.?|-|:)(\d{1,6})", str(value))
     numbers = range(int(found[1]), int(found[2]) + 1) if found else range(0)
     short = f"range({numbers[0]},{numbers[-1] + 1})" if len(numbers) > MANY_VALUES else ",".join(map(str, numbers))
