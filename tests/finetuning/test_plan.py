@@ -346,3 +346,21 @@ def test_without_layers_rows_are_children_and_those_of_the_largest_child_and_pri
     found = examine(net, Schedule([Stage(["head"]), Stage(["*"], epoch=1)]), build_optimizer(net, SGD))
     assert [row.layer for row in found.rows] == ["encoder.0", "encoder.2", "head"] and found.without_row == ()
     assert str(found) == found.describe() and "head: 18 parameters; trains in stage 0-1" in str(found)
+
+
+def test_every_parameter_is_in_one_row_also_one_beside_modules():
+    net = nn.Module()
+    net.scale, net.encoder, net.head = nn.Parameter(torch.ones(1)), nn.Module(), nn.Linear(8, 2)
+    net.encoder.token, net.encoder.block = nn.Parameter(torch.ones(3)), nn.Linear(8, 8)
+    net.encoder.inner = nn.Module()
+    net.encoder.inner.position, net.encoder.inner.layer = nn.Parameter(torch.ones(4)), nn.Linear(8, 8)
+    schedule = Schedule([Stage(["head"]), Stage(["head", "encoder.inner.layer"], epoch=1), Stage(["*"], epoch=2)])
+    found = examine(net, schedule, build_optimizer(net, SGD))
+    layers = ["scale", "encoder.token", "encoder.block", "encoder.inner.position", "encoder.inner.layer", "head"]
+    assert [row.layer for row in found.rows] == layers and found.without_row == ()
+    assert sum(row.size for row in found.rows) == sum(p.numel() for p in net.parameters())
+    assert "encoder.token: 3 parameters; trains in stage 2; learning rate 1.0e-01" in str(found)
+    linear = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert [row.layer for row in examine(linear, Schedule([Stage(["*"])]), build_optimizer(linear, SGD)).rows] == ["0", "2"]
+    named = examine(net, Schedule([Stage(["head", "encoder.inner.position"])]), build_optimizer(net, SGD))
+    assert [(row.layer, row.training) for row in named.rows if row.first is not None] == [("encoder.inner.position", (4,)), ("head", (18,))]

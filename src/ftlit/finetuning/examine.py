@@ -63,8 +63,8 @@ def examine(
         optimizer: the optimizer before the first step (see `ftlit.build_optimizer`), or what `configure_optimizers` returns, with one;
             rates are those before the factor of a scheduler, except for the `stage_factors` of a `ftlit.Rates` in it.
         layers: names of modules, lowest first or top first; each becomes a row. Modules that they leave out are in `Plan.without_row`.
-            `None`: the layers of each `Backbone`, and the children of the module and of the child with most of its parameters; and the
-            modules within these that stages and optimizer groups name, with those beside them.
+            `None`: the layers of each `Backbone`, and the children of the module and of the child with most of its parameters; the modules
+            within these that stages and optimizer groups name, with those beside them; and parameters beside any of these.
         batch_size: batch size of one process, if known.
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
@@ -148,7 +148,7 @@ def _never(rows: Sequence[LayerRow], stages: Sequence[Stage]) -> Iterable[str]:
 def _head(module: nn.Module, rows: Sequence[LayerRow]) -> LayerRow | None:
     """The top row, if it ends in a linear layer and is no layer of a `Backbone`."""
     top = next((row for row in reversed(rows) if row.size), None)
-    if top is None or _in_backbone(module, top.layer):
+    if top is None or _in_backbone(module, top.layer) or top.layer in dict(module.named_parameters()):
         return None
     return top if isinstance(_last_with_parameters(module.get_submodule(top.layer)), nn.Linear) else None
 

@@ -25,7 +25,7 @@ class LayerRow:
     """The row of a layer; `training` and `batchnorm` have one entry for each stage.
 
     Args:
-        layer: name of the layer.
+        layer: name of the layer: a module, or a parameter that is in no module with a row.
         size: number of values in its parameters.
         first: index of the first stage in which it trains; `None`: never.
         training: number of values that train.
@@ -157,7 +157,8 @@ def row_of(
     own = {name: p.numel() for name, p in module.named_parameters() if covers(layer, name)}
     training = tuple(sum(own[name] for name in own.keys() & names) for names in chosen)
     own_groups = dict.fromkeys(pair for name in own for pair in groups[name])
-    norms = [norm for norm in module.get_submodule(layer).modules() if isinstance(norm, _BatchNorm)]
+    parts = () if layer in own else module.get_submodule(layer).modules()  # a layer may be a single parameter
+    norms = [norm for norm in parts if isinstance(norm, _BatchNorm)]
     return LayerRow(
         layer,
         sum(own.values()),
@@ -183,35 +184,40 @@ def policy_of(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence
 
 def default_layers(module: nn.Module, patterns: Iterable[str] = ()) -> list[str]:
     """The layers of a module in its plan, as they are registered; see `examine`. Where a pattern names a module within a layer, the modules
-    beside it are rows too, so that a missing one is seen.
+    and parameters beside it are rows too, so that a missing one is seen.
     """
     # a pattern such as `*.bias` names no module
     globs = [pattern for pattern in dict.fromkeys(patterns) if not pattern.startswith("*")]
-    named: set[str] = set()
+    named = {name for name, _ in module.named_parameters() if name in globs}
     for name, _ in module.named_modules():  # a module comes before those within it; `encoder.*` names the outermost ones
         for pattern in globs:
             if name == pattern or (fnmatchcase(name, pattern) and not any(fnmatchcase(above, pattern) for above in prefixes(name)[:-1])):
                 named.add(name)
     above = {prefix for name in named for prefix in prefixes(name)[:-1]}
-    return [row for layer in _largest_apart(module) for row in _rows_in(module.get_submodule(layer), layer, above)]
+    return [row for layer in _largest_apart(module) for row in _rows_in(module, layer, above)]
 
 
-def _rows_in(part: nn.Module, name: str, above: Collection[str]) -> list[str]:
-    """The module, or, where others in it are named, its children with parameters."""
+def _rows_in(module: nn.Module, name: str, above: Collection[str]) -> list[str]:
+    """The module or parameter, or, where others in it are named, its own parameters and its children with parameters."""
     if name not in above:
         return [name]
-    children = [(f"{name}.{inner}", child) for inner, child in part.named_children() if any(True for _ in child.parameters())]
-    return [row for path, child in children for row in _rows_in(child, path, above)]
+    return [row for inner in _parts(module.get_submodule(name)) for row in _rows_in(module, f"{name}.{inner}", above)]
+
+
+def _parts(module: nn.Module) -> list[str]:
+    """The names of the parameters of a module, and of its children with parameters."""
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    return own + [name for name, child in module.named_children() if any(True for _ in child.parameters())]
 
 
 def _largest_apart(module: nn.Module) -> list[str]:
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in module.named_children()}
-    found = []
+    found = [name for name, _ in module.named_parameters(recurse=False)]
     for name, child in module.named_children():
-        below = [inner for inner, part in child.named_children() if any(True for _ in part.parameters())]
+        below = _parts(child)
         if isinstance(child, Backbone):
             below = list(child.layers_with_parameters)
-        elif 2 * sizes[name] <= sum(sizes.values()) or len(below) < 2:
+        elif 2 * sizes[name] <= sum(sizes.values()) or len(set(below).difference(dict(child.named_parameters()))) < 2:
             below = []
         found += [f"{name}.{inner}" for inner in below] if below else [name] if sizes[name] else []
     return found
