@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ftlit import UserError
-from ftlit.run_folder import existing_run, no_run
+from ftlit.run_folder import existing_run, no_run, result_checkpoint
 
 
 def make_run(folder, age=0, *, checkpoints=True):
@@ -46,3 +46,18 @@ def test_a_folder_that_is_no_run_is_answered_with_runs_that_exist():
     assert str(no_run(Path("insects"))) == "insects is not the folder of a run: give one, such as runs/2026-01-01/12-00-00"
     make_run(Path("insects/first"))
     assert str(no_run(Path("insects"))).endswith("give one, such as insects/first")
+
+
+def test_the_result_is_the_last_checkpoint_only_of_an_ended_run_whose_config_keeps_no_best_epoch():
+    (folder := Path("run/checkpoints")).mkdir(parents=True)
+    (folder / "last.ckpt").touch()
+    for best, ended, name in [("null", True, "last"), ("null", False, "best"), ("{mode: max}", True, "best")]:
+        Path("run/config.yaml").write_text(f"callbacks:\n  best: {best}\ntrainer: {{}}\n")
+        Path("run/result.json").write_text("{}") if ended else Path("run/result.json").unlink()
+        assert result_checkpoint(Path("run")) == folder / f"{name}.ckpt"
+    for text in ("callbacks: {seeding: {seed: 0}}", "callbacks: [", "callbacks:"):  # left out with ~callbacks.best; damaged files
+        Path("run/config.yaml").write_text(text)
+        assert result_checkpoint(Path("run")).name == ("last.ckpt" if "seed" in text else "best.ckpt")
+    Path("run/config.yaml").write_text("callbacks: {best: null}")
+    (folder / "best.ckpt").touch()
+    assert result_checkpoint(Path("run")) == folder / "best.ckpt"

@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ftlit.errors import UserError, closest_path, shorten
 from ftlit.files import part_of
 from ftlit.formats import DamagedFile, JsonObject, read_json, write_json
@@ -135,6 +137,25 @@ def read_result(folder: str | Path) -> Result | None:
     """`result.json` without the format; `None` where there is none. Raises `UserError` for a damaged one, or one of a newer program."""
     path = Path(folder, RESULT)
     return read_json(path, remedy="restore it, or train again") if path.is_file() else None
+
+
+def result_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the result of a run; the file may be missing.
+
+    It is that of the best epoch, or the last one of a run that has ended and by its config keeps no best epoch (`callbacks.best=null`).
+    """
+    best, last = (folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    ended_without_best = not best.exists() and (folder / RESULT).is_file() and _keeps_no_best(folder)
+    return last if ended_without_best else best
+
+
+def _keeps_no_best(folder: Path) -> bool:
+    """Whether the config of a run has no callback that keeps the best epoch. A config that cannot be read counts as one that has it."""
+    try:
+        callbacks = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["callbacks"]
+        return callbacks.get("best") is None
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def keeps_baseline(metrics: Mapping[str, Any]) -> bool:

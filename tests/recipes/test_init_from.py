@@ -140,9 +140,11 @@ def test_at_a_learning_rate_of_zero_the_run_predicts_as_before(monday, tmp_path)
     words = [f"init_from={monday / 'monday'}", f"data.root={monday / 'photos'}", *LARGE, "optimizer.lr=1e-12", "callbacks.best=null"]
     run(tmp_path, *words, "hydra.run.dir=still")
     images = torch.rand(4, 3, 32, 32)
-    before, now = load(monday / "monday").logits(images), load(tmp_path / "still/checkpoints/last.ckpt").logits(images)
-    assert torch.allclose(before, now, atol=1e-4)
+    before, now = load(monday / "monday").logits(images), load(tmp_path / "still").logits(images)  # of last.ckpt
+    assert torch.allclose(before, now, atol=1e-4) and load(tmp_path / "still").calibration is not None
     assert result(tmp_path / "still")["init_from/test/difference"] == 0
+    copy_start(tmp_path / "still", tmp_path / "copy")  # a further run goes on from last.ckpt too
+    assert torch.equal(load(tmp_path / "copy").logits(images), now)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from ftlit.formatting import printable, shell_word, size_in_words
 from ftlit.inference.load_network import load
 from ftlit.inference.network import Network
 from ftlit.plain_arguments import plain_arguments
+from ftlit.run_folder import result_checkpoint
 
 SCRIPT, LABELS, CARD, SAMPLE = "predict.py", "labels.txt", "README.md", "sample.json"
 WRITER = "ftlit export"  # in the sample: the files beside it are those of an export, and may be replaced
@@ -55,7 +56,7 @@ def export_run(
     half: bool = False,
     trust: bool = False,
 ) -> tuple[Path, str]:
-    """Export the network of a run at its best epoch, or of one of its checkpoints, with what a colleague without ftlit needs beside it.
+    """Export the network that is the result of a run, or that of one of its checkpoints, with what a colleague without ftlit needs beside it.
 
     Args:
         run: its folder, or a checkpoint in it; or a network of your own, see `ftlit.Network`, on the CPU.
@@ -100,11 +101,11 @@ def hand_over(
     network = _network_of(run, to, out, trust=trust)
     name = re.sub(r"[^\w.-]", "_", str((network.backbone.record or {}).get("name", "network")))
     name += "-with-preprocessing" if variant.preprocessing else ""  # a file that takes other images does not replace the plain one
-    folder, best = (Path(out or "").expanduser().parent, False) if isinstance(run, Network) else _folder_of(run)
+    folder, is_result = (Path(out or "").expanduser().parent, False) if isinstance(run, Network) else _folder_of(run)
     path = folder / "export" / to / f"{name}{export_format.suffixes[0]}" if out is None else Path(out).expanduser()
     _check_beside(path)
     photos = moved(folder, network) if moved else None  # raises before the seconds of the export
-    facts = facts_of(folder) if best else CardFacts()
+    facts = facts_of(folder) if is_result else CardFacts()
     agreements: list[Agreement] = []
 
     def beside(target: Path, written: Path, logits: ImagesToLogitsFunction) -> None:
@@ -161,12 +162,12 @@ def _usage(network: Network, export_format: ExportFormat, path: Path, variant: V
 
 
 def _folder_of(run: str | Path) -> tuple[Path, bool]:
-    """The folder of the run, or of a checkpoint outside a run; and whether the network is that of the run's best epoch."""
+    """The folder of the run, or of a checkpoint outside a run; and whether the network is the result of the run."""
     given = Path(run).expanduser()
     if not given.is_file():
         return given, True
     folder = given.absolute().parent
-    return (folder.parent, given.name == "best.ckpt") if folder.name == "checkpoints" else (folder, False)
+    return (folder.parent, given.name == result_checkpoint(folder.parent).name) if folder.name == "checkpoints" else (folder, False)
 
 
 def _check_beside(path: Path) -> None:

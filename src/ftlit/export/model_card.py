@@ -1,5 +1,6 @@
 """The model card (Mitchell et al. 2019) beside an exported file: task, data, accuracy, calibration, input and licence, as `README.md`."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ def pretrained_weights(folder: Path) -> str:
     with suppress(UserError, KeyError, TypeError, ValueError):
         content = read_run(folder)
         origin = content.get("weights") or dict(content["plan"])["backbone"].rpartition("weights: ")[2].partition("; ")[0]
-        if origin.startswith("file best.ckpt of "):
+        if re.match(r"file (best|last)\.ckpt of ", origin):
             return pretrained_weights(folder / "init_from")
         return f"file {Path(origin.removeprefix('file ')).name}" if origin.startswith("file ") else str(origin)
     return UNKNOWN

@@ -22,14 +22,14 @@ from ftlit.inference.record_checks import RESTORE, BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.lora import merge_lora
 from ftlit.plain_arguments import plain_arguments
-from ftlit.run_folder import RUN, RUN_STATE, existing_run, identity_of, is_run_folder, is_sharded_checkpoint, no_run
+from ftlit.run_folder import RUN, RUN_STATE, existing_run, identity_of, is_run_folder, is_sharded_checkpoint, no_run, result_checkpoint
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 
 @plain_arguments
 def load(run: str | Path, *, trust: bool = False) -> Network:
-    """The network of a run, with the weights of its best epoch. Nothing in the file is executed. Only the base weights of a slim checkpoint
-    are downloaded, if they are not in their cache.
+    """The network of a run, with the weights of its best epoch, or of its last one after `callbacks.best=null`. Nothing in the file is
+    executed. Only the base weights of a slim checkpoint are downloaded, if they are not in their cache.
 
     Args:
         run: folder of a run, or a checkpoint file.
@@ -40,7 +40,7 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
         UserError: not a run, a damaged file, custom parts without `trust`, or base weights other than those of the run.
     """
     path = existing_run(run)
-    file = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    file = result_checkpoint(path) if path.is_dir() else path
     if not file.is_file():
         if (sharded := next((part for part in (path, file, file.with_name("last.ckpt")) if is_sharded_checkpoint(part)), None)) is not None:
             raise UserError(
@@ -51,7 +51,7 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
         advice = f"give {shown(others[0])}" if others else "give a checkpoint, or the folder of a run that finished an epoch"
         if others and not (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
             advice = "it is not the folder of a run of ftlit train; load a checkpoint of another program with its own LightningModule"
-        what = f"{shown(file)} is not a file" if file.exists() else f"{shown(path)} has no checkpoints/best.ckpt"
+        what = f"{shown(file)} is not a file" if file.exists() else f"{shown(path)} has no checkpoints/{file.name}"
         if path.is_dir() and not others and not is_run_folder(path):
             raise no_run(path)
         raise UserError(f"{what}: {advice}")

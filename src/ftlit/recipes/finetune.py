@@ -222,8 +222,10 @@ def _evaluate(cfg: DictConfig, run: Run, baseline: Results | None, found: Result
         return baseline
     best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
     val = run.trainer.validate(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]
-    if best is not None and (scores := find_callback(run.trainer, ValScores)):
-        scores.add_to(Path(best), run.trainer)
+    last = find_callback(run.trainer, LastCheckpoint)  # the result where no best epoch is kept
+    stored = Path(best) if best is not None else last.path if last else None
+    if stored is not None and (scores := find_callback(run.trainer, ValScores)):
+        scores.add_to(stored, run.trainer)
     return {**val, **run.trainer.test(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]}
 
 

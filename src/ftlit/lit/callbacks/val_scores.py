@@ -1,4 +1,4 @@
-"""ValScores: keep, with the best checkpoint, how a trained network scores val, for prediction sets, and the subspace of its features."""
+"""ValScores: keep, with the checkpoint of the result, how a trained network scores val, for prediction sets, and the subspace of its features."""
 
 from collections.abc import Mapping
 from math import ceil

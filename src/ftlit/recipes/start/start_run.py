@@ -22,15 +22,13 @@ from ftlit.inference.record import KEY, part_of, read_record
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.report.run_files import FOLDER as REPORT_FOLDER
-from ftlit.run_folder import DATA, REPORT, RESULT, meant_run
+from ftlit.run_folder import DATA, REPORT, RESULT, meant_run, result_checkpoint
 from ftlit.tensor_files import load_checkpoint
 from ftlit.zoo import BACKBONES
 
 FOLDER = "init_from"  # in the folder of a run: the copy
 CONFIG = "config.yaml"
-BEST = "checkpoints/best.ckpt"
 FILES = (
-    BEST,
     "class_names.json",
     SPLIT,
     DATA,
@@ -38,7 +36,6 @@ FILES = (
     f"{REPORT_FOLDER}/{REPORT}",
     CONFIG,
 )  # the config last: with it the copy is complete
-NEEDED = (BEST, CONFIG)
 
 
 @dataclass(frozen=True)
@@ -86,13 +83,16 @@ def copy_start(run: Path, to: Path) -> None:
     if not run.is_dir():
         what = "is a file" if run.is_file() else "does not exist"
         raise UserError(f"init_from={shown(run)} {what}{meant_run(run) or ': give the folder of a run'}")
-    if not (run / BEST).is_file() and (jobs := [job for job in sorted(run.iterdir(), key=_number) if (job / BEST).is_file()]):
+    result = result_checkpoint(run)
+    if not result.is_file() and (jobs := [job for job in sorted(run.iterdir(), key=_number) if result_checkpoint(job).is_file()]):
         runs = shorten(map(shown, jobs), most=8)
         raise UserError(f"init_from={shown(run)} has no result of its own: give one of the runs in it ({runs})")
-    for name in NEEDED:
+    checkpoint = str(result.relative_to(run))
+    for name in (checkpoint, CONFIG):
         if not (run / name).is_file():
             raise UserError(f"init_from={shown(run)} has no {name}: give the folder of a run that has a result")
-    for name in FILES:
+    shutil.rmtree(to / "checkpoints", ignore_errors=True)  # of another run of `init_from`
+    for name in (checkpoint, *FILES):
         path = to / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -125,7 +125,8 @@ def has_own_parts(cfg: DictConfig, folder: Path) -> bool:
     Raises:
         UserError: the config names other code, or gives it other arguments.
     """
-    record = read_record(load_checkpoint(folder / BEST), folder / BEST)
+    file = result_checkpoint(folder)
+    record = read_record(load_checkpoint(file), file)
     own = {noun: str(path) for noun in ("backbone", "head") if (path := record[noun].get("import"))}
     for noun, path in own.items():
         if cfg[noun].get("_target_") != path:
@@ -147,10 +148,11 @@ def has_own_parts(cfg: DictConfig, folder: Path) -> bool:
 def _with_origin(network: Network, folder: Path, name: str) -> Network:
     """Name the run as the origin of the weights, unless they are the published ones still, of which slim checkpoints keep none."""
     backbone = network.backbone
-    checkpoint = load_checkpoint(folder / BEST)
+    file = result_checkpoint(folder)
+    checkpoint = load_checkpoint(file)
     record = checkpoint[KEY]
     if not record.get("base") or record["affine"] or any(key.startswith("backbone.") for key in checkpoint["state_dict"]):
-        backbone.origin = WeightsOrigin("file", f"best.ckpt of {name}")
+        backbone.origin = WeightsOrigin("file", f"{file.name} of {name}")
         backbone.record = None if backbone.record is None else {**backbone.record, "weights": None, "reinit": []}
         backbone.reinit = ()
     return network
@@ -160,5 +162,5 @@ def digest_of_start(cfg: DictConfig) -> dict[str, str]:
     """The entry of `data.json` that identifies the weights which a run began with; empty without `init_from`."""
     if cfg.get("init_from") is None:
         return {}
-    with (copy_of(cfg) / BEST).open("rb") as file:
+    with result_checkpoint(copy_of(cfg)).open("rb") as file:
         return {FOLDER: file_digest(file, "sha256").hexdigest()[:32]}

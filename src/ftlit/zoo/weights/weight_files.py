@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from ftlit.errors import UserError, one_line, shorten
+from ftlit.run_folder import result_checkpoint
 from ftlit.tensor_files import load_checkpoint, read_tensors
 
 Tensors = dict[str, Tensor]
@@ -143,9 +144,9 @@ def _is_torchscript(path: Path) -> bool:
 
 def _folder(path: Path) -> UserError:
     """The error for a folder: the checkpoint of a run, or the weights files in it."""
-    best = path / "checkpoints" / "best.ckpt"
-    if best.is_file():
-        return UserError(f"backbone.weights={path} is the folder of a run: use backbone.weights={best}")
+    result = result_checkpoint(path)
+    if result.is_file():
+        return UserError(f"backbone.weights={path} is the folder of a run: use backbone.weights={result}")
     try:
         files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     except OSError as error:
