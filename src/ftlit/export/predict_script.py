@@ -24,6 +24,8 @@ def predict_script(network: Network, export_format: ExportFormat, file: Path, va
     if not export_format.normalises:
         read += [f"images = (images - np.float32({[*spec.mean]})[:, None, None]) / np.float32({[*spec.std]})[:, None, None]"]
     suffixes = '{".npy"}' if spec.takes_bands else "Image.registered_extensions()"
+    warns = variant.half and "onnxruntime" in export_format.packages  # of each weight of 16 bits that it converts
+    quiet = "onnxruntime.set_default_logger_severity(3); " if warns else ""
     packages = " ".join(dict.fromkeys(name.partition(".")[0] for name in (*export_format.packages, "numpy", "pillow")))
     lines = [
         '"""python predict.py IMAGE_OR_FOLDER ...  prints path, class and probability of each image, separated by tabs '
@@ -42,7 +44,7 @@ def predict_script(network: Network, export_format: ExportFormat, file: Path, va
         "    paths += found",
         "if not paths:",
         '    sys.exit("usage: python predict.py IMAGE_OR_FOLDER ...  (no image is given, or the folder has none)")',
-        export_format.loading(network, file, f"here / {file.name!r}"),
+        quiet + export_format.loading(network, file, f"here / {file.name!r}"),
         "failed = False",
         "for path in paths:",
         "    try:",

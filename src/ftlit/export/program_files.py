@@ -85,7 +85,9 @@ def write_onnx(network: Network, metadata: Metadata, path: Path, variant: Varian
 
 def read_onnx(network: Network, path: Path) -> ImagesToLogitsFunction:
     """A session of ONNX Runtime on the CPU."""
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
 
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = SessionOptions()
+    options.log_severity_level = 3  # errors; it warns of each weight of 16 bits that is converted
+    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
