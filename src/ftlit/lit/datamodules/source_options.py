@@ -21,7 +21,7 @@ class Splits:
     """Sizes and seed of splits that the source does not give.
 
     Args:
-        val_fraction: share of the training images that val gets.
+        val_fraction: share of the images without a given split that val gets.
         test_fraction: share that test gets.
         split_seed: of the hashes. It is not `seed`, so that a new seed leaves the test images as they are.
         split_from: folder of a run, whose images keep the split that they had there; `None`: all are split by their hashes.
