@@ -78,6 +78,7 @@ def hydra():
             "there is no option 'head.hiden': did you mean head.hidden, an option of head=mlp",
         ),
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
+        ("data.val_fraction=20", "data.val_fraction=20: give a number above 0 and below 1 (20 % is 0.2)"),
         ("data.test_fraction=0", "data.test_fraction=0: give a number above 0 and below 1, such as 0.05: every run needs val"),
         ("optimizer.lr=[0.1]", "optimizer.lr=[0.1]: give a number"),
         ("optimizer.lr=[0.1,1]", "optimizer.lr=[0.1, 1]: give a number; for a sweep over these values, give -m optimizer.lr=0.1,1"),

@@ -183,7 +183,9 @@ def check_ranges(cfg: DictConfig) -> None:
     for name, value in [*((name, cfg[name]) for name in OF_TRAIN_YAML), *words, *numbers_in(cfg)]:
         allowed = range_of(name)
         if allowed is not None and value not in allowed:
-            raise UserError(f"{name}={value!r}: give {allowed.describe()}{allowed.hint}{several_values(name, value)}")
+            percent = isinstance(value, int | float) and allowed.most == 1 < value <= 100
+            hint = f" ({value:g} % is {value / 100:g})" if percent and not allowed.whole else allowed.hint
+            raise UserError(f"{name}={value!r}: give {allowed.describe()}{hint}{several_values(name, value)}")
         if not isfinite(value):
             raise UserError(f"{name}={value}: give a finite number")
 
