@@ -228,6 +228,20 @@ def test_whether_a_metric_is_to_increase_follows_from_its_name(metric, mode):
     assert str(Until(metric, patience=1)) == f"{metric} ({'higher' if mode == 'max' else 'lower'} is better) stalls 1 time"
 
 
+def test_the_smallest_change_that_counts_is_in_the_text_of_a_condition_where_it_is_not_the_default():
+    assert Stage(["*"], until=Until("val/loss", patience=2, min_delta=0.01)).begins == (
+        "if val/loss (lower is better) stalls 2 times (min_delta 0.01)"
+    )
+
+
+@pytest.mark.parametrize(("max_epochs", "ways"), [(1, "use fewer stages"), (len(LAYERS), "use fewer stages"), (len(LAYERS) + 1, "let the")])
+def test_more_stages_than_epochs_cannot_begin_earlier(max_epochs, ways):
+    schedule = top_down(LAYERS, epoch=2)
+    last = schedule.stages[-1].epoch
+    with pytest.raises(UserError, match=rf"give max_epochs={last + 1} or more, or {ways}"):
+        schedule.check_reached(max_epochs)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -154,7 +154,7 @@ class Schedule:
         """
         last, earliest = self.stages[-1], self.earliest_epochs()[-1]
         if max_epochs is not None and last.step is None and 0 <= max_epochs <= earliest:
-            raise self._never(last, f"max_epochs={max_epochs}", earliest + 1)
+            raise self._never(last, f"max_epochs={max_epochs}", earliest + 1, max_epochs)
         if last.step is not None and 0 <= max_steps <= last.step:
             raise self._never(last, f"max_steps={max_steps}", last.step + 1)
         if steps_per_epoch is None:
@@ -172,11 +172,13 @@ class Schedule:
             if 0 <= end * unit <= begin:
                 raise self._never(last, f"{limit}={end} ({count(steps_per_epoch, 'step')} per epoch)", begin // unit + 1)
 
-    @staticmethod
-    def _never(last: Stage, limit: str, least: int) -> UserError:
+    def _never(self, last: Stage, limit: str, least: int, epochs: float = inf) -> UserError:
+        """The error for a last stage that does not begin in this number of epochs: each stage before it needs one."""
+        fewer = f"use fewer stages (now {len(self.stages)}; in Python, layers=[...] of ftlit.schedules joins layers)"
+        ways = fewer if len(self.stages) > max(epochs, 2) else f"let the stage begin earlier (now: {last.begins})"
         return UserError(
             f"the last stage {last.name!r} would never begin, because {limit} ends the run before: give {limit.partition('=')[0]}={least} "
-            f"or more, or let the stage begin earlier (now: {last.begins})"
+            f"or more, or {ways}"
         )
 
 

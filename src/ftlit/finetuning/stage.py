@@ -111,7 +111,8 @@ class Until:
         sign = ">=" if self.mode == "max" else "<="
         parts = [f"{self.metric} {sign} {self.threshold:g}"] if self.threshold is not None else []
         better = "higher" if self.mode == "max" else "lower"
-        parts += [f"{self.metric} ({better} is better) stalls {count(self.patience, 'time')}"] if self.patience is not None else []
+        least = f" (min_delta {self.min_delta:g})" if self.min_delta else ""
+        parts += [f"{self.metric} ({better} is better) stalls {count(self.patience, 'time')}{least}"] if self.patience is not None else []
         return " or ".join(parts)
 
     def _good_enough(self, value: float) -> bool:

@@ -231,8 +231,7 @@ def _stage_of(values: Mapping[str, Any]) -> Stage:
 
 def _describe_stage(values: Mapping[str, Any]) -> str:
     stage = _stage_of(values)
-    until = stage.until
-    begins = f"{stage.begins}; min_delta {until.min_delta:g}" if until else f"at {stage.begins}"
+    begins = stage.begins if stage.until else f"at {stage.begins}"
     weights = "; from the best weights" if stage.from_best else ""
     trains = ", ".join(map(train_entries.describe, stage.entries))
     return f"stage {stage.name!r} (trains {trains}; begins {begins}; batchnorm {stage.policy}{weights})"
