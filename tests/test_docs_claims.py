@@ -1,4 +1,6 @@
-"""What pages claim of their Python blocks: the plan of a torchvision network, its batch norms, and a head trained on cached features."""
+"""What pages claim of their Python blocks: the plan of a torchvision network, its batch norms, a head trained on cached features,
+and the epochs of a sweep.
+"""
 
 import contextlib
 import io
@@ -10,6 +12,7 @@ from doc_pages import blocks
 from paths import ROOT
 
 from ftlit import Schedule, Stage, StagedFinetuning
+from ftlit.lit.callbacks.metrics_file import MetricsFile
 
 TORCHVISION = ROOT / "docs/lightning-torchvision.md"
 CACHED = ROOT / "docs/cached-features.md"
@@ -87,3 +90,21 @@ def test_a_head_on_vectors_of_a_loader_of_ones_own_is_that_of_its_images(tmp_pat
     with torch.no_grad():
         assert torch.allclose(head(backbone.pool(backbone(images[:50]))), head(vectors[:50]), atol=1e-3)
         assert (head(vectors).argmax(dim=1) == space["features"].targets).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("trained", [[], ["1"], ["0", "1"]])
+def test_the_epochs_of_a_sweep_are_read_with_the_swept_options_also_where_heads_are_only_fitted(tmp_path, monkeypatch, trained):
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    (sweep := tmp_path / "runs/sweeps/mine").mkdir(parents=True)
+    (sweep / "sweep.csv").write_text("job,seed,overrides,status,folder\n0,7,seed=7,finished,0\n1,8,seed=8,finished,1\n")
+    for folder in ("0", "1"):
+        logger = MetricsFile(sweep / folder)
+        for epoch in range(2 if folder in trained else 0):
+            logger.log_metrics({"epoch": epoch, "val/accuracy": 0.5, "val/loss": 1.0}, epoch)
+        logger.trains = False
+        logger.log_metrics({"epoch": 2, "val/accuracy": 0.75}, 2)  # of the result
+        logger.save()
+    exec(block_with(ROOT / "docs/runs.md", "pandas", "py"), space := {})
+    found = space["epochs"][["folder", "epoch", "val/accuracy", "seed"]].values.tolist()
+    assert found == [[folder, epoch, 0.5, {"0": 7, "1": 8}[folder]] for folder in trained for epoch in range(2)]

@@ -56,7 +56,7 @@ def export_run(
     half: bool = False,
     trust: bool = False,
 ) -> tuple[Path, str]:
-    """Export the network that is the result of a run, or that of one of its checkpoints, with what a colleague without ftlit needs beside it.
+    """Export the result of a run, or the network of one of its checkpoints, with what a colleague without ftlit needs beside it.
 
     Args:
         run: its folder, or a checkpoint in it; or a network of your own, see `ftlit.Network`, on the CPU.

@@ -1,4 +1,4 @@
-"""ValScores: keep, with the checkpoint of the result, how a trained network scores val, for prediction sets, and the subspace of its features."""
+"""ValScores: keep the scores of a trained network on val, for prediction sets, and the subspace of its features, in its checkpoint."""
 
 from collections.abc import Mapping
 from math import ceil
