@@ -10,6 +10,7 @@ from torch import nn
 
 from ftlit import Backbone, InputSpec, Rates, Schedule, Stage, Until, UserError, WeightsOrigin, build_optimizer
 from ftlit.finetuning.examine import examine
+from ftlit.finetuning.freeze import set_trainable
 from ftlit.finetuning.hints import IN_PYTHON, ON_COMMAND_LINE, Hints
 from ftlit.finetuning.lr_schedule import cosine, plateau
 from ftlit.finetuning.plan import LayerRow
@@ -364,3 +365,22 @@ def test_every_parameter_is_in_one_row_also_one_beside_modules():
     assert [row.layer for row in examine(linear, Schedule([Stage(["*"])]), build_optimizer(linear, SGD)).rows] == ["0", "2"]
     named = examine(net, Schedule([Stage(["head", "encoder.inner.position"])]), build_optimizer(net, SGD))
     assert [(row.layer, row.training) for row in named.rows if row.first is not None] == [("encoder.inner.position", (4,)), ("head", (18,))]
+
+
+def test_a_stage_that_trains_what_the_user_froze_is_a_warning_before_and_after_it_began():
+    model = Net()
+    model.low.requires_grad_(False)
+    assert "stage '*' trains low, although other code has set requires_grad=False there: to keep it frozen, give" in str(
+        plan(SCHEDULE, model)
+    )
+    for stage in SCHEDULE.stages:
+        set_trainable(model, stage.train)
+    assert any("stage '*' trains low, although" in line for line in plan(SCHEDULE, model).warnings)
+    above = Schedule([Stage(["head"]), Stage(["head", "high"], epoch=1)])
+    assert not any("although other code" in line for line in plan(above, model).warnings)
+
+
+def test_what_a_stage_froze_itself_is_no_warning_in_a_second_training():
+    model = Net()
+    set_trainable(model, ["head"])
+    assert not any("although other code" in line for line in plan(SCHEDULE, model).warnings)

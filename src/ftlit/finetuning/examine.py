@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import shorten
-from ftlit.finetuning.freeze import has_trained, says_pretrained, trained
+from ftlit.finetuning.freeze import has_trained, says_pretrained, trained, unfrozen_warnings
 from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
 from ftlit.finetuning.lr_schedule import Rates
@@ -104,6 +104,7 @@ def examine(
     warnings = [
         *group_warnings(rates, set().union(*chosen), foreign=foreign),
         *_never([row for row in rows if row.layer not in schedule.frozen], schedule.stages),
+        *unfrozen_warnings(module, [(stage.name, own) for stage, own in zip(schedule.stages, chosen, strict=True)]),
         *([] if fits_head else _late_head(head, rows, schedule.stages)),
         *filter(None, [lost_ratios(optimizer)]),
         *schedule.condition_warnings(hints.begin, max_epochs, validations),

@@ -11,25 +11,26 @@ A batch norm in a part that trains has one of three policies:
 those of a few steps (benchmarks/batchnorm.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Literal, get_args
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, shorten, unknown
 from ftlit.finetuning.train_entries import Given, entries_of, select
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.weights_origin import WeightsOrigin
-from ftlit.patterns import covers, idle
+from ftlit.patterns import covers, idle, outermost
 from ftlit.plain_arguments import plain_arguments
 
 Policy = Literal["live", "frozen", "frozen_stats"]
 Choice = Policy | Literal["auto"]
 BatchNorm = Choice | Mapping[str, Choice]
 POLICIES: tuple[Choice, ...] = ("auto", *get_args(Policy))
+_FROZEN_BEFORE: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()  # parameters that were frozen before `set_trainable`
 _TRAINED: WeakSet[nn.Module] = WeakSet()  # modules that a fit of this process has trained
 
 
@@ -65,6 +66,8 @@ def set_trainable(module: nn.Module, train: Given, batchnorm: BatchNorm = "auto"
     named = list(module.named_parameters(remove_duplicate=False))
     chosen = trained(module, train, batchnorm)
     training = {id(parameter) for name, parameter in named if name in chosen}
+    for part in module.modules():
+        _FROZEN_BEFORE.setdefault(part, _frozen_in(part))
     changed = False
     for _, parameter in named:
         changed |= parameter.requires_grad != (id(parameter) in training)
@@ -73,6 +76,29 @@ def set_trainable(module: nn.Module, train: Given, batchnorm: BatchNorm = "auto"
             parameter.grad = None
     set_modes(modes_of(module, batchnorm))
     return changed
+
+
+def unfrozen_warnings(module: nn.Module, trained_in: Iterable[tuple[str, Collection[str]]]) -> Iterator[str]:
+    """Warn of the first stage that trains what other code had frozen before `set_trainable` was called for the first time.
+
+    Args:
+        module: any module.
+        trained_in: name of each stage, and the names of the parameters that train in it.
+    """
+    parts = dict(module.named_modules())
+    own = {name: _FROZEN_BEFORE[part] if part in _FROZEN_BEFORE else _frozen_in(part) for name, part in parts.items()}
+    frozen = [f"{name}.{parameter}".lstrip(".") for name, parameters in own.items() for parameter in parameters]
+    for stage, chosen in trained_in:
+        if wrong := outermost([name for name in frozen if name in chosen], dict(module.named_parameters())):
+            yield (
+                f"stage {stage!r} trains {shorten(wrong, most=4)}, although other code has set requires_grad=False there: to keep it "
+                "frozen, give stages whose `train` names the other modules, not '*'"
+            )
+            return
+
+
+def _frozen_in(part: nn.Module) -> list[str]:
+    return [name for name, parameter in part.named_parameters(recurse=False) if not parameter.requires_grad]
 
 
 def trained(module: nn.Module, train: Given, batchnorm: BatchNorm = "auto") -> set[str]:
