@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 def test_the_program_beside_the_file_names_the_class_of_ftlit_predict(folder, to):
     folder, photos, labels = folder
     ftlit(folder, "export", "run", "--to", to, "--with-preprocessing")
-    command = [sys.executable, "-c", WITHOUT_FTLIT, f"run/export/{to}/predict.py", *map(str, photos)]
+    command = [sys.executable, "-c", WITHOUT_FTLIT, f"run/export/{to}-with-preprocessing/predict.py", *map(str, photos)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = [line.split("\t")[1] for line in done.stdout.splitlines()]

@@ -138,12 +138,12 @@ def test_class_names_and_input_spec_are_stored_with_torchvision_weights(runs, tm
     path, _ = export_run(runs["linear"], "torchvision", tmp_path / "a.safetensors")
     with safe_open(path, "pt") as file:
         inside = {name: json.loads(text) for name, text in file.metadata().items()}
-    export_run(runs["linear"], "torchvision", tmp_path / "b.pth")
-    assert json.loads((tmp_path / "b.json").read_text()) == inside
+    export_run(runs["linear"], "torchvision", tmp_path / "b" / "b.pth")
+    assert json.loads((tmp_path / "b" / "b.json").read_text()) == inside
     assert inside["class_names"] == CLASSES and inside["multilabel"] is True
     known = {"size": 64, "resize": 73, "mean": [0.4] * 3, "std": [0.2] * 3, "interpolation": "bilinear", "grey_range": None}
     assert inside["input_spec"] == known
-    weights, again = load_file(path), torch.load(tmp_path / "b.pth", weights_only=True)
+    weights, again = load_file(path), torch.load(tmp_path / "b" / "b.pth", weights_only=True)
     assert weights.keys() == again.keys() and all(torch.equal(weights[name], again[name]) for name in weights)
 
 

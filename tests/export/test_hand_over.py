@@ -185,14 +185,22 @@ def test_the_licence_is_that_of_the_pretrained_weights_before_the_runs_of_init_f
     assert "| licence of the weights | apache-2.0 (shipped glyph.safetensors) |" in (tmp_path / "README.md").read_text()
 
 
-def test_files_of_a_user_are_not_replaced_and_those_of_an_export_are(run, tmp_path):
+def test_files_of_a_user_or_of_another_exported_file_are_not_replaced_and_those_of_the_same_file_are(run, tmp_path):
     export_run(run, "torch", tmp_path / "net.pt2")
-    export_run(run, "torch", tmp_path / "other.pt2")
+    export_run(run, "torch", tmp_path / "net.pt2", half=True)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=f"README.md exists and belongs to net.pt2: give another folder, such as {tmp_path}/pt2/other.pt2$"):
+        export_run(run, "torch", tmp_path / "other.pt2")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    (tmp_path / "net.pt2").unlink()
+    export_run(run, "torch", tmp_path / "other.pt2")  # the file to which they belonged is gone
     assert "other.pt2" in (tmp_path / "predict.py").read_text()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "README.md").write_text("my project")
-    with pytest.raises(UserError, match=f"give a new folder, such as --out {mine}/net/net.pt2"):
+    with pytest.raises(
+        UserError, match=f"README.md exists and was not written by an export: give another folder, such as {mine}/pt2/net.pt2"
+    ):
         export_run(run, "torch", mine / "net.pt2")
     assert [file.name for file in mine.iterdir()] == ["README.md"]
 

@@ -101,6 +101,15 @@ def test_networks_of_torchvision_and_timm_have_the_layers_of_their_loaders():
     assert backbone_from(of_timm) is backbone_from(of_timm, list(of_timm.cuts), input_spec=SPEC) is of_timm
 
 
+def test_the_origin_that_a_network_states_is_that_of_its_backbone_unless_another_is_given():
+    net = Net()
+    assert not backbone_from(net, ["low", "mid"], input_spec=SPEC).pretrained
+    net.origin = WeightsOrigin("torchvision", "IMAGENET1K_V1")
+    assert backbone_from(net, ["low", "mid"], input_spec=SPEC).origin is net.origin
+    mine = WeightsOrigin("custom", "mine")
+    assert backbone_from(net, ["low", "mid"], input_spec=SPEC, origin=mine).origin is mine
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -18,7 +18,7 @@ from ftlit.export.agreement import Agreement, Photos, compare, photos_of
 from ftlit.export.export_formats import ExportFormat
 from ftlit.export.export_network import export, format_of, metadata_of
 from ftlit.export.images_to_logits import Variant
-from ftlit.export.model_card import CardFacts, accuracy_of, example_name, facts_of, model_card
+from ftlit.export.model_card import CardFacts, accuracy_of, example_name, facts_of, model_card, stated_weights
 from ftlit.export.predict_script import predict_script
 from ftlit.export.program_files import ImagesToLogitsFunction
 from ftlit.formatting import printable, shell_word, size_in_words
@@ -61,8 +61,9 @@ def export_run(
     Args:
         run: its folder, or a checkpoint in it; or a network of your own, see `ftlit.Network`, on the CPU.
         to: `torchvision`, `timm`, `torch` or `onnx`; see `export`.
-        out: the file; by default `export/<format>/<name of the network>` in the run's folder, or beside a checkpoint that lies elsewhere,
-            with `-with-preprocessing` after the name of a file that prepares images. A network of your own has no default.
+        out: the file, in a folder of its own; by default `export/<format>/<name of the network>` in the run's folder, or beside a
+            checkpoint that lies elsewhere, with `-with-preprocessing` after the format if the file prepares images. A network of your own
+            has no default.
         preprocessing: the file takes images of 8 bits of any size, and resizes, crops and normalises them; `torch` and `onnx` only.
         half: store the weights in float16.
         trust: see `ftlit.load`.
@@ -72,7 +73,8 @@ def export_run(
         `predict.py` beside it is used.
 
     Raises:
-        UserError: not a run of images; a network without `out`; files of others where those beside the file belong; and see `export`.
+        UserError: not a run of images; a network without `out`; a folder that has such files of others, or of another exported file;
+            and see `export`.
     """
     found = hand_over(run, to, out, Variant(preprocessing, half), trust=trust)
     return found.path, found.usage
@@ -100,12 +102,12 @@ def hand_over(
     export_format = format_of(to, out)
     network = _network_of(run, to, out, trust=trust)
     name = re.sub(r"[^\w.-]", "_", str((network.backbone.record or {}).get("name", "network")))
-    name += "-with-preprocessing" if variant.preprocessing else ""  # a file that takes other images does not replace the plain one
     folder, is_result = (Path(out or "").expanduser().parent, False) if isinstance(run, Network) else _folder_of(run)
-    path = folder / "export" / to / f"{name}{export_format.suffixes[0]}" if out is None else Path(out).expanduser()
+    own = f"{to}-with-preprocessing" if variant.preprocessing else to  # a file that takes other images does not replace the plain one
+    path = folder / "export" / own / f"{name}{export_format.suffixes[0]}" if out is None else Path(out).expanduser()
     _check_beside(path)
     photos = moved(folder, network) if moved else None  # raises before the seconds of the export
-    facts = facts_of(folder) if is_result else CardFacts()
+    facts = facts_of(folder) if is_result else CardFacts(weights=stated_weights(network))
     agreements: list[Agreement] = []
 
     def beside(target: Path, written: Path, logits: ImagesToLogitsFunction) -> None:
@@ -171,16 +173,23 @@ def _folder_of(run: str | Path) -> tuple[Path, bool]:
 
 
 def _check_beside(path: Path) -> None:
-    """Raise `UserError` where a file of another program would be replaced."""
-    taken = [name for name in (CARD, SCRIPT, LABELS, SAMPLE) if (path.parent / name).exists()]
-    with suppress(OSError, ValueError, AttributeError, UserError):
-        if json.loads((path.parent / SAMPLE).read_text(encoding="utf-8")).get("written_by") == WRITER:
-            return
-    if taken:
-        raise UserError(
-            f"the export writes {CARD}, {SCRIPT} and other files beside {path.name}, but {path.parent / taken[0]} exists and was not "
-            f"written by an export: give a new folder, such as --out {shell_word(str(path.parent / path.stem / path.name))}"
-        )
+    """Raise `UserError` where a file of another program, or one that belongs to another exported file, would be replaced."""
+    sample: dict[str, Any] = {}
+    taken = next((name for name in (CARD, SCRIPT, LABELS, SAMPLE) if (path.parent / name).exists()), None)
+    with suppress(OSError, ValueError, TypeError):
+        sample = dict(json.loads((path.parent / SAMPLE).read_text(encoding="utf-8")))
+    if taken is None:
+        return
+    if sample.get("written_by") != WRITER:
+        why = "was not written by an export"
+    elif (other := str(sample.get("file", path.name))) != path.name and (path.parent / other).exists():
+        why = f"belongs to {other}"
+    else:
+        return
+    raise UserError(
+        f"the export writes {CARD}, {SCRIPT} and other files beside {path.name}, but {path.parent / taken} exists and {why}: give "
+        f"another folder, such as {path.parent / path.suffix.removeprefix('.') / path.name}"
+    )
 
 
 def _label(name: str) -> str:

@@ -94,8 +94,17 @@ def pretrained_weights(folder: Path) -> str:
         origin = content.get("weights") or dict(content["plan"])["backbone"].rpartition("weights: ")[2].partition("; ")[0]
         if re.match(r"file (best|last)\.ckpt of ", origin):
             return pretrained_weights(folder / "init_from")
-        return f"file {Path(origin.removeprefix('file ')).name}" if origin.startswith("file ") else str(origin)
+        return _without_folder(str(origin))
     return UNKNOWN
+
+
+def stated_weights(network: Network) -> str:
+    """The origin of the pretrained weights as the backbone states it. Without one, nobody knows whether the weights were pretrained."""
+    return _without_folder(network.backbone.origin.describe()) if network.backbone.pretrained else UNKNOWN
+
+
+def _without_folder(origin: str) -> str:
+    return f"file {Path(origin.removeprefix('file ')).name}" if origin.startswith("file ") else origin
 
 
 def model_card(network: Network, facts: CardFacts, *, file: str, images: str, sample: str, packages: str, agreement: str | None) -> str:

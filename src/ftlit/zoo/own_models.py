@@ -24,7 +24,7 @@ REL_TOLERANCE = 1e-5  # of the check, relative to the largest value
 
 @plain_arguments
 def backbone_from(
-    model: nn.Module, layers: Sequence[str] | None = None, *, input_spec: InputSpec | None = None, origin: WeightsOrigin = RANDOM
+    model: nn.Module, layers: Sequence[str] | None = None, *, input_spec: InputSpec | None = None, origin: WeightsOrigin | None = None
 ) -> Backbone:
     """Turn a network into a backbone of named layers, which share its modules and weights. The classifier is left out.
 
@@ -37,6 +37,7 @@ def backbone_from(
             images. `None`: those of `load_backbone` or `load_timm`, for networks of torchvision and timm.
         input_spec: size and normalisation of the images; `None`: 224 pixels, normalised as for ImageNet.
         origin: of the weights, if they are pretrained: `WeightsOrigin("torchvision", "IMAGENET1K_V1")`, or `"custom"` with any name.
+            `None`: the attribute `origin` of the network, if it has one; otherwise the weights count as random.
 
     Raises:
         UserError: no such module; layers that do not follow each other; a network that does not take images of `input_spec`; a `Backbone`
@@ -46,7 +47,8 @@ def backbone_from(
         raise UserError(f"layers={layers!r} is one text: give a list, layers=[{layers!r}]")
     if isinstance(model, Backbone):
         return _unchanged(model, layers, input_spec, origin)
-    spec = input_spec or InputSpec()
+    spec, stated = input_spec or InputSpec(), vars(model).get("origin")
+    origin = origin or (stated if isinstance(stated, WeightsOrigin) else RANDOM)
     images = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(0))
     weights = next(model.parameters(), images)
     images = images.to(weights.device, weights.dtype)
@@ -73,8 +75,8 @@ def backbone_from(
     return _checked(parts, model, images, spec, origin)
 
 
-def _unchanged(model: Backbone, layers: Sequence[str] | None, input_spec: InputSpec | None, origin: WeightsOrigin) -> Backbone:
-    given = {"layers": layers and tuple(layers), "input_spec": input_spec, "origin": None if origin is RANDOM else origin}
+def _unchanged(model: Backbone, layers: Sequence[str] | None, input_spec: InputSpec | None, origin: WeightsOrigin | None) -> Backbone:
+    given = {"layers": layers and tuple(layers), "input_spec": input_spec, "origin": origin}
     own = {"layers": model.cuts, "input_spec": model.input_spec, "origin": model.origin}
     if wrong := next((name for name, value in given.items() if value not in (None, own[name])), None):
         shown = shorten(model.cuts) if wrong == "layers" else own[wrong]

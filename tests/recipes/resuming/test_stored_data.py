@@ -119,12 +119,12 @@ def test_an_export_that_prepares_images_is_compared_where_the_data_are_now_and_l
         error = export("--with-preprocessing")
         remedy = "; if the data were moved, add data.root=FOLDER or data.csv=FILE to the command\n"
         assert "the run has no test images whose files are there, so the file was not compared" in error and error.endswith(remedy)
-        assert "data.root" not in (moved / "export/torch/README.md").read_text()  # it is for other readers
+        assert "data.root" not in (moved / "export/torch-with-preprocessing/README.md").read_text()  # it is for other readers
         test = len(read_split(moved).images["test"])
         error = export("--with-preprocessing", f"data.root={tmp_path / 'new'}")
         assert test and f"name the same class for {test} of {test} test images of the run\n" in error
-        card, script = ((moved / "export/torch" / name).read_text() for name in ("README.md", "predict.py"))
-        assert "glyph-with-preprocessing.pt2, " in card and "here / 'glyph-with-preprocessing.pt2'" in script
+        card, script = ((moved / "export/torch-with-preprocessing" / name).read_text() for name in ("README.md", "predict.py"))
+        assert "glyph.pt2, " in card and "here / 'glyph.pt2'" in script
         assert (moved / "export/torch/glyph.pt2").read_bytes() == plain
         assert (
             export("--with-preprocessing", "data.root=/no")
