@@ -20,6 +20,7 @@ IGNORED = "ignored"  # in `result.json`: names of given options that a run witho
 BASELINE = "linear_probe"  # the name of its checkpoint, and what stands in front of its metrics in `result.json`
 TIE_BREAK = "val/loss"  # the lower one is better where epochs, or settings, are equal by the metric that ranks them
 TRAINED = "trained/val/accuracy"  # in `result.json`: of the best epoch of a run with a baseline
+TRAIN_IMAGES = "train/images"  # in `result.json`: the number of training images, after `data.per_class`
 PROBE_LAYERS = "probe_layers.csv"  # of `recipe=probe`, and of a sweep over it: a row for each layer
 # in `result.json` of `recipe=probe`: where the held-out accuracy is from, and of how many probes it is the best
 HELD_OUT_BY, BEST_OF, CROSS_VALIDATION = "held_out/by", "held_out/best_of", "cross-validation"

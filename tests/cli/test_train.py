@@ -106,6 +106,7 @@ def test_a_sweep_runs_each_job_in_its_own_folder(tmp_path):
     assert result.returncode == 0, result.stderr
     assert len(list(tmp_path.glob("runs/sweeps/*/*/[01]/checkpoints/best.ckpt"))) == 2
     results = [read_result(folder) for folder in sorted(tmp_path.glob("runs/sweeps/*/*/[01]"))]
+    assert all(own["train/images"] == 1070 for own in results)
     assert [own.get("ignored") for own in results] == [["trainer.max_epochs"], None]  # a fitted head has no epochs
 
 

@@ -146,6 +146,18 @@ def test_the_caption_says_that_no_job_beat_the_linear_probe(trained, line, tmp_p
     assert (none_better in text and line in text) if line else none_better not in text
 
 
+@pytest.mark.parametrize(("images", "has_note"), [((50, 570), True), ((50, 5000), False), ((400, 400), True)])
+def test_a_learning_curve_has_the_real_number_of_training_images(images, has_note):
+    """A class of 57 images gives no 500."""
+    jobs = [
+        Job(place, (f"data.per_class={wanted}",), status=0, metrics={"test/accuracy": 0.5, "train/images": number})
+        for place, (wanted, number) in enumerate(zip((5, 500), images, strict=True))
+    ]
+    header, rows = table_of(jobs)
+    assert [row[header.index("training images")] for row in rows] == [f"{number:,}" for number in images]
+    assert ("Some classes have fewer images than the largest data.per_class" in caption_of(jobs)) == has_note
+
+
 @pytest.mark.parametrize(("seeds", "has_note"), [(1, False), (2, True), (3, False)])
 def test_an_interval_of_two_seeds_has_a_note(seeds, has_note):
     jobs = [Job(seed, (f"seed={seed}",), status=0, metrics={"val/accuracy": 0.5, "test/accuracy": seed / 10}) for seed in range(seeds)]

@@ -27,7 +27,7 @@ from ftlit.recipes.checks.own_parts import build_data
 from ftlit.recipes.config.class_weights import class_weights_of, class_weights_text
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.plan_rows import PlanRow
-from ftlit.recipes.console.probe_plan import TRAIN_AND_VAL, fitted_splits, images_read, limited, print_probe_plan, probe_rows
+from ftlit.recipes.console.probe_plan import TRAIN, TRAIN_AND_VAL, fitted_splits, images_read, limited, print_probe_plan, probe_rows
 from ftlit.recipes.resuming.resume import write_config
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.feature_setup import features_of, one_device, specs_of
@@ -35,7 +35,7 @@ from ftlit.recipes.run.parts import RunParts, check_indexed_images, check_one_pr
 from ftlit.recipes.run.time_estimates import estimate_features
 from ftlit.recipes.run_report.run_report import write_run, write_run_report
 from ftlit.report.contents import Predictions
-from ftlit.run_folder import BEST_OF, CROSS_VALIDATION, HELD_OUT_BY, PROBE_LAYERS, write_result
+from ftlit.run_folder import BEST_OF, CROSS_VALIDATION, HELD_OUT_BY, PROBE_LAYERS, TRAIN_IMAGES, write_result
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,7 @@ def result_of(repeat: Repeat, *, cross_validated: bool) -> dict[str, Any]:
     """The chosen probe with its accuracies, as plain values; what it was chosen on, and among how many."""
     best, test = repeat.best, repeat.test
     chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "l2": best.l2, "test/fitted_on": repeat.fitted_on}
+    chosen |= {TRAIN_IMAGES: best.samples} if repeat.fitted_on == TRAIN else {}
     held_out: dict[str, Any] = {"held_out/accuracy": best.score, "held_out/loss": best.losses.get(best.l2)}
     held_out |= {HELD_OUT_BY: CROSS_VALIDATION if cross_validated else "val", BEST_OF: len(repeat.probes)}
     return {**chosen, "objective": best.objective, **held_out, "test/accuracy": test.share, "low": test.low, "high": test.high}
@@ -245,6 +246,5 @@ def describe(repeats: Sequence[Repeat], per_class: int | None, noun: str) -> str
     if len(repeats) == 1:
         return f"* marks the probe chosen {how}: {repeats[0].best.summary}; test accuracy with 95 % bootstrap interval {repeats[0].test}"
     accuracy = with_deviation([repeat.test.share for repeat in repeats])
-    size = count(per_class, noun.removesuffix("s")) if per_class else noun
-    subsets = f"{len(repeats)} random subsets ({size} per class)"
+    subsets = f"{len(repeats)} random subsets ({count(per_class, noun.removesuffix('s')) if per_class else noun} per class)"
     return f"*N marks a cut chosen in N of {subsets}, {how}; test accuracy over these subsets {accuracy}"

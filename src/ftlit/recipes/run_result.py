@@ -16,7 +16,7 @@ from ftlit.recipes.build_run import Run
 from ftlit.recipes.config.candidates import choice_of_run
 from ftlit.recipes.config.overrides import ignored_without_training
 from ftlit.report.scores import reliability
-from ftlit.run_folder import BASELINE, IGNORED, TRAINED
+from ftlit.run_folder import BASELINE, IGNORED, TRAIN_IMAGES, TRAINED
 
 
 def has_baseline_result(run: Run) -> bool:
@@ -57,7 +57,10 @@ def fitted_on(fitted: Run | Baseline | None) -> dict[str, str]:
 
 
 def beside_result(run: Run, baseline: Results | None, images: Mapping[str, int]) -> dict[str, Any]:
-    """What `result.json` holds of the baseline, and of the best epoch beside it; of a run without training the options that it ignored."""
+    """What `result.json` holds of the training images, of the baseline, and of the best epoch beside it; of a run without training the
+    options that it ignored.
+    """
+    number = {} if run.data.multilabel else {TRAIN_IMAGES: sum(run.data.counts["train"].values())}  # with several labels counted for each
     compared: dict[str, Any] = {}
     if baseline:
         compared = {**baseline, **{f"{split}/fitted_on": splits for split, splits in fitted_on(run.baseline).items()}}
@@ -65,9 +68,8 @@ def beside_result(run: Run, baseline: Results | None, images: Mapping[str, int])
     if run.baseline and (effect := run.baseline.probe_head.view_effect):
         compared |= {f"augmentation/{name}": value for name, value in asdict(effect).items()}
     trained = _best_of_epochs(run)
-    return (
-        {f"{BASELINE}/{name}": value for name, value in compared.items()} | ({} if trained is None else {TRAINED: trained}) | _ignored(run)
-    )
+    found = {f"{BASELINE}/{name}": value for name, value in compared.items()}
+    return number | found | ({} if trained is None else {TRAINED: trained}) | _ignored(run)
 
 
 def _ignored(run: Run) -> dict[str, list[str]]:

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 
 from ftlit.errors import shorten
 from ftlit.formatting import count
-from ftlit.run_folder import BASELINE, TRAINED, keeps_baseline
+from ftlit.run_folder import BASELINE, TRAIN_IMAGES, TRAINED, keeps_baseline
 from ftlit.sweeps.jobs import CROSS_VALIDATED, HELD_OUT, SCORE, SEED, STOPPED, VAL, Job, varying
 from ftlit.sweeps.seed_statistics import ESTABLISHED
 from ftlit.sweeps.setting_results import RANKINGS, SettingResults
 
+PER_CLASS = "data.per_class"
 PROBE_VAL = f"{BASELINE}/{VAL}"
 MOST_NAMED = 6  # jobs that have not begun
 RESUME = "If this sweep is not running any more, this command runs the other jobs:"
@@ -62,6 +63,10 @@ STEPS_NOTE = "The jobs trained {trained:,} of the {all:,} epochs of the full gri
 ESTABLISHED_NOTE = (
     f"{ESTABLISHED} marks an established difference: its 95 % interval does not contain 0. With many settings some are by chance: about "
     "one of 20 settings that do not differ gets this mark."
+)
+FEWER_NOTE = (
+    f"Some classes have fewer images than the largest {PER_CLASS}, so all their images are used: a learning curve needs the column "
+    "`training images`."
 )
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
@@ -140,6 +145,7 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
         notes.append(ignored_note(f"{number} of {len(done)} jobs only fit a linear probe, and", names))
     elif by_val and not kept and _all_equal(results):
         notes.append(SAME_NOTE)
+    notes += [FEWER_NOTE] if _has_small_class(done) else []
     notes += [TEST_NOTE if by_val else RATE_NOTE if results.are_range_tests else SCORE_NOTE, STATISTICS_NOTE]
     notes += [SAMPLES_NOTE] if any(setting.spread(results.metric) != setting.of(results.metric) for setting in results.settings) else []
     if any(results.differences):
@@ -160,6 +166,16 @@ def _notes(jobs: Sequence[Job]) -> list[str]:
         trained, every = sum(job.epochs if job.rung else plan.epochs * (job.status == 0) for job in jobs), plan.total * plan.epochs
         notes.append(STEPS_NOTE.format(trained=trained, all=every, share=trained / every, saved=every - trained))
     return [*notes, SECONDS_NOTE]
+
+
+def _has_small_class(jobs: Sequence[Job]) -> bool:
+    """Whether jobs that differ in their seed and `PER_CLASS` alone have numbers of training images that are not in proportion to it."""
+    ratios: dict[tuple[str, ...], set[float]] = {}
+    for job in jobs:
+        if (wanted := job.values.get(PER_CLASS, "")).isdigit() and (images := job.metrics.get(TRAIN_IMAGES)):
+            others = tuple(value for name, value in sorted(job.values.items()) if name not in (SEED, PER_CLASS))
+            ratios.setdefault(others, set()).add(images / int(wanted))
+    return any(len(found) > 1 for found in ratios.values())
 
 
 def _kept_note(kept: int, trained: Sequence[Job]) -> str:

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from ftlit.errors import shorten
 from ftlit.formatting import without_control
-from ftlit.sweeps.caption import RESUME, caption_of, finished
+from ftlit.run_folder import TRAIN_IMAGES
+from ftlit.sweeps.caption import PER_CLASS, RESUME, caption_of, finished
 from ftlit.sweeps.jobs import (
     SCORE,
     SEED,
@@ -26,7 +27,7 @@ from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, SettingLayer, layers_tabl
 from ftlit.sweeps.setting_results import CHOSEN, RANKINGS, SettingResults, at_rung_of, chosen_by, rung_of, seconds_of
 
 STD, INTERVAL, F1, SECONDS, FAILED = "std", "95 % interval", "macro F1", "job seconds", "failed or interrupted"
-RUNG = "rung"
+RUNG, IMAGES = "rung", "training images"
 DIFFERENCE = "difference to the best (paired)"
 LEFT_OUT_FIRST = (STD, F1, SECONDS, INTERVAL, DIFFERENCE)  # where the table is wider than the terminal, in this order
 WORD = re.compile(r"\S+(?: (?:\*|to|±|†)(?!\S)| \(epoch \d+\))?")  # the sign after a number stays beside it, and its epoch
@@ -51,6 +52,8 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     if not any(setting.done for setting in settings):
         columns[FAILED] = [failure_reasons(setting.failed) for setting in settings]
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+    if PER_CLASS in results.names and any(TRAIN_IMAGES in job.metrics for job in jobs):
+        columns[IMAGES] = [f"{mean(values):,.0f}" if (values := setting.of(TRAIN_IMAGES)) else "-" for setting in settings]
     columns["seeds"] = [str(len(setting.done)) for setting in settings]
     label = SCORE if metric == SCORE else "test accuracy"
     columns[label] = [_mean(setting.of(metric)) for setting in settings]

@@ -11,7 +11,7 @@ from ftlit.errors import UserError, one_line
 from ftlit.files import write_atomically, write_rows
 from ftlit.formatting import harmless
 from ftlit.printing import console, show
-from ftlit.run_folder import PROBE_LAYERS
+from ftlit.run_folder import PROBE_LAYERS, TRAIN_IMAGES
 from ftlit.sweeps.jobs import SCORE, SEED, TEST_F1, Job, jobs_of, varying
 from ftlit.sweeps.probe_layers import SETTINGS_LAYERS, JobLayers, read_layers, settings_layers, write_layers, write_settings_layers
 from ftlit.sweeps.setting_results import CHOSEN, SettingResults, at_rung_of, chosen_by, seconds_of
@@ -44,7 +44,7 @@ def write_settings(path: Path, jobs: Sequence[Job]) -> None:
     """Write one row per setting, in the order of the table; `best` is 1 for those that the table marks."""
     results = SettingResults(jobs)
     metric, by = results.metric, results.by
-    others = [name for name in (TEST_F1, by) if name != metric]
+    others = [name for name in (TEST_F1, by, TRAIN_IMAGES) if name != metric]
     statistics = (metric, "std", "low", "high", "difference", "difference_low", "difference_high", "difference_seeds")
     rung = [RUNG, at_rung(jobs)] if any(job.rung for job in jobs) else []
     rows: list[Sequence[object]] = [(*results.names, *CHOSEN.values(), *rung, "seeds", *statistics, *others, "best", SECONDS, "failed")]

@@ -66,7 +66,8 @@ def test_probes_are_refitted_on_val_only_where_no_training_image_is_left_out(pla
     repeat = probe_layers(cfg, probes, RunParts(parts.backbone, some), fitted_splits(parts.data, probes))
     train, val = (len(some.collection.splits[name]) for name in ("train", "val"))
     assert repeat.fitted_on == splits and repeat.best.samples == train + val * (splits == "train + val")
-    assert result_of(repeat, cross_validated=False)["test/fitted_on"] == splits
+    result = result_of(repeat, cross_validated=False)
+    assert result["test/fitted_on"] == splits and result.get("train/images") == (train if rows == "100" else None)
     said = "on 359 val images, " + (f"fitted on {train} training images" if rows == "100" else "refitted on train + val")
     assert said in describe([repeat], None, "images")
 
