@@ -1,6 +1,7 @@
 """Check the types of arguments from Python by their annotations, and their names: a wrong one is an error in one line with its name."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
 from numbers import Integral, Real
@@ -101,7 +102,17 @@ def _kind_of(hint: Any) -> Kind | None:
     if origin in KINDS:
         return KINDS[origin]
     plain = isinstance(hint, type) and hint not in (Any, object, Parameter.empty) and hint.__module__ not in ("builtins", "collections.abc")
-    return (f"an object of the class {hint.__name__}", lambda value: isinstance(value, hint)) if plain and not _is_protocol(hint) else None
+    return (
+        (f"an object {_example_of(hint) or f'of the class {hint.__name__}'}", lambda value: isinstance(value, hint))
+        if plain and not _is_protocol(hint)
+        else None
+    )
+
+
+def _example_of(hint: type) -> str:
+    """What makes an object of a class of plain values, by its first field; empty for other classes and for one without a default there."""
+    first = next(iter(fields(hint)), None) if is_dataclass(hint) else None
+    return "" if first is None or first.default is MISSING else f"such as {hint.__name__}({first.name}={first.default!r})"
 
 
 def _is_protocol(hint: type) -> bool:

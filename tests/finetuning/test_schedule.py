@@ -270,8 +270,12 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
     ("wrong", "message"),
     [
         (lambda: Stage(None), "`train` of a stage has None, which is not the name of a layer"),
-        (lambda: Schedule(["head"]), "a Schedule is a list of stages, not 'head': give Schedule([Stage("),
-        (lambda: Schedule([{"train": ["head"]}]), "a Schedule is a list of stages, not {'train': ['head']}: give"),
+        (lambda: Schedule(["head"]), "stages[0] of the Schedule is 'head', not a Stage: give Stage(train=['head'])"),
+        (lambda: Schedule("head"), "a Schedule is a list of stages, not 'head': give Schedule([Stage("),
+        (
+            lambda: Schedule([Stage(["head"]), {"train": ["*"], "epoch": 2}]),
+            "stages[1] of the Schedule is {'train': ['*'], 'epoch': 2}, not a Stage: give Stage(train=['*'], epoch=2)",
+        ),
         (lambda: Schedule(Stage(["*"])), "a Schedule is a list of stages, not one Stage: give Schedule([Stage("),
         (lambda: Schedule([Stage(["*"])], {"*": 1.0}), "learning-rate factors are a list of pairs (pattern, factor), not {'*': 1.0}: give"),
         (lambda: Schedule([Stage(["*"])], ("head", 1.0)), "learning-rate factors are a list of pairs (pattern, factor), not 'head': give"),

@@ -197,7 +197,9 @@ def test_a_signal_ends_training_with_a_checkpoint_in_a_program_that_handles_none
     trainer = pl.Trainer(max_epochs=1, callbacks=[last], accelerator="cpu", **quiet)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         trainer.fit(Net(number), DataLoader(torch.zeros(9, 1)))
-    assert capsys.readouterr().out.count(f"to go on: trainer.fit(module, data, ckpt_path={str(tmp_path / 'last.ckpt')!r})") == 1
+    path = str(tmp_path / "last.ckpt")
+    line = f"to go on: trainer.fit(module, data, ckpt_path={path!r}), or with LightningCLI: --ckpt_path {path}\n"
+    assert capsys.readouterr().out.count(line) == 1
     found = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert found["global_step"] == 3 and found["state_dict"]["weight"].item() == 3.0
     assert all(signal.getsignal(each) is DEFAULTS[each] for each in SIGNALS if each != signal.SIGINT) and not STOP_SIGNALS.owned

@@ -75,7 +75,7 @@ def test_matrices_and_head_of_vit_b_16_take_less_than_3_mb():
         (lambda: add_lora(nn.Linear(2, 2), Lora(targets=["qkv"])), "'qkv'"),
         (lambda: add_lora(nn.Sequential(nn.Linear(2, 2)), within=["1"]), "'1'"),
         (lambda: add_lora(nn.ReLU()), "linear layers or convolutions"),
-        (lambda: add_lora(nn.Linear(2, 2), 4), "lora=4: give an object of the class Lora"),
+        (lambda: add_lora(nn.Linear(2, 2), 4), "lora=4: give an object such as Lora(rank=8)"),
         (lambda: [add_lora(net, Lora(rank)) for net in [nn.Linear(9, 9)] for rank in (2, 3)], "merge_lora"),
     ],
 )

@@ -92,9 +92,10 @@ def check_factors(lr_scale: object, *, positive: bool = False) -> list[tuple[str
         positive: whether a factor must be above 0, as that of layers that a stage trains.
     """
     pairs: list[Any] = list(lr_scale) if isinstance(lr_scale, Iterable) and not isinstance(lr_scale, str | Mapping) else [lr_scale]
+    example: list[Any] = list(lr_scale.items()) if isinstance(lr_scale, Mapping) and lr_scale else [("head", 1.0), ("*", 0.1)]
     for pair in pairs:
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise UserError(f'learning-rate factors are a list of pairs (pattern, factor), not {pair!r}: give [("head", 1.0), ("*", 0.1)]')
+            raise UserError(f"learning-rate factors are a list of pairs (pattern, factor), not {pair!r}: give {example}")
     for pattern, factor in pairs:
         is_number = isinstance(factor, Real) and not isinstance(factor, bool) and isfinite(factor)
         if not is_number or factor < 0 or (positive and factor == 0):

@@ -239,8 +239,12 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
 def check_stages(stages: object) -> list[Stage]:
     """Return the stages, of an iterator too, which can be read only once. Raise `UserError` for anything but stages."""
     given: list[Any] = list(stages) if isinstance(stages, Iterable) and not isinstance(stages, str | Mapping) else [stages]
-    if isinstance(stages, Stage):
-        raise UserError('a Schedule is a list of stages, not one Stage: give Schedule([Stage(["head"]), Stage(["*"], epoch=2)])')
-    if wrong := next((repr(one) for one in given if not isinstance(one, Stage)), "" if given != [stages] else repr(stages)):
+    if given == [stages]:
+        wrong = "one Stage" if isinstance(stages, Stage) else repr(stages)
         raise UserError(f'a Schedule is a list of stages, not {wrong}: give Schedule([Stage(["head"]), Stage(["*"], epoch=2)])')
+    for place, stage in enumerate(given):
+        if not isinstance(stage, Stage):
+            options = stage if isinstance(stage, Mapping) else {"train": [stage if isinstance(stage, str) else "head"]}
+            call = ", ".join(f"{name}={option!r}" for name, option in options.items())
+            raise UserError(f"stages[{place}] of the Schedule is {stage!r}, not a Stage: give Stage({call})")
     return given

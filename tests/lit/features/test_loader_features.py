@@ -120,7 +120,8 @@ def test_images_are_read_once_and_a_second_run_computes_nothing(tmp_path, capsys
     assert once < 2 * (20 + 2 * 20) and "features of 20 images of train at encoder: 20 computed" in capsys.readouterr().out
     fit(FeatureData(OwnData(), tmp_path, cut="encoder"))
     printed = capsys.readouterr().out
-    assert printed.count("all read from the cache") == 2 and "computing" not in printed and "computed\n" not in printed
+    assert printed.count("all read from the cache") == 2 and "computing" not in printed and " computed," not in printed
+    assert printed.count("reading 20 images: their features at encoder are taken from the cache or computed\n") == 2
     changed = Owner()
     with torch.no_grad():
         changed.encoder[1].running_mean += 1

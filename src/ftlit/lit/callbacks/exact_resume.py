@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 from ftlit.files import part_of
+from ftlit.formatting import shell_word
 from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.cluster_internals import leave_signals, requeues
@@ -137,7 +138,9 @@ class LastCheckpoint(Callback):
     def _stop(self, trainer: Trainer) -> None:
         """End the program, after a checkpoint. Where it does not handle signals itself, say how to go on."""
         if self._owns_signals and trainer.is_global_zero:
-            print(f"stopped, with a checkpoint; to go on: trainer.fit(module, data, ckpt_path={str(self.path)!r})", flush=True)
+            path = str(self.path)
+            call, option = f"trainer.fit(module, data, ckpt_path={path!r})", f"--ckpt_path {shell_word(path)}"
+            print(f"stopped, with a checkpoint; to go on: {call}, or with LightningCLI: {option}", flush=True)
         STOP_SIGNALS.stop()
 
     def _decided(self, trainer: Trainer) -> tuple[bool, bool]:

@@ -37,8 +37,9 @@ def progress_of_features(
             yield advance
     else:
         several = count(images, noun.removesuffix("s"))
-        line = f"computing features of {several}" if all_missing else f"reading {several} for their features"
-        print(f"{line} at {cuts}" if cuts else f"storing pixels of {several}", flush=True)
+        computed = f"computing features of {several} at {cuts}"
+        looked_up = f"reading {several}: their features at {cuts} are taken from the cache or computed"
+        print((computed if all_missing else looked_up) if cuts else f"storing pixels of {several}", flush=True)
         yield _Lines(images, noun, processes)
 
 
