@@ -50,15 +50,18 @@ def test_the_average_of_weights_is_taken_in_any_order_of_the_callbacks(tmp_path,
     assert cli.trainer.global_step == 1 and {"current_model_state", "averaging_state"} <= saved.keys()
 
 
-@pytest.mark.parametrize("stages", ["function", "list"])
+@pytest.mark.parametrize("stages", ["function", "joined layers", "list"])
 def test_schedule_and_rates_of_layers_come_from_yaml(tmp_path, monkeypatch, capsys, stages):
     pytest.importorskip("jsonargparse")
     (tmp_path / "my_data.py").write_text(DATA)
     (tmp_path / "project.py").write_text(block_with("LightningCLI(Classifier)", "text"))
     config = yaml.safe_load(block_with("schedules.top_down", "yaml"))
     config["model"]["optimizer"]["init_args"]["lr"] = 1e-3  # YAML 1.1 reads 1e-3 as a text, jsonargparse as a number
+    given = config["trainer"]["callbacks"][0]["init_args"]
     if stages == "list":
-        config["trainer"]["callbacks"][0]["init_args"]["schedule"] = yaml.safe_load(block_with("stages:", "yaml"))["schedule"]
+        given["schedule"] = yaml.safe_load(block_with("stages:", "yaml"))["schedule"]
+    if stages == "joined layers":
+        given["schedule"]["init_args"]["layers"] = [["conv1", "bn1", "layer[12]"], "layer3", "layer4"]
     config["trainer"] |= QUIET
     (tmp_path / "my_config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
@@ -69,7 +72,9 @@ def test_schedule_and_rates_of_layers_come_from_yaml(tmp_path, monkeypatch, caps
     cli = LightningCLI(project.Classifier, args=["fit", "--config", "my_config.yaml", "--data", "my_data.MyData"])
     sys.modules.pop("project")
     rates = {group["name"]: group["lr"] for group in cli.trainer.optimizers[0].param_groups}
-    assert rates["fc"] == 1e-3 and rates["encoder.layer4"] == pytest.approx(1e-4) and rates["encoder.layer3"] == pytest.approx(8e-5)
+    assert rates["fc"] == 1e-3 and rates["encoder.layer4"] == pytest.approx(1e-4)
+    assert stages == "list" or rates["encoder.layer3"] == pytest.approx(8e-5)
+    assert stages != "joined layers" or rates["encoder.conv1"] == rates["encoder.layer[12]"] == pytest.approx(6.4e-5)
     out = capsys.readouterr().out
     assert "fc: 1,539 parameters; trains in stage 0-" in out and "batch norm frozen_stats" in out
 

@@ -58,7 +58,7 @@ def param_groups(module: nn.Module, lr_scale: Sequence[tuple[str, float]] = EVER
 def build_optimizer(
     module: nn.Module,
     factory: Callable[[list[Group]], Optimizer],
-    lr_scale: Sequence[tuple[str, float]] = EVERYTHING,
+    lr_scale: Sequence[tuple[str, float]] | None = None,
     *,
     decay_all: bool = True,
 ) -> Optimizer:
@@ -67,7 +67,8 @@ def build_optimizer(
     Args:
         module: any module; its parameters may be frozen.
         factory: builds an optimizer from groups, such as `partial(torch.optim.AdamW, lr=1e-3)`.
-        lr_scale: as in `param_groups`.
+        lr_scale: as in `param_groups`. `None`: the factors of the schedule of `StagedFinetuning`, if the module has a trainer with this
+            callback, as in `configure_optimizers`; otherwise 1 for everything.
         decay_all: as in `param_groups`.
 
     Raises:
@@ -78,10 +79,19 @@ def build_optimizer(
             f"build_optimizer needs a function that builds an optimizer, but this is a {type(factory).__name__}: give a function such as "
             "functools.partial(torch.optim.AdamW, lr=1e-3)"
         )
-    optimizer = factory(param_groups(module, lr_scale, decay_all=decay_all))
+    optimizer = factory(param_groups(module, _factors_of_trainer(module) if lr_scale is None else lr_scale, decay_all=decay_all))
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * group["lr_scale"]
     return optimizer
+
+
+def _factors_of_trainer(module: Any) -> Sequence[tuple[str, float]]:
+    """The factors of the schedule that a callback of the module's trainer has."""
+    try:
+        factors = [getattr(getattr(callback, "schedule", None), "lr_scale", None) for callback in module.trainer.callbacks]
+    except (AttributeError, RuntimeError):  # no LightningModule, or one without a trainer
+        return EVERYTHING
+    return next(filter(None, factors), EVERYTHING)
 
 
 def check_factors(lr_scale: object, *, positive: bool = False) -> list[tuple[str, float]]:
@@ -119,9 +129,8 @@ def check_same_factors(module: nn.Module, lr_scale: Sequence[tuple[str, float]],
         if wanted is not None and given != wanted:
             has = "no learning-rate factor" if given is None else f"the learning-rate factor {given:g}"
             raise UserError(
-                f"{name} has {has} in the optimizer, but {wanted:g} in the schedule: build the optimizer with the factors of the schedule: "
-                "lr_scale=schedule.lr_scale, or, for top_down(head='fc') and other schedules made without a module, "
-                "lr_scale=schedules.layer_lrs(module, ...) with the same arguments"
+                f"{name} has {has} in the optimizer, but {wanted:g} in the schedule: give build_optimizer lr_scale=schedule.lr_scale, or "
+                "no lr_scale in configure_optimizers, which then uses the factors of the schedule"
             )
 
 

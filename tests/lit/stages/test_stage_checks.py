@@ -100,7 +100,7 @@ def test_parameter_groups_without_factors_are_an_error_for_a_schedule_with_facto
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
     with pytest.raises(
         UserError,
-        match=r"body\.low\.0\.weight has the learning-rate factor 0\.1 in the optimizer, but 0\.3 in .*schedules\.layer_lrs",
+        match=r"body\.low\.0\.weight has the learning-rate factor 0\.1 in the optimizer, but 0\.3 in .*or no lr_scale in configure_opt",
     ):
         fit(1, schedule=schedule)
 
@@ -224,3 +224,15 @@ def test_a_schedule_whose_matrices_are_not_those_of_the_module_is_one_line_in_tr
 def test_weight_averaging_that_recomputes_statistics_is_not_supported():
     with pytest.raises(UserError, match="StochasticWeightAveraging changes the statistics"):
         fit(5, callbacks=[StochasticWeightAveraging(0.1)])
+
+
+def test_an_optimizer_without_factors_has_those_of_the_schedule():
+    class WithoutFactors(Net):
+        def configure_optimizers(self):
+            return build_optimizer(self, partial(torch.optim.SGD, lr=0.1))
+
+    scaled = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
+    for schedule in (scaled, lambda _: scaled):
+        _, shots = fit(1, schedule=schedule, model=WithoutFactors())
+        assert [(name, rate) for name, rate, _ in shots.groups[0]] == [("head", 0.1), ("*", pytest.approx(0.03))]
+    assert [group["lr"] for group in WithoutFactors().configure_optimizers().param_groups] == [0.1]  # without a trainer
