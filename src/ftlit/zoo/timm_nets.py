@@ -28,7 +28,8 @@ from ftlit.zoo.input_channels import in_chans_record
 from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, TEXTS, refused_arguments
 from ftlit.zoo.timm_split.timm_layers import SplitAt, take_apart
 from ftlit.zoo.weights.weight_files import WITHOUT_DOWNLOAD, WeightsFile
-from ftlit.zoo.weights.weight_sources import WeightSource, file_of, find, network_timeout, weights_record
+from ftlit.zoo.weights.weight_sources import WeightSource, find, network_timeout, weights_record
+from ftlit.zoo.weights.weights_folder import file_of
 
 Config = dict[str, Any]
 

@@ -24,7 +24,8 @@ from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_ne
 from ftlit.zoo.input_channels import in_chans_record, set_in_chans
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights.weight_files import read
-from ftlit.zoo.weights.weight_sources import WeightSource, file_of, find, has_file, published_source, sources, weights_record
+from ftlit.zoo.weights.weight_sources import WeightSource, find, published_source, sources, weights_record
+from ftlit.zoo.weights.weights_folder import file_of, has_file
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def load_backbone(
             whose ImageNet weights come with the extra `ftlit[photos]`.
         weights: `default`; a name that torchvision gives (`IMAGENET1K_V1`); a file (.pth, .pt, .th, .ckpt, .safetensors) with a
             state dict of the original network, with or without classifier, or of the backbone; a folder with such a file that has the
-            name of the network (`resnet50.pth`; `glyph` without such a file keeps its shipped weights); `None` for random weights. The
+            name of the network (`resnet50.pth`; without such a file, `glyph` and `efficientnet_lite0` keep
+            the weights that are installed); `None` for random weights. The
             names of tensors may have any one prefix.
         weights_key: of the state dict to take, where a file holds several (`model_ema`, `teacher`); `None`: the first, EMA weights last.
         cut: keep the layers up to and including this one; see `Backbone.upto`.
@@ -121,7 +123,7 @@ def load_backbone(
     Raises:
         UserError: an unknown name, argument, cut or field; weights that cannot be loaded (before anything is built) or do not fit.
     """
-    net, typed, weights = _net(name), weights, file_of(weights, name)
+    net, typed, weights = _net(name), weights, file_in_folder(weights, name)
     for argument in kwargs:
         if argument not in net.arguments:
             raise unknown("argument", argument, net.arguments, owner=name)
@@ -177,6 +179,19 @@ def available() -> list[str]:
     return [*BUILDERS, *models.list_models(module=models)]
 
 
+def file_in_folder(weights: str | PathLike[str] | None, name: str) -> str | PathLike[str] | None:
+    """`weights`; of a folder the file for a network, or `default` where it has none and the network's own weights are installed.
+
+    Args:
+        weights: as `load_backbone` takes them.
+        name: as `load_backbone` takes it.
+
+    Raises:
+        UserError: an unknown name, or no file or several for this network; see `file_of`.
+    """
+    return file_of(weights, name, _net(name).sources.get("default"))
+
+
 def is_at_hand(name: str, weights: str | None = "default") -> bool:
     """Whether a network is known by this name and has weights that can be loaded without a download.
 
@@ -187,7 +202,7 @@ def is_at_hand(name: str, weights: str | None = "default") -> bool:
     if weights is None or name not in available():
         return False
     source = published_source(weights, _net(name).sources)
-    return source.is_at_hand if source else has_file(weights, name)
+    return source.is_at_hand if source else has_file(weights, name, _net(name).sources.get("default"))
 
 
 def download(name: str, weights: str = "default") -> None:

@@ -98,7 +98,7 @@ def test_missing_weights_are_found_before_any_job_of_each_network_once(config, c
     jobs = [[f"backbone={name}", f"seed={seed}"] for name in ("resnet50", "resnet18", "regnet_y_400mf") for seed in (1, 2)]
     line = error_of(config, *jobs)
     assert "job 2 (backbone=resnet18) could not begin: cannot download https://download.pytorch.org/models/resnet18-" in line
-    assert line.endswith("; the weights of regnet_y_400mf are missing too") and str(cache) in line
+    assert line.endswith(". The weights of regnet_y_400mf, which other jobs need, are missing too") and str(cache) in line
     assert capfd.readouterr().out.count("Downloading") == 1  # without a network each try may take half a minute
     check_jobs(config, {0: jobs[0], 1: ["backbone=regnet_y_400mf", "backbone.weights=null"]})
     assert error_of(config, *jobs[2:4]).startswith("cannot download")  # one network: the message of a single run

@@ -16,7 +16,7 @@ from ftlit.models.backbone import Layers
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import load_backbone
 from ftlit.zoo.torchvision_nets import BUILDERS, Net
-from ftlit.zoo.weights.weight_sources import SHIPPED, WeightSource, file_of, has_file, read
+from ftlit.zoo.weights.weight_sources import WeightSource, read
 
 pytestmark = pytest.mark.zoo
 
@@ -229,50 +229,3 @@ def test_a_file_may_lack_the_reinitialized_layers(tmp_path):
     assert load_backbone("glyph", weights=tmp_path / "lower.pth", reinit=["layer3", "layer4"]).reinit == ("layer3", "layer4")
     with pytest.raises(UserError, match="missing"):
         load_backbone("glyph", weights=tmp_path / "lower.pth")
-
-
-@pytest.mark.parametrize(
-    ("names", "remedy"),
-    [
-        (("efficientnet_lite0_x.pth", "mobilenetv2_imagenet.pth"), "if {0}/mobilenetv2_imagenet.pth is for mobilenet_v2, give"),
-        (("efficientnet_lite0_x.pth", "resnet18.pth"), "add it, or give another file as backbone.weights={0}/NAME"),
-    ],
-)
-def test_of_a_folder_without_the_file_of_a_network_only_a_file_with_a_similar_name_is_proposed(names, remedy, tmp_path):
-    for name in names:
-        (tmp_path / name).touch()
-    with pytest.raises(UserError) as caught:
-        file_of(tmp_path, "mobilenet_v2")
-    assert remedy.format(tmp_path) in str(caught.value) and f"={tmp_path}/efficientnet" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5.pth", "shufflenet_v2_x0_5-0123abcd.pth"])
-def test_a_folder_gives_a_network_the_file_of_its_name(name, original, tmp_path):
-    torch.save(original.state_dict(), tmp_path / name)
-    for other in ("shufflenet_v2_x0_5_old.pth", "shufflenet_v2_x1_0.pth", "shufflenet_v2_x0_5.txt"):
-        (tmp_path / other).write_bytes(b"not read")
-    backbone = load(tmp_path)
-    assert_same(backbone, original)
-    assert backbone.record["weights"] == str(tmp_path / name) and backbone.origin.describe() == f"file {tmp_path / name}"
-    with pytest.raises(UserError, match=rf"has no squeezenet1_1.pth \(files there: {name}, .*\): in a folder"):
-        load_backbone("squeezenet1_1", weights=tmp_path)
-
-
-def test_in_a_folder_of_other_weights_a_network_that_ftlit_ships_keeps_its_own_and_the_plan_says_so(original, tmp_path):
-    shipped = [name for name, net in BUILDERS.items() if "default" in net.sources and net.sources["default"].origin.kind == "shipped"]
-    assert shipped == list(SHIPPED)
-    torch.save(original.state_dict(), tmp_path / "shufflenet_v2_x0_5.pth")
-    backbone, default = load_backbone("glyph", weights=tmp_path), load_backbone("glyph")
-    assert all(torch.equal(tensor, default.state_dict()[name]) for name, tensor in backbone.state_dict().items())
-    assert backbone.record == default.record and has_file(tmp_path, "glyph")
-    assert backbone.origin.describe() == f"shipped glyph.safetensors; backbone.weights={tmp_path} has no file for glyph"
-    (tmp_path / "my_glyph.pth").touch()
-    with pytest.raises(UserError, match=r"if .*my_glyph\.pth is for glyph, give this path"):
-        load_backbone("glyph", weights=tmp_path)
-
-
-def test_two_files_for_one_network_in_a_folder_are_an_error(tmp_path):
-    for name in ("shufflenet_v2_x0_5.pth", "shufflenet_v2_x0_5.safetensors"):
-        (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"has several files for shufflenet_v2_x0_5 \(shufflenet_v2_x0_5.pth, shufflenet_v2_x0_5.saf"):
-        load(tmp_path)

@@ -126,11 +126,13 @@ def _check(cfg: DictConfig) -> None:
     """What a recipe checks of its config before it builds its parts."""
     check_early(cfg)
     from ftlit.recipes.checks.validate import bind  # here: a launcher's own process needs no torch
-    from ftlit.zoo.weights.weight_sources import file_of
+    from ftlit.zoo.torchvision_nets import file_in_folder
+    from ftlit.zoo.weights.weights_folder import file_of
 
     bind(cfg)
-    if cfg.backbone.get("_target_") in NAMED_FILES:
-        file_of(cfg.backbone.get("weights"), cfg.backbone.name)
+    if (target := cfg.backbone.get("_target_")) in NAMED_FILES:
+        find_file = file_in_folder if target == NAMED_FILES[0] else file_of
+        find_file(cfg.backbone.get("weights"), cfg.backbone.name)
     if cfg.backbone.get("_target_") == NAMED_FILES[0] and cfg.init_from is None:
         _check_layers(cfg)
 

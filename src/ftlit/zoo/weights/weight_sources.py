@@ -4,7 +4,7 @@ import hashlib
 import re
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,10 +17,8 @@ import torch
 from torchvision import models
 
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import UserError, invalid, one_line, shorten
-from ftlit.formatting import shown
+from ftlit.errors import UserError, invalid, one_line
 from ftlit.models.weights_origin import WeightsOrigin
-from ftlit.run_folder import is_run_folder
 from ftlit.zoo.weights.own_checkpoints import input_spec_of
 from ftlit.zoo.weights.weight_files import SUFFIXES, WITHOUT_DOWNLOAD, WeightsFile, read, weights_file
 
@@ -28,7 +26,6 @@ SYNONYMS = {  # in lower case
     **dict.fromkeys(("imagenet", "imagenet1k", "pretrained", "true", "yes", "best"), "default"),
     **dict.fromkeys(("none", "random", "scratch", "false", "no"), "null"),
 }
-SHIPPED = ("glyph",)  # networks whose weights are part of ftlit
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,11 @@ class WeightSource:
         """Whether the weights can be loaded without a download."""
         path = self.path()
         return path is not None and path.is_file()
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the weights are part of ftlit or of another installed package."""
+        return self.origin.kind in ("shipped", "package") and self.is_at_hand
 
 
 def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource], key: str | None = None) -> WeightSource | None:
@@ -93,60 +95,6 @@ def published_source(weights: str, sources: Mapping[str, WeightSource]) -> Weigh
     """The source of this name; `None` where no weights are published under it."""
     name = weights.rpartition(".")[2]  # torchvision's long form: ResNet50_Weights.IMAGENET1K_V2
     return sources.get("default" if name == "DEFAULT" else name)
-
-
-def file_of(weights: str | PathLike[str] | None, network: str) -> str | PathLike[str] | None:
-    """`weights`; of a folder the file in it that is named after the network, so that a sweep over backbones gives each of them its own.
-
-    Args:
-        weights: as the user gave them.
-        network: its name: `resnet18` is in `resnet18.pth` or, with the hash of a published file, in `resnet18-f37072fd.pth`.
-
-    Returns:
-        The file; `default` for a network of `SHIPPED` where the folder has files for other networks only; `weights` themselves where they
-        are no folder, the folder of a run, or a folder without files of weights.
-
-    Raises:
-        UserError: several files fit, a file may be misnamed, or the folder has files for other networks only.
-    """
-    if weights is None or not (folder := Path(weights).expanduser()).is_dir() or is_run_folder(folder):
-        return weights
-    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
-    found = _named_after(network, files)
-    if len(found) > 1:
-        names = shorten(shown(file.name) for file in found)
-        raise UserError(f"backbone.weights={weights} has several files for {network} ({names}): keep only one of them in the folder")
-    if files and not found:
-        near = next((file for file in files if _plain(network) in _plain(file.stem)), None)
-        if network in SHIPPED and near is None:
-            return "default"
-        there = shorten(shown(file.name) for file in files)
-        remedy = f"if {shown(near)} is for {network}, give this path" if near else "add it"
-        raise UserError(
-            f"backbone.weights={weights} has no {network}{files[0].suffix} (files there: {there}): in a folder, a file must be named after "
-            f"its backbone; {remedy}, or give another file as backbone.weights={Path(weights, 'NAME')}"
-        )
-    return found[0] if found else weights
-
-
-def has_file(weights: str | PathLike[str], network: str) -> bool:
-    """Whether `weights` are a file, or a folder from which the network has weights; see `file_of`."""
-    path = Path(weights).expanduser()
-    if not path.is_dir() or is_run_folder(path):
-        return path.is_file()
-    files = [file for file in path.iterdir() if file.suffix in SUFFIXES]
-    return bool(_named_after(network, files) or (files and network in SHIPPED))
-
-
-def _named_after(network: str, files: Iterable[Path]) -> list[Path]:
-    """The files of weights among these whose name is that of the network, with or without the hash of a published file."""
-    named = re.compile(rf"{re.escape(network)}(-[0-9a-f]{{8,}})?")
-    return [file for file in files if file.suffix in SUFFIXES and named.fullmatch(file.stem)]
-
-
-def _plain(name: str) -> str:
-    """A name without case, `_` and `-`, in which names of files and of networks differ."""
-    return name.casefold().replace("_", "").replace("-", "")
 
 
 def _unknown(text: str, sources: Mapping[str, WeightSource]) -> UserError:
