@@ -65,8 +65,8 @@ ESTABLISHED_NOTE = (
     "one of 20 settings that do not differ gets this mark."
 )
 FEWER_NOTE = (
-    f"Some classes have fewer images than the largest {PER_CLASS}, so all their images are used: a learning curve needs the column "
-    "`training images`."
+    f"Some classes have fewer images than the largest {PER_CLASS}, so all their images are used: for a learning curve, take the "
+    "column `training images`."
 )
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
