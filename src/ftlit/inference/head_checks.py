@@ -36,4 +36,5 @@ def check_width(head: nn.Module, features: Sequence[Tensor]) -> None:
 def _linear(head: nn.Module, place: int) -> nn.Linear | None:
     """The first (0) or last (-1) layer of a head, dropout aside, if it is linear."""
     layers = [layer for layer in (head if isinstance(head, nn.Sequential) else [head]) if not isinstance(layer, nn.Dropout)]
-    return layers[place] if layers and isinstance(layers[place], nn.Linear) else None
+    layer = layers[place] if layers else None
+    return layer if isinstance(layer, nn.Linear) else None
