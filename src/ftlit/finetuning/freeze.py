@@ -8,7 +8,8 @@ A batch norm in a part that trains has one of three policies:
 
 `auto` is `frozen_stats` in the pretrained layers of a `Backbone` and in any module whose attribute `origin` says that it is pretrained (a
 `WeightsOrigin`), and `live` everywhere else: statistics of many images are better than
-those of a few steps (benchmarks/batchnorm.py).
+those of a few steps (benchmarks/batchnorm.py). A module that a `train` method of the user keeps in evaluation mode stays in it: `auto` is
+`frozen_stats` there.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ Choice = Policy | Literal["auto"]
 BatchNorm = Choice | Mapping[str, Choice]
 POLICIES: tuple[Choice, ...] = ("auto", *get_args(Policy))
 _FROZEN_BEFORE: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()  # parameters that were frozen before `set_trainable`
+_KEPT_IN_EVAL: WeakSet[nn.Module] = WeakSet()  # modules that `.train()` left in evaluation mode before `set_trainable`
 _TRAINED: WeakSet[nn.Module] = WeakSet()  # modules that a fit of this process has trained
 
 
@@ -66,6 +68,8 @@ def set_trainable(module: nn.Module, train: Given, batchnorm: BatchNorm = "auto"
     named = list(module.named_parameters(remove_duplicate=False))
     chosen = trained(module, train, batchnorm)
     training = {id(parameter) for name, parameter in named if name in chosen}
+    if module not in _FROZEN_BEFORE:
+        _KEPT_IN_EVAL.update(_kept_in_eval(module))
     for part in module.modules():
         _FROZEN_BEFORE.setdefault(part, _frozen_in(part))
     changed = False
@@ -101,6 +105,20 @@ def _frozen_in(part: nn.Module) -> list[str]:
     return [name for name, parameter in part.named_parameters(recurse=False) if not parameter.requires_grad]
 
 
+def _kept_in_eval(module: nn.Module) -> set[nn.Module]:
+    """The modules that stay in evaluation mode when `.train()` is called, because a class of the user has a `train` method of its own."""
+    parts = list(module.modules())
+    if module in _FROZEN_BEFORE:  # from now on stages keep modules in this mode too
+        return {part for part in parts if part in _KEPT_IN_EVAL}
+    if all(type(part).train is nn.Module.train for part in parts):
+        return set()
+    modes = {part: part.training for part in parts}
+    module.train()
+    kept = {part for part in parts if not part.training}
+    set_modes(modes)
+    return kept
+
+
 def trained(module: nn.Module, train: Given, batchnorm: BatchNorm = "auto") -> set[str]:
     """Return the names of the parameters that `set_trainable` would train, without changing anything; raises the same errors."""
     named = list(module.named_parameters(remove_duplicate=False))
@@ -113,7 +131,7 @@ def trained(module: nn.Module, train: Given, batchnorm: BatchNorm = "auto") -> s
 
 def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Module, Policy]:
     """Return the policy of every batch norm of `module`, in order, with `auto` resolved. Raises as `batchnorm_choices`."""
-    pretrained = _pretrained(module)
+    pretrained = _pretrained(module) | _kept_in_eval(module)
     policies: dict[nn.Module, Policy] = {}
     for norm, choice in batchnorm_choices(module, batchnorm).items():
         default: Policy = "frozen_stats" if norm in pretrained else "live"
@@ -191,8 +209,9 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
 def modes_of(module: nn.Module, batchnorm: BatchNorm = "auto") -> dict[nn.Module, bool]:
     """Return the mode of each module: training (`True`) if a parameter inside it trains, otherwise evaluation.
 
-    The mode of a batch norm depends on its policy. A module without parameters (dropout, drop-path, pooling) has the mode of the module
-    around it. A layer of a backbone without parameters trains if a layer below it does: a frozen prefix gives the same features each time.
+    The mode of a batch norm depends on its policy. What a `train` method of the user keeps in evaluation mode stays in it. A module without
+    parameters (dropout, drop-path, pooling) has the mode of the module around it. A layer of a backbone without parameters trains if a
+    layer below it does: a frozen prefix gives the same features each time.
     """
     trains: dict[nn.Module, bool | None] = {}
     _find(module, trains)
@@ -200,7 +219,9 @@ def modes_of(module: nn.Module, batchnorm: BatchNorm = "auto") -> dict[nn.Module
     _fill(module, trains, modes, parent_trains=True)
     for layers in (child for child in module.modules() if isinstance(child, Layers)):
         _fill_layers(layers, trains, modes)
-    return modes | {norm: False for norm, policy in batchnorm_policies(module, batchnorm).items() if policy != "live"}
+    policies = batchnorm_policies(module, batchnorm)
+    kept = {part: False for part in _kept_in_eval(module) if part not in policies}
+    return modes | kept | {norm: False for norm, policy in policies.items() if policy != "live"}
 
 
 def _find(module: nn.Module, trains: dict[nn.Module, bool | None]) -> bool | None:

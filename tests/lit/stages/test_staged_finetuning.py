@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from staged_net import Net, fit, moved
 from torch import nn
 
-from ftlit import Rates, Schedule, Stage, StagedFinetuning, UserError, schedules
+from ftlit import Rates, Schedule, Stage, StagedFinetuning, UserError, examine, schedules
 from ftlit.finetuning.lr_schedule import linear
 
 
@@ -210,3 +210,24 @@ def test_the_head_that_an_earlier_fit_trained_is_not_said_to_have_random_weights
     model.head = nn.Linear(8, 3)
     fit(1, schedule=Schedule([Stage(["*"])]), model=model)
     assert "random weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("policy", "live"), [("auto", False), ("live", True)])
+def test_what_a_train_method_of_the_user_keeps_in_evaluation_mode_stays_in_it(policy, live):
+    class Quiet(Net):
+        def train(self, mode=True):
+            super().train(mode)
+            self.body.low.eval()
+            return self
+
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=1, batchnorm=policy)])
+    model, before = Quiet(), Quiet()
+    assert before.body.low[1].running_mean.equal(model.body.low[1].running_mean)
+    rows = examine(model, schedule, model.configure_optimizers(), ["body.low", "body.top"]).rows
+    fit(2, schedule=schedule, model=model)
+    modes = model.seen[-1]
+    assert modes["body.top.1"] and modes["head"] and not modes["body.low.2"] and modes["body.low.1"] is live
+    assert before.body.low[1].running_mean.equal(model.body.low[1].running_mean) is not live
+    assert [row.batchnorm_text for row in rows] == ["live" if live else "frozen_stats", "live"]
+    fit(2, schedule=schedule, model=model)
+    assert not model.seen[-1]["body.low.2"]
