@@ -1,5 +1,6 @@
 """The ready-made schedules for modules whose backbone and head have any names."""
 
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 
@@ -98,11 +99,13 @@ def test_a_backbone_has_its_own_layers_and_options_are_those_of_the_command_line
         (["x", "head", "backbone"], "top_down", ["fc", "fc + encoder.backbone and above", "fc + encoder.head and above", "all"]),
         (["a", "ab", "a1"], "top_down", ["fc", "fc + encoder.a1 and above", "fc + encoder.ab and above", "all"]),
         (["a", "ab", "a1"], "last_k", ["fc", "fc + encoder.a1"]),
+        (["a", "ab", "a1"], partial(schedules.last_k, k=2), ["fc", "fc + encoder.ab..encoder.a1"]),
     ],
 )
 def test_stages_are_named_by_their_layers_whatever_their_names(layers, preset, names):
     module = nn.ModuleDict({"encoder": nn.ModuleDict({name: nn.Linear(2, 2) for name in layers}), "fc": nn.Linear(2, 2)})
-    assert [stage.name for stage in getattr(schedules, preset)(module, backbone="encoder", head="fc").stages] == names
+    made = (getattr(schedules, preset) if isinstance(preset, str) else preset)(module, backbone="encoder", head="fc")
+    assert [stage.name for stage in made.stages] == names
 
 
 @pytest.mark.parametrize(

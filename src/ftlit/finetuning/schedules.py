@@ -111,7 +111,7 @@ def _in_names_of(found: Schedule, names: Mapping[str, Sequence[str]], batchnorm:
 
     layers = {name.removeprefix("backbone."): text_of(names[name]) for name, _ in found.lr_scale if name != "head"}
     layer = "|".join(map(re.escape, sorted(layers.keys() - WORDS, key=len, reverse=True))) or "(?!)"
-    rename = partial(re.compile(rf"(?<![\w.])(?:{layer})(?!\w|\.\w)").sub, lambda match: layers[match[0]])
+    rename = partial(re.compile(rf"(?:(?<![\w.])|(?<=\.\.))(?:{layer})(?!\w|\.\w)").sub, lambda match: layers[match[0]])
     stages = []
     for stage in found.stages:
         entries = [with_pattern(entry, name) for entry in stage.entries for name in renamed([pattern_of(entry)])]
