@@ -43,7 +43,7 @@ from ftlit.recipes.resuming.elastic import describe_change
 from ftlit.recipes.resuming.resume import alone_in, began_with, checkpoint_of, finish_checkpoints
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.feature_setup import head_feature_bytes
-from ftlit.recipes.run.loggers import begin_loggers
+from ftlit.recipes.run.loggers import begin_loggers, log_result, logged_to
 from ftlit.recipes.run.machines import check_machines
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
@@ -212,16 +212,18 @@ def _fit_baseline(cfg: DictConfig, run: Run, found: Results) -> Results | None:
 def _evaluate(cfg: DictConfig, run: Run, baseline: Results | None, found: Results) -> Results:
     """Metrics of the best checkpoint on val and test. Adds those of a head that was only fitted to `found` as they become known."""
     checkpoints = Path(cfg.paths.run, "checkpoints")
-    for logger in run.trainer.loggers:
-        if isinstance(logger, MetricsFile):
-            logger.trains = False
+    files = [logger for logger in run.trainer.loggers if isinstance(logger, MetricsFile)]
+    for file in files:
+        file.trains = False
     if run.probe_head and not run.trains:
         paths = [checkpoints / "last.ckpt", checkpoints / "best.ckpt"]
         return evaluate_fitted(run.trainer, run.model, run.data, run.probe_head, paths, found)
     if baseline and has_baseline_result(run):
         return baseline
     best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
-    val = run.trainer.validate(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]
+    with logged_to(run.trainer, files):
+        val = run.trainer.validate(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]
+    log_result(run.trainer, val)
     last = find_callback(run.trainer, LastCheckpoint)  # the result where no best epoch is kept
     stored = Path(best) if best is not None else last.path if last else None
     if stored is not None and (scores := find_callback(run.trainer, ValScores)):

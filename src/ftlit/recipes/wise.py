@@ -1,7 +1,6 @@
 """Choose, after training with `average=wise`, the weights between the beginning and the best epoch that are the result of the run."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ftlit.lit.module import FineTuner
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.lora import LowRank
 from ftlit.recipes.baseline import judged_by
+from ftlit.recipes.run.loggers import logged_to
 from ftlit.run_folder import RUN, RUN_STATE
 from ftlit.tensor_files import load_checkpoint, save_checkpoint
 
@@ -97,7 +97,7 @@ def choose_weights(trainer: pl.Trainer, model: FineTuner, data: Any, folder: Pat
     start, end = _states(begin, content)
     of_end = {f"{name}.a" for name, part in model.named_modules() if isinstance(part, LowRank)}  # B is 0 at the start: then A has no effect
     values = {}
-    with _quiet(trainer):
+    with logged_to(trainer, []):  # these validations are no results
         for alpha in wise.alphas:
             model.load_state_dict(interpolated(start, end, alpha, of_end))
             values[alpha] = float(trainer.validate(model, data, verbose=False)[0][str(best.monitor)])
@@ -123,13 +123,3 @@ def _states(*checkpoints: Mapping[str, Any]) -> list[dict[str, Tensor]]:
     record = read_record(checkpoints[0]) if KEY in checkpoints[0] else {}
     base = base_of(record) if record.get("base") else None
     return [dict(each["state_dict"]) if base is None else filled(each["state_dict"], base) for each in checkpoints]
-
-
-@contextmanager
-def _quiet(trainer: pl.Trainer) -> Iterator[None]:
-    """Log nothing, for a block: these validations are no results."""
-    loggers, trainer.loggers = trainer.loggers, []
-    try:
-        yield
-    finally:
-        trainer.loggers = loggers

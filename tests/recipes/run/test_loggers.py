@@ -60,9 +60,13 @@ def test_tensorboard_has_the_values_of_metrics_csv_in_the_folder_of_the_run(tmp_
         rows = list(csv.DictReader(file))
     held = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     for curve in ("val/accuracy", "train/loss", "lr-AdamW/head", "lr-AdamW/backbone.layer4"):
-        logged = {int(row["step"]): float(row[curve]) for row in rows if row.get(curve)}
+        curve_rows = [row for row in rows if row.get(curve) and (row["epoch"] or curve.startswith("lr-"))]  # not that of the result
+        logged = {int(row["step"]): float(row[curve]) for row in curve_rows}
         assert len(logged) > 1
         assert {point.step: point.value for point in held.Scalars(curve)} == pytest.approx(logged)
+    (result,) = held.Scalars("result/val/accuracy")  # no seventh point of val/accuracy
+    assert len(held.Scalars("val/accuracy")) == 6 == len(held.Scalars("val/loss"))
+    assert [result.value] == pytest.approx([float(row["val/accuracy"]) for row in rows if row["val/accuracy"] and not row["epoch"]])
     assert len(held.Scalars("speed/examples_per_second")) == 6 and not any(name.startswith("speed/") for name in rows[0])
 
 

@@ -1,8 +1,10 @@
 """Build the loggers of a config, and connect them before anything is written or trained."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
@@ -11,6 +13,7 @@ from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.recipes.config.hydra_internals import instantiate
 
 PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # class -> package, and extra of ftlit
+RESULT = "result"  # in front of the metrics of the result on val, in loggers other than `metrics.csv`
 
 
 def build_loggers(loggers: DictConfig) -> list[Logger]:
@@ -61,3 +64,20 @@ def begin_loggers(loggers: Iterable[Logger], *, again: bool) -> None:
 def connect(logger: Logger) -> object:
     """The object that a logger writes to; Lightning's loggers open it on the first access."""
     return logger.experiment  # type: ignore[attr-defined]
+
+
+@contextmanager
+def logged_to(trainer: Trainer, loggers: Sequence[Logger]) -> Iterator[None]:
+    """Log to these loggers only, for a block."""
+    before, trainer.loggers = trainer.loggers, list(loggers)
+    try:
+        yield
+    finally:
+        trainer.loggers = before
+
+
+def log_result(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Log the result on val to all loggers but `metrics.csv`, under names of its own: it is no further epoch in the curve of the epochs."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, MetricsFile):
+            logger.log_metrics({f"{RESULT}/{name}": value for name, value in metrics.items()}, step=trainer.global_step)
