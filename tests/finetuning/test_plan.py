@@ -370,7 +370,7 @@ def test_every_parameter_is_in_one_row_also_one_beside_modules():
 def test_a_stage_that_trains_what_the_user_froze_is_a_warning_before_and_after_it_began():
     model = Net()
     model.low.requires_grad_(False)
-    assert "stage '*' trains low, although other code has set requires_grad=False there: to keep it frozen, give" in str(
+    assert "stage '*' trains low, although other code has set requires_grad=False there: to keep it frozen, write stages" in str(
         plan(SCHEDULE, model)
     )
     for stage in SCHEDULE.stages:

@@ -96,7 +96,7 @@ def unfrozen_warnings(module: nn.Module, trained_in: Iterable[tuple[str, Collect
         if wrong := outermost([name for name in frozen if name in chosen], dict(module.named_parameters())):
             yield (
                 f"stage {stage!r} trains {shorten(wrong, most=4)}, although other code has set requires_grad=False there: to keep it "
-                "frozen, give stages whose `train` names the other modules, not '*'"
+                "frozen, write stages whose `train` leaves it out (with names of the other modules in place of '*')"
             )
             return
 
