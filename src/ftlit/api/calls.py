@@ -49,7 +49,7 @@ def finetune(
 
     Raises:
         UserError: a mistake in the arguments or the data, in one line.
-        KeyboardInterrupt: the run was interrupted; the last line before the traceback is the call that continues it, with `{"resume": True}`.
+        KeyboardInterrupt: the run was interrupted; the last line before the traceback is the call that continues it (`{"resume": True}`).
 
     Example:
         >>> result = ftlit.finetune("photos", backbone="resnet50")  # doctest: +SKIP
