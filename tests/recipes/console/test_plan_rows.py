@@ -14,8 +14,9 @@ from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import data_rows, plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.finetune import _facts
+from ftlit.recipes.finetune import _begin, _facts
 from ftlit.recipes.run.training_steps import rates_of
+from ftlit.sweeps.running import hearing_estimate
 
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 STOPPING = ("_target_=lightning.pytorch.callbacks.EarlyStopping", "monitor=val/loss")
@@ -73,6 +74,21 @@ def test_augmentation_is_ignored_only_where_no_augmented_view_is_read(views, ign
 def test_the_schedule_that_makes_a_run_fit_only_its_head_is_not_ignored(tmp_path, monkeypatch):
     rows = planned(tmp_path, monkeypatch, "scenario=large_similar", "schedule=head_only", "optimizer.lr=1")
     assert "There is no gradient training, so optimizer.lr=1 is ignored" in dict(rows)["head"]
+
+
+@pytest.mark.parametrize(("scenario", "estimates"), [("large_similar", 1), ("small_similar", 0)])
+def test_a_sweep_hears_the_estimate_of_a_run_that_trains_only(scenario, estimates, tmp_path, monkeypatch):
+    """A run that only fits its head says little about the other jobs, which may train or read the features that it stores."""
+    heard: list[float] = []
+    monkeypatch.setattr("ftlit.recipes.console.plan_rows.choices", dict)
+    monkeypatch.setattr("ftlit.recipes.config.overrides.task_overrides", list)
+    for name in ("artifacts.write_folder", "print_plan"):  # they need a command line
+        monkeypatch.setattr(f"ftlit.recipes.finetune.{name}", lambda *_, **__: None)
+    with fresh_hydra(), hearing_estimate(heard.append):
+        cfg = composed(f"scenario={scenario}", "data.per_class=3", "report=false", f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
+        run = build(cfg)
+        _begin(cfg, run, plan_of(run))
+    assert len(heard) == estimates
 
 
 LINEAR = ("scenario=small_similar", "head=linear")
