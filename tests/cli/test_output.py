@@ -5,6 +5,7 @@ import pty
 import sys
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import TextIOWrapper
 
 import pytest
 import torch
@@ -37,6 +38,16 @@ def test_stdout_escapes_what_it_cannot_encode_within_the_block_only(monkeypatch,
         with pytest.raises(UnicodeEncodeError):
             print("é")
     assert (tmp_path / "out").read_bytes() == b"caf\\udce9 \\xe9\n"
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_line_is_written_at_once_where_python_buffers_nothing(monkeypatch, tmp_path, unbuffered):
+    binary = open(tmp_path / "out", "wb", buffering=0 if unbuffered else -1)  # as `python -u` opens stdout and stderr
+    with TextIOWrapper(binary, "utf-8", write_through=unbuffered) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with robust_output():
+            print("text")
+            assert (tmp_path / "out").read_text() == ("text\n" if unbuffered else "")
 
 
 def test_a_program_goes_on_without_readers():

@@ -59,9 +59,9 @@ def _robust(stream: TextIO | None, end_unread: bool) -> TextIO:
     except UnsupportedOperation:
         return stream
     stream.flush()
-    lines = bool(getattr(stream, "line_buffering", True))
-    through = bool(getattr(stream, "write_through", False))
-    return TextIOWrapper(BufferedWriter(file), stream.encoding, "backslashreplace", line_buffering=lines, write_through=through)
+    unbuffered = bool(getattr(stream, "write_through", False))  # `python -u`, PYTHONUNBUFFERED: each line at once
+    lines = unbuffered or bool(getattr(stream, "line_buffering", True))
+    return TextIOWrapper(BufferedWriter(file), stream.encoding, "backslashreplace", line_buffering=lines)
 
 
 class _OutlivingFile(FileIO):

@@ -51,6 +51,27 @@ def test_the_plan_says_once_which_stages_train_on_augmented_images(words, text, 
     assert len(texts) == 1 and text in f"{texts[0]}$"
 
 
+OWN_MODULE = """
+from lightning.pytorch import LightningDataModule
+
+class Data(LightningDataModule):
+    num_classes, class_names, multilabel, batch_size = 2, ["a", "b"], False, 8
+    counts = {split: {"a": 1, "b": 1} for split in ("train", "val", "test")}
+
+    def train_dataloader(self): ...
+    def val_dataloader(self): ...
+    def test_dataloader(self): ...
+"""
+
+
+def test_of_a_data_module_of_the_user_the_plan_does_not_know_the_augmentation(tmp_path, monkeypatch):
+    (tmp_path / "augmenting.py").write_text(OWN_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    rows, _ = planned(tmp_path, monkeypatch, *LARGE, "data._target_=augmenting.Data")
+    (text,) = [text for name, text in rows if name == "training"]
+    assert "augmentation as in your data module" in text and "no augmentation" not in text
+
+
 def test_few_validation_images_are_noted_where_they_choose_the_epoch(tmp_path, monkeypatch):
     few = ("data.val_fraction=0.01", "data.split_seed=1")
 

@@ -41,6 +41,9 @@ def training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, stage
 
 def _augmentation(augment: object, data: Any, stage_inputs: Sequence[StageInput], noun: str) -> Iterator[str]:
     """Which stages train on augmented images: those that read features have a fixed number of versions, or none."""
+    if not hasattr(data, "augments"):  # a data module of the user
+        yield "augmentation as in your data module"
+        return
     if augment == "none":
         yield "no augmentation"
         return
