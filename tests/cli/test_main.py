@@ -78,6 +78,9 @@ def test_a_run_behind_the_images_is_named_with_the_command_to_give(tmp_path, mon
         (tmp_path / name / "config.yaml").write_text("_target_: ftlit.x")
     with pytest.raises(UserError, match=r"^the run goes before the images: give ftlit predict run photos more$"):
         first_checks.check_run("photos", ["run", "more"])
+    (tmp_path / "a.png").write_bytes(b"an image")
+    with pytest.raises(UserError, match=r"give ftlit predict run a\.png$"):
+        first_checks.check_run("a.png", ["run"])
     first_checks.check_run("run", ["photos"])
     first_checks.check_run("run", ["other"])  # a folder of images may hold runs
     with pytest.raises(UserError, match="there is no file or folder missing"):

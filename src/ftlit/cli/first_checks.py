@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import is_zipfile
 
 from ftlit.errors import UserError, closest_path, shorten
 from ftlit.formatting import shell_word, shown
@@ -25,7 +26,7 @@ def check_run(run: str, paths: Sequence[str]) -> None:
     """Raise `UserError` where there is no such run, or where it stands behind the images."""
     behind = next((path for path in paths if is_run_folder(Path(path).expanduser())), None)
     given = Path(run).expanduser()
-    if behind and given.exists() and not given.is_file() and not is_run_folder(given):
+    if behind and given.exists() and not is_run_folder(given) and not is_zipfile(given):  # a checkpoint is a zip archive
         others = " ".join(shell_word(run if path == behind else path) for path in paths)
         raise UserError(f"the run goes before the images: give ftlit predict {shell_word(behind)} {others}")
     existing_run(run)
