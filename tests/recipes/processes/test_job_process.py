@@ -81,16 +81,19 @@ def test_a_lost_process_ends_only_its_job(tmp_path):
     (tmp_path / "users_conf/head").mkdir(parents=True)
     (tmp_path / "users_conf/head/broken.yaml").write_text("_target_: broken.Head\n")
     (tmp_path / "broken.py").write_text(BROKEN)
-    arguments = ("trainer=cpu", "trainer.devices=1,2,1", "head=broken", "scenario=small_similar", *FAST)
+    # the jobs differ in the timeout too, which changes no result
+    arguments = ("trainer=cpu", "rank_timeout=9,10", "trainer.devices=1,2", "head=broken", "scenario=small_similar", *FAST)
     result = run(tmp_path, FTLIT, "--config-dir", "users_conf", "-m", *arguments, PYTHONPATH=python_path(tmp_path))
     assert result.returncode == 1, result.stderr
-    assert_jobs(tmp_path, result, good=(0, 2), bad=(1,), plans=3)
-    lost, summary, again = failures(result)
+    assert_jobs(tmp_path, result, good=(0, 2), bad=(1, 3), plans=4)
+    *lines, again = failures(result)
     assert again.startswith("ftlit: to run the jobs that have not finished: ftlit train --config-dir users_conf -m trainer=cpu")
-    assert lost.startswith("ftlit: process 0 stops: another process failed") and "job 1 (" in summary and f"{tmp_path}/sweep/1" in summary
+    for number, lost, summary in zip((1, 3), lines[:2], lines[2:], strict=True):
+        assert lost.startswith("ftlit: process 0 stops: another process failed")
+        assert f"job {number} (" in summary and f"{tmp_path}/sweep/{number}" in summary
     first, third = (json.loads((tmp_path / f"sweep/{number}/result.json").read_text()) for number in (0, 2))
     assert first == third  # a failed job has no effect on the next one
-    for number in range(3):
+    for number in range(4):
         log = " ".join((tmp_path / f"sweep/{number}/train.log").read_text().split())
         assert log.count("resume ftlit train --config-dir users_conf trainer=cpu") == 1
 
