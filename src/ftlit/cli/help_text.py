@@ -17,17 +17,8 @@ from ftlit.recipes.config.hydra_internals import choices, group_options, read_co
 from ftlit.recipes.config.overrides import typed_command
 
 SETTINGS = (  # what people set most
-    *(
-        "data.root",
-        "data.csv",
-        "data.val_fraction",
-        "data.test_fraction",
-        "data.augment",
-        "data.mix",
-        "data.per_class",
-        "data.batch_size",
-        "data.num_workers",
-    ),
+    *("data.root", "data.csv", "data.val_fraction", "data.test_fraction", "data.augment", "data.mix"),
+    *("data.per_class", "data.batch_size", "data.num_workers"),
     *("backbone.among", "backbone.weights", "backbone.cut", "backbone.input_spec.size"),
     *("schedule.scale", "optimizer.lr", "optimizer.weight_decay"),
     *("loss.class_weights", "trainer.max_epochs", "trainer.precision", "trainer.accumulate_grad_batches"),
