@@ -41,9 +41,9 @@ def test_a_similar_run_is_proposed_and_where_none_is_similar_the_newest_ones():
 
 def test_a_folder_that_is_no_run_is_answered_with_runs_that_exist():
     Path("insects").mkdir()
-    assert str(no_run(Path("insects"))) == "insects is not the folder of a run: give the folder that ftlit train printed at its end"
+    assert str(no_run(Path("insects"))) == "the folder insects is not that of a run: give the folder that ftlit train printed at its end"
     make_run(Path("runs/2026-01-01/12-00-00"))
-    assert str(no_run(Path("insects"))) == "insects is not the folder of a run: give one, such as runs/2026-01-01/12-00-00"
+    assert str(no_run(Path("insects"))) == "the folder insects is not that of a run: give one, such as runs/2026-01-01/12-00-00"
     make_run(Path("insects/first"))
     assert str(no_run(Path("insects"))).endswith("give one, such as insects/first")
 

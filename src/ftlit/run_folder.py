@@ -73,7 +73,7 @@ def meant_run(path: Path) -> str:
 def no_run(folder: Path, what: str = "a run") -> UserError:
     """The error for a folder that is there, but is none of a run."""
     runs = runs_near(folder)
-    return UserError(f"{shown(folder)} is not the folder of {what}: give {f'one, such as {runs}' if runs else FOLDER_OF_A_RUN}")
+    return UserError(f"the folder {shown(folder)} is not that of {what}: give {f'one, such as {runs}' if runs else FOLDER_OF_A_RUN}")
 
 
 def runs_near(folder: Path) -> str:

@@ -72,7 +72,7 @@ def test_what_a_run_returns(photos, tmp_path, monkeypatch):
         result.predict("nowhere")
     with pytest.raises(UserError, match=r"there is no file or folder .*/redd': did you mean .*/red'\?"):
         result.predict(photos / "redd")
-    with pytest.raises(UserError, match="is not the folder of a run: give one"):
+    with pytest.raises(UserError, match="is not that of a run: give one"):
         ftlit.Finetuned(photos)
     assert ftlit.Finetuned(str(result.folder)) == result
 

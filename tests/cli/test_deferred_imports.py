@@ -26,7 +26,7 @@ def test_a_package_runs_its_init_when_more_than_its_base_classes_is_asked_for(mo
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    deferred_imports.defer_torchmetrics()
+    deferred_imports.defer_imports()
     import torchmetrics
     from torchmetrics import Metric
 
@@ -39,14 +39,26 @@ def test_a_package_runs_its_init_when_more_than_its_base_classes_is_asked_for(mo
 @pytest.mark.slow
 def test_lightning_needs_the_base_classes_only():
     program = (
-        "from ftlit.cli.deferred_imports import defer_torchmetrics; defer_torchmetrics(); import sys, lightning.pytorch\n"
+        "from ftlit.cli.deferred_imports import defer_imports; defer_imports(); import sys, lightning.pytorch\n"
         "assert 'torchmetrics.metric' in sys.modules and 'torchmetrics.functional' not in sys.modules\n"
         "import torchmetrics; torchmetrics.Accuracy(task='binary'); assert 'torchmetrics.functional' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-HEAVY = ("sklearn", "scipy", "pandas", "pyarrow", "timm", "transformers", "torchmetrics.functional", "onnxruntime", "tensorboard")
+HEAVY = (
+    "torch._dynamo.eval_frame",
+    "torch.distributed.fsdp",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "timm",
+    "transformers",
+    "torchmetrics.functional",
+    "onnxruntime",
+    "tensorboard",
+)
 
 
 @pytest.mark.e2e
@@ -83,6 +95,49 @@ def test_modules_are_imported_without_collections_and_left_out_of_later_ones_onl
     with deferred_imports.quick_imports():  # the next job of a sweep
         assert gc.isenabled()
     assert len(imported) == 2 and not gc.get_freeze_count()
+
+
+COMPILER = """
+import sys
+from ftlit.cli.deferred_imports import defer_imports
+defer_imports()
+import torch, torchvision, lightning.pytorch
+from lightning.pytorch.utilities.compile import to_uncompiled
+from torchvision.ops.roi_align import is_compile_supported
+
+@torch.compiler.disable
+def plus_one(x): return x + 1
+one = torch.nn.Parameter(torch.ones(1))
+optimizer = torch.optim.SGD([one], 0.5)
+assert plus_one(1) == 2
+module = lightning.pytorch.LightningModule()
+try: to_uncompiled(module)
+except ValueError: pass
+assert "torch._dynamo.eval_frame" not in sys.modules, "loaded by what asks whether something is compiled"
+ASK
+import torch._dynamo.config
+assert "torch._dynamo.eval_frame" in sys.modules and torch._dynamo.config is sys.modules["torch._dynamo.config"]
+from torch._dynamo import eval_frame, utils
+assert eval_frame.config is torch._dynamo.config and utils is sys.modules["torch._dynamo.utils"] and utils.counters is not None
+assert is_compile_supported("cpu") == utils.is_compile_supported("cpu")
+module.compiled = torch.compile(torch.nn.Linear(1, 1), backend="eager")
+from lightning.fabric.wrappers import _unwrap_compiled
+assert _unwrap_compiled(module.compiled)[0] is module.compiled._orig_mod
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2, 2] and plus_one(1) == 2
+try: torch.compile(lambda x: plus_one(x) * 2, backend="eager", fullgraph=True)(torch.ones(1))
+except torch._dynamo.exc.Unsupported: pass
+else: raise AssertionError("the compiler looked into a disabled function")
+assert torch.compile(lambda x: plus_one(x) * 2, backend="eager")(torch.ones(1)).item() == 4
+one.grad = torch.ones(1)
+optimizer.step()
+assert one.item() == 0.5
+"""
+
+
+@pytest.mark.parametrize("ask", ["", "import torch._dynamo.utils; torch._dynamo.utils.counters", "torch._dynamo.config.recompile_limit"])
+def test_the_compiler_is_loaded_when_something_is_compiled_and_is_then_the_only_one(ask):
+    done = subprocess.run([sys.executable, "-c", COMPILER.replace("ASK", ask)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 NO_TRITON = """

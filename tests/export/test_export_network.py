@@ -244,7 +244,7 @@ def test_a_network_of_ones_own_is_exported_as_that_of_a_run_is(tmp_path):
     assert same(torch.export.load(path).module()(images), logits_of(network, images))
     assert (path.parent / "labels.txt").read_text().splitlines() == CLASSES and "predict.py" in usage
     with pytest.raises(
-        UserError, match=r"^a Network has no run folder for the file: give out, as in export_run\(network, 'torch', 'export/"
+        UserError, match=r"^a Network has no run folder: give the path of the file too, as in export_run\(network, 'torch', 'export/"
     ):
         export_run(network, "torch")
     own = replace(network, backbone=Backbone(dict(backbone.items()), backbone.input_spec))

@@ -116,7 +116,7 @@ def test_texts_are_named_by_their_numbers_in_npz_and_a_long_one_does_not_make_th
         (("glyph", "set", "--out", "x.csv"), "--out x.csv: give a file that ends with .npz or .parquet"),
         (("glyphs", "set", "--out", "x.npz"), "there is no file or folder glyphs, and no backbone of this name: did you mean 'glyph'?"),
         (("runs/none", "set", "--out", "x.npz"), "there is no file or folder runs/none"),
-        (("set", "set", "--out", "x.npz"), "set is not the folder of a run: give the folder that ftlit train printed at its end"),
+        (("set", "set", "--out", "x.npz"), "the folder set is not that of a run: give the folder that ftlit train printed at its end"),
         (
             ("set", "backbone.cut=stem", "set", "--out", "x.npz"),
             "'set' is the folder of a run, which has its backbone already: leave backbone.cut=stem out",

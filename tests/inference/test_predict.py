@@ -67,7 +67,7 @@ def command(monkeypatch, capsys, *arguments):
 
 def test_the_report_command_mentions_a_sweep_only_in_the_folder_of_a_sweep(tmp_path, monkeypatch, capsys):
     code, _, err = command(monkeypatch, capsys, "report", tmp_path)
-    assert code == 2 and err.count("\n") == 1 and "is not the folder of a run or of a sweep: give " in err
+    assert code == 2 and err.count("\n") == 1 and "is not that of a run or of a sweep: give " in err
     assert command(monkeypatch, capsys, "report", tmp_path / "nope")[2] == f"ftlit: there is no folder {tmp_path / 'nope'}\n"
     (tmp_path / "multirun.yaml").write_text("")
     code, _, err = command(monkeypatch, capsys, "report", tmp_path)
@@ -114,7 +114,7 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
     (tmp_path / "begun").mkdir()
     (tmp_path / "x.png").touch()
     assert (
-        "begun is not the folder of a run: give the folder that ftlit train printed at its end"
+        "the folder begun is not that of a run: give the folder that ftlit train printed at its end"
         in command(monkeypatch, capsys, "predict", "begun", "x.png")[2]
     )
     (tmp_path / "theirs/checkpoints").mkdir(parents=True)

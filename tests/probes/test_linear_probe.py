@@ -230,8 +230,8 @@ def test_the_summary_gives_the_argument_of_scikit_learn(kind):
 @pytest.mark.parametrize(
     ("tried", "chosen", "end"),
     [
-        ([1.0, 1e-2, 1e-3], 1.0, "the largest tried: a larger one may be better"),
-        ([1.0, 1e-2, 1e-3], 1e-3, "the smallest tried: a smaller one may be better"),
+        ([1.0, 1e-2, 1e-3], 1.0, "this L2 is the largest tried, a larger one may be better"),
+        ([1.0, 1e-2, 1e-3], 1e-3, "this L2 is the smallest tried, a smaller one may be better"),
         ([1.0, 1e-2, 1e-5], 1e-5, ""),  # weaker ones change nothing
         ([1.0, 1e-2, 1e-3], 1e-2, ""),
         ([1e-3], 1e-3, ""),
@@ -239,7 +239,8 @@ def test_the_summary_gives_the_argument_of_scikit_learn(kind):
 )
 def test_the_summary_says_at_an_end_of_the_penalties_what_may_be_better_where_it_matters(tried, chosen, end):
     probe = replace(fit_probe(FEATURES[:100], LABELS[:100], l2=1e-2), l2=chosen, losses=dict.fromkeys(tried, 0.5))
-    assert probe.summary.startswith(f"linear probe (softmax, L2 {chosen:.1e}, {end}{', ' if end else ''}scikit-learn's C ")
+    before, ending, _ = probe.summary.partition(f"{'; ' if end else ''}{end}) on ")
+    assert before.startswith(f"linear probe (softmax, L2 {chosen:.1e}, scikit-learn's C ") and ";" not in before and ending
 
 
 def test_a_custom_kind_is_fitted_chosen_and_named_in_the_summary(monkeypatch):
@@ -257,6 +258,6 @@ def test_a_custom_kind_is_fitted_chosen_and_named_in_the_summary(monkeypatch):
     PROBE_KINDS.register("nearest_mean")(kind)
     probe = fit_probe(FEATURES[:300], LABELS[:300], kind="nearest_mean", l2=[1.0, 1e-1, 1e-2])
     assert probe.l2 == min(probe.losses, key=probe.losses.get) and probe.score > 0.9
-    assert probe.summary.startswith("linear probe (nearest_mean, L2 1.0e+00, the largest tried: a larger one may be better) on ")
+    assert probe.summary.startswith("linear probe (nearest_mean, L2 1.0e+00; this L2 is the largest tried, a larger one may be better) on ")
     with pytest.raises(UserError, match="no kind of probe 'nearest_men': did you mean 'nearest_mean'"):
         fit_probe(FEATURES[:300], LABELS[:300], kind="nearest_men")

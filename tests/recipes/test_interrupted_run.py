@@ -89,7 +89,7 @@ def test_before_training_best_ckpt_is_there_and_a_run_that_is_interrupted_twice_
 
 def test_in_the_first_epoch_the_fitted_head_is_the_result_and_its_scores_are_in_the_table(tmp_path):
     printed = interrupted(tmp_path, *LARGE, place="batch", calls=2)
-    assert "interrupted in epoch 0 of 0 to 1, after 2 steps: best.ckpt is the fitted head (epoch 0)\n" in printed
+    assert "interrupted in epoch 0 (the last would be 1), after 2 steps: best.ckpt is the fitted head (epoch 0)\n" in printed
     assert "│ val " in printed and "│ test " in printed and printed.index("│ test ") < printed.index("interrupted in epoch")
     assert "Most confident errors" in page(tmp_path) or "Confusion" in page(tmp_path)
     best, probe = ((tmp_path / f"run/checkpoints/{name}.ckpt").read_bytes() for name in ("best", "linear_probe"))

@@ -79,9 +79,9 @@ def test_any_setting_can_be_compared_with(tmp_path, capsys):
     with pytest.raises(UserError) as caught:
         main.report([folder, "--against", "head=linear"])
     assert "head=linear scenario=" in str(caught.value) and "head=linear_probe" not in str(caught.value)  # only those that match
-    with pytest.raises(UserError, match="is a sweep, and two sweeps cannot be compared: give the values of one setting of "):
+    with pytest.raises(UserError, match="is a sweep, and two sweeps cannot be compared: give swept values of "):
         main.report([folder, "--against", folder])
-    with pytest.raises(UserError, match="--against has no value: give the values of one setting"):
+    with pytest.raises(UserError, match="--against has no value: give the swept values of"):
         main.report([folder, "--against", ""])
     assert sorted(tmp_path.iterdir()) == before  # no report
 

@@ -212,7 +212,7 @@ def test_the_table_shows_the_backbone_that_each_setting_chose(tmp_path):
 def test_errors_for_a_missing_empty_or_damaged_sweep_are_one_line(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         main.report([str(tmp_path / "none")])
-    with pytest.raises(UserError, match="is not the folder of a run or of a sweep: give "):
+    with pytest.raises(UserError, match="is not that of a run or of a sweep: give "):
         main.report([str(tmp_path)])
     (tmp_path / "multirun.yaml").touch()
     with pytest.raises(UserError, match="is empty, because no job began"):

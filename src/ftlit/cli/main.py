@@ -11,7 +11,7 @@ from typing import Any
 
 from ftlit.cli import search_current_folder
 from ftlit.cli.command_list import describe_commands, describe_versions
-from ftlit.cli.deferred_imports import quick_imports
+from ftlit.cli.deferred_imports import defer_imports, quick_imports
 from ftlit.cli.first_checks import check_inputs, check_output, check_run, print_loading
 from ftlit.cli.output import one_line_warnings, robust_output
 from ftlit.cli.parsers import (
@@ -50,6 +50,7 @@ def _run(command: str, arguments: list[str]) -> None:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS, owner="ftlit")
         run = COMMANDS[command]
+        defer_imports()
         with named_options(), nullcontext() if run in (train, advise) else owned_signals():  # training owns them itself
             run(arguments)
     except KeyboardInterrupt:

@@ -48,7 +48,7 @@ def _refuse_sweep(folder: Path, against: Sequence[str]) -> None:
     if len(against) == 1 and against[0] and jobs.is_sweep(Path(against[0]).expanduser()):
         two_jobs = f"ftlit report {shown(folder / '0')} --against {shown(Path(against[0], '0'))}"
         raise UserError(
-            f"--against {against[0]} is a sweep, and two sweeps cannot be compared: give the values of one setting of {shown(folder)}, as "
+            f"--against {against[0]} is a sweep, and two sweeps cannot be compared: give swept values of {shown(folder)}, as "
             f"in --against head=mlp, or compare two jobs, as in {two_jobs}"
         )
 

@@ -57,7 +57,7 @@ def read_command(folder: Path) -> JsonObject:
         raise UserError(f"{given} is the folder of a sweep: give the folder of a job in it, such as {given}/0")
     if is_run_folder(folder):
         raise UserError(f"{given} is a run without {COMMAND}: {BY_HAND}")
-    raise UserError(f"{given} is not the folder of a run: give the folder that a run printed")
+    raise UserError(f"{given} is not the folder of a run: give the folder that ftlit train printed at its end")
 
 
 def _check_paths(words: Sequence[str], run: Path, began: str) -> None:
@@ -98,6 +98,6 @@ def _check_config_name(words: Sequence[str]) -> None:
     name = next((flags[flag] for flag in ("--config-name", "-cn") if flag in flags), "")
     if folder and name.removesuffix(".yaml") == "config" and (Path(folder) / COMMAND).is_file():
         raise UserError(
-            f"--config-name {name} names {folder}/config.yaml, which records a run and is not a config for Hydra: to run it again in a "
+            f"the file {folder}/config.yaml of --config-name {name} records a run and is not a config for Hydra: to run it again in a "
             f"new folder, give {AGAIN}={shell_word(folder)}, with changes such as seed=1"
         )

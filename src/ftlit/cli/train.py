@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ftlit.cli import search_current_folder
 from ftlit.cli.command_words import complete
-from ftlit.cli.deferred_imports import defer_torchmetrics, quick_imports
+from ftlit.cli.deferred_imports import defer_imports, quick_imports
 from ftlit.cli.output import robust_output
 from ftlit.cli.run_again import with_run
 from ftlit.cli.sweep import sweep_jobs, sweep_rungs
@@ -44,7 +44,7 @@ def main() -> None:
     interruption, by Ctrl-C, SIGTERM or SIGUSR1, is status 130.
     """
     search_current_folder()
-    defer_torchmetrics()
+    defer_imports()
     set_help(_help_text)
     with (
         robust_output(),

@@ -139,7 +139,7 @@ def _network_of(run: str | Path | Network, to: str, out: str | Path | None, *, t
         return load(run, trust=trust)
     if out is None:
         example = f"export/network{format_of(to, None).suffixes[0]}"
-        raise UserError(f"a Network has no run folder for the file: give out, as in export_run(network, {to!r}, {example!r})")
+        raise UserError(f"a Network has no run folder: give the path of the file too, as in export_run(network, {to!r}, {example!r})")
     if run.device.type != "cpu":
         raise UserError(f"the Network is on the device {run.device}, but an export needs it on the CPU: give network.to('cpu')")
     return run

@@ -18,8 +18,8 @@ EVERYTHING: Sequence[tuple[str, float]] = (("*", 1.0),)
 REL_TOLERANCE = 1e-6
 FLOORS = {"eta_min": "eta_min", "min_lr": "min_lrs"}  # arguments of torch's schedulers for the lowest rate -> their attributes
 RATES_ELSEWHERE = (
-    "give the learning rate to the optimizer, functools.partial(torch.optim.AdamW, lr=1e-3); a factor for each pattern to "
-    'build_optimizer(module, factory, [("head", 1.0), ("*", 0.1)]); and factors for later stages to Rates(..., stage_factors=[1, 0.1])'
+    "the learning rate belongs to the optimizer, functools.partial(torch.optim.AdamW, lr=1e-3); factors of it for patterns belong to "
+    'build_optimizer(module, factory, [("head", 1.0), ("*", 0.1)]), and those for later stages to Rates(..., stage_factors=[1, 0.1])'
 )
 NO_DECAY = " (no decay)"  # suffix of the name of a group without weight decay
 

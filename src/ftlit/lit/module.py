@@ -18,8 +18,8 @@ from ftlit.inference.record import KEY, base_of, read_record
 from ftlit.inference.slim import digests, filled, slimmed
 from ftlit.lit.metrics import VAL_METRICS, SplitMetrics
 from ftlit.lit.module_internals import load_state_of_metric, only_shards, share_of_sum, state_of_metric, trainer_of
-from ftlit.lit.sharding.fsdp2 import is_sharded
 from ftlit.lit.sharding.memory import ProcessMemory, process_memory
+from ftlit.lit.sharding.sharded import is_sharded
 from ftlit.lit.sharding.shards import check_same_network
 from ftlit.lit.sharding.units import shard_layers, units_of
 from ftlit.lit.strategies import reshard

@@ -15,11 +15,11 @@ from lightning.pytorch.strategies import (
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from ftlit.errors import UserError
 from ftlit.lit.module_internals import is_compiled, raised_recompile_limit, recompile_limit
 from ftlit.lit.sharding.fsdp2 import Fsdp2Strategy
+from ftlit.lit.sharding.sharded import is_sharded
 from ftlit.models.backbone import Backbone, compiled_parts
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)  # no process holds all weights
@@ -75,7 +75,7 @@ def reshard(module: LightningModule) -> None:
     A frozen unit keeps its copies, because it has no backward pass that would drop them. A no-op without FSDP2.
     """
     for part in module.modules():
-        if isinstance(part, FSDPModule):
+        if is_sharded(part):
             part.reshard()
 
 

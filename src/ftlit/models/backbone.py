@@ -5,6 +5,7 @@ Features have one of three shapes: a map (N, C, H, W), tokens (N, T, C) or vecto
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -236,7 +237,8 @@ def run_on_meta(layer: nn.Module, features: Tensor) -> Tensor:
     before = {module: dict(vars(module)) for module in layer.modules()}
     state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # nothing to gain for a compiled layer
+        eager = torch.compiler.set_stance("force_eager") if compiled_parts(layer) else nullcontext()  # nothing to gain by compiling
+        with torch.no_grad(), eager:
             return torch.func.functional_call(layer.eval(), state, (features,))  # type: ignore[no-any-return]
     finally:
         for module, attributes in before.items():

@@ -86,11 +86,11 @@ class Probe:
     def summary(self) -> str:
         """Kind, L2 penalty (and whether the values that were tried end there), and features."""
         words = {"≥": ("largest", "larger"), "≤": ("smallest", "smaller")}.get(self.bound_sign)
-        end = f", the {words[0]} tried: a {words[1]} one may be better" if words else ""
+        end = f"; this L2 is the {words[0]} tried, a {words[1]} one may be better" if words else ""
         cut = f" of {self.cut}" if self.cut is not None else ""
         weights = "" if self.class_weights is None else describe_weights(self.class_weights)
-        l2 = ", ".join(filter(None, (f"L2 {self.l2:.1e}{end}", self.sklearn and f"scikit-learn's {self.sklearn}", weights)))
-        return f"linear probe ({self.kind}, {l2}) on {self.pooling}-pooled features{cut}"
+        l2 = ", ".join(filter(None, (f"L2 {self.l2:.1e}", self.sklearn and f"scikit-learn's {self.sklearn}", weights)))
+        return f"linear probe ({self.kind}, {l2}{end}) on {self.pooling}-pooled features{cut}"
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (N, C) -> (N, K), equal to those of the head."""

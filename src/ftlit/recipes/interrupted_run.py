@@ -110,7 +110,7 @@ def _where(run: Run) -> str:
         return "before the first step"
     if has_ended(run.trainer):
         return "while the result was evaluated"
-    last = "" if run.trainer.max_epochs in (None, -1) else f" of 0 to {run.trainer.max_epochs - 1}"
+    last = "" if run.trainer.max_epochs in (None, -1) else f" (the last would be {run.trainer.max_epochs - 1})"
     return f"in epoch {run.trainer.current_epoch}{last}, after {run.trainer.global_step} steps"
 
 

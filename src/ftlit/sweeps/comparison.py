@@ -33,7 +33,9 @@ def print_comparison(jobs: Sequence[Job], words: Sequence[str]) -> None:
     """
     results = SettingResults(jobs)
     if not words:
-        raise UserError("--against has no value: give the values of one setting, such as --against 'head=mlp data.per_class=5'")
+        raise UserError(
+            "--against has no value: give the swept values of the jobs to compare with, such as --against 'head=mlp data.per_class=5'"
+        )
     pairs = [[f"{name}={value}" for name, value in zip(results.names, setting.values, strict=True)] for setting in results.settings]
     wanted = {_parsed(word) for word in words}
     found = [place for place, own in enumerate(pairs) if wanted <= set(map(_parsed, own))]

@@ -116,15 +116,18 @@ def test_an_option_that_had_its_default_may_get_several_values(config, tmp_path)
     [
         (
             product([1], ["small_similar", "large_similar"]),
-            r"seed=2\), because this command does not have that job",
+            r"seed=2, but none of the jobs of this command has these values",
         ),
-        (product([1, 2, 3], ["small_similar"]), r"\(scenario=large_similar seed=1\), because this command does not have that job"),
-        (product([1, 2, 3], ["small_similar", "large_similar"], "decay_all=false"), r"because decay_all was True and is now False"),
+        (
+            product([1, 2, 3], ["small_similar"]),
+            r"with scenario=large_similar seed=1, but none of the jobs of this command has these values",
+        ),
+        (product([1, 2, 3], ["small_similar", "large_similar"], "decay_all=false"), r"but decay_all was True and is now False"),
     ],
 )
 def test_a_command_without_a_job_or_with_another_setting_is_refused(config, tmp_path, planned, change):
     run(config, tmp_path, FIRST, range(4))
-    with pytest.raises(UserError, match=rf"is job \d of a different sweep .*{change}: .*give its settings again"):
+    with pytest.raises(UserError, match=rf"belongs to a different sweep: it is job \d with .*{change}: .*give its settings again"):
         in_order(config, planned)
 
 
@@ -132,7 +135,7 @@ def test_a_sweep_that_is_refused_is_not_resumed(config, tmp_path, monkeypatch, c
     monkeypatch.setattr(running, "SWEEPS", {})
     OmegaConf.update(config, "sweep.resume", True)
     run(config, tmp_path, FIRST, range(4))
-    with pytest.raises(UserError, match="of a different sweep"):
+    with pytest.raises(UserError, match="belongs to a different sweep"):
         sweep_jobs.plan_jobs(config, product([1, 2, 3], ["small_similar"]))
     assert capsys.readouterr().out == ""
     sweep_jobs.plan_jobs(config, FIRST)

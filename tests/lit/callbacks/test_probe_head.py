@@ -40,10 +40,10 @@ L2_PENALTIES = [1e-1, 1e-3]
 def message(probe: Probe, images: int) -> str:
     """Return the line that is printed, with scikit-learn's C = 1 / (N L2) beside the L2 penalty."""
     ends = {
-        max(L2_PENALTIES): ", the largest tried: a larger one may be better",
-        min(L2_PENALTIES): ", the smallest tried: a smaller one may be better",
+        max(L2_PENALTIES): "; this L2 is the largest tried, a larger one may be better",
+        min(L2_PENALTIES): "; this L2 is the smallest tried, a smaller one may be better",
     }
-    penalty = f"softmax, L2 {probe.l2:.1e}{ends[probe.l2]}, scikit-learn's C {1 / (images * probe.l2):.2g}"
+    penalty = f"softmax, L2 {probe.l2:.1e}, scikit-learn's C {1 / (images * probe.l2):.2g}{ends[probe.l2]}"
     return f"fitted a linear probe ({penalty}) on average-pooled features of top, {images} training images; accuracy {probe.score:.4f} in"
 
 

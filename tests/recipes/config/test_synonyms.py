@@ -57,7 +57,10 @@ def test_the_error_for_a_name_of_another_program_ends_with_the_words_to_give(ove
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("data.note=photos (1)", "to give this text as it is, write \"data.note='photos (1)'\""),
+        (
+            "data.note=photos (1)",
+            "to give its value as text, write \"data.note='photos (1)'\"; otherwise give group=option or name=value, or a folder of images",
+        ),
         ("backbone=ResNet-50", "did you mean 'resnet50'?"),
     ],
 )

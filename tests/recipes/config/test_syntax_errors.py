@@ -49,7 +49,7 @@ def test_other_words_pass(words):
         ("data.note='a' b", "text follows a closing quote: put the quotes around the whole value"),
         (
             "data.note=a (1",
-            "give group=option or name=value, or a folder of images; to give this text as it is, write \"data.note='a (1'\"",
+            "to give its value as text, write \"data.note='a (1'\"; otherwise give group=option or name=value, or a folder of images",
         ),
         ("", "give group=option or name=value, or a folder of images"),
         ("seed", "there is no file or folder of this name; give group=option or name=value, or a folder of images"),

@@ -85,7 +85,7 @@ def in_order(config: DictConfig, planned: Sequence[list[str]]) -> list[list[str]
             kept[job.number] = words
         elif begun:
             swept = [f"{name}={value}" for name, value in zip(names, _values(job, names), strict=True)]
-            raise refusal(job, path, "this command does not have that job", swept)
+            raise refusal(job, path, "none of the jobs of this command has these values", swept)
         if words is not None and begun and not checked:  # the other settings are the same in all jobs
             _check_settings(config, job, path, words)
             checked = True
@@ -143,7 +143,8 @@ def refusal(before: Job, folder: Path, change: str, words: Sequence[str] | None 
     remedy = REMEDY if before.status in (0, None) else f"give its settings again, remove {folder} to begin this job with the new settings"
     shown = " ".join(before.overrides if words is None else words)
     return UserError(
-        f"{folder} is job {before.number} of a different sweep ({shown}), because {change}: {remedy}, or give another hydra.sweep.dir=..."
+        f"{folder} belongs to a different sweep: it is job {before.number} with {shown}, but {change}: {remedy}, or give another "
+        "hydra.sweep.dir=..."
     )
 
 

@@ -23,7 +23,8 @@ from ftlit.lit.features.feature_data import FeatureData
 from ftlit.lit.features.head_features import features_for_head
 from ftlit.lit.features.loader_features import LoaderFeatures
 from ftlit.lit.rank_store import first_ahead
-from ftlit.lit.sharding.fsdp2 import assign, is_sharded
+from ftlit.lit.sharding.fsdp2 import assign
+from ftlit.lit.sharding.sharded import is_sharded
 from ftlit.lit.strategies import keeps_whole_weights, shards_later
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.models.heads import Combine, LinearHead, head_cuts

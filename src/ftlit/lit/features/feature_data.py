@@ -30,7 +30,7 @@ from ftlit.lit.features.extraction_pass import EVALUATION, View
 from ftlit.lit.features.feature_planner import FeaturePlanner
 from ftlit.lit.features.loader_features import LoaderFeatures
 from ftlit.lit.features.stage_loader import ServedFeatures, StageLoader, stages_read
-from ftlit.lit.sharding.fsdp2 import is_sharded
+from ftlit.lit.sharding.sharded import is_sharded
 from ftlit.lit.stages.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import check_sampler_epoch, find_callback
 from ftlit.models.backbone import Backbone

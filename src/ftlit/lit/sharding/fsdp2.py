@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
@@ -23,6 +21,7 @@ from ftlit.errors import UserError
 from ftlit.files import remove
 from ftlit.lit.module_internals import shard_over_all_processes
 from ftlit.lit.sharding.memory import available_memory
+from ftlit.lit.sharding.sharded import is_shard
 from ftlit.lit.sharding.shards import (
     check_same_network,
     filled_in,
@@ -34,6 +33,9 @@ from ftlit.lit.sharding.shards import (
     write_shards,
 )
 from ftlit.lit.shared_errors import raised_in_all
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 OPTIMIZERS = "optimizer_states"  # key in Lightning's checkpoints
 MAX_MEMORY_SHARE = 0.8  # of the free memory, which the tensors of a plain checkpoint may take
@@ -165,6 +167,8 @@ class Fsdp2Strategy(ModelParallelStrategy):
             return filled_in(common, lambda name: self._distributed(whole_tensor(name)))  # type: ignore[no-any-return]
         lengths = self._lengths(own)
 
+        from torch.distributed.tensor import DTensor, Shard  # here: it takes long to import
+
         def sharded(name: str) -> DTensor:
             local = own[name].to(self.root_device, copy=True)  # the file is mapped
             whole = torch.empty(lengths[name], *local.shape[1:], device="meta")
@@ -191,10 +195,12 @@ class Fsdp2Strategy(ModelParallelStrategy):
         for name, (shape, dtype) in kinds.items():
             whole = held[name].to(self.root_device) if self.is_global_zero else torch.empty(shape, dtype=dtype, device=self.root_device)
             torch.distributed.broadcast(whole, 0)
-            state[name] = self._distributed(whole) if isinstance(own.get(name), DTensor) else whole
+            state[name] = self._distributed(whole) if is_shard(own.get(name)) else whole
         return {**rest, "state_dict": state}
 
-    def _distributed(self, whole: Tensor) -> DTensor:
+    def _distributed(self, whole: Tensor) -> "DTensor":
+        from torch.distributed.tensor import Shard, distribute_tensor  # here: it takes long to import
+
         return distribute_tensor(whole.to(self.root_device), self.mesh, (Shard(0),), src_data_rank=None)
 
     def _share_statistics(self) -> None:
@@ -210,14 +216,11 @@ class Fsdp2Strategy(ModelParallelStrategy):
                 buffer.copy_(values.view_as(buffer))
 
 
-def is_sharded(module: nn.Module) -> bool:
-    """Whether `fully_shard` has sharded a module."""
-    return isinstance(module, FSDPModule)
-
-
 def assign(tensor: Tensor, value: Tensor) -> None:
     """Copy a value into a parameter or buffer, in place; a whole value into a sharded parameter: each process keeps its shard."""
-    if isinstance(tensor, DTensor) and not isinstance(value, DTensor):
+    if is_shard(tensor) and not is_shard(value):
+        from torch.distributed.tensor import distribute_tensor  # here: it takes long to import
+
         value = distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None)
     tensor.copy_(value)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ftlit.formatting import size_in_words
+from ftlit.lit.sharding.sharded import is_shard
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
 CGROUP = Path("/sys/fs/cgroup")  # of Linux: limits of a container, or of a job; version 2
@@ -116,7 +116,7 @@ def _left_in_cgroup() -> float:
 
 
 def _bytes_here(tensor: Tensor) -> int:
-    return int((tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes)
+    return int((tensor.to_local() if is_shard(tensor) else tensor).nbytes)
 
 
 def _shard_bytes(parameter: Tensor, processes: int) -> int:

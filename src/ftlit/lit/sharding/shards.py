@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ftlit.errors import UserError
 from ftlit.files import naming, part_of, remove
+from ftlit.lit.sharding.sharded import is_shard
 from ftlit.run_folder import SHARDS_META as META
 from ftlit.tensor_files import check_zip, save_checkpoint, why_unreadable
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 PROCESSES = "processes"  # key in `META`: their number
 CONTENT = "content"  # key in `META`: the checkpoint, with a marker in the place of each sharded tensor
@@ -39,7 +42,7 @@ def write_shards(
     """
     beside, shards = part_of(folder), dict[str, Tensor]()
 
-    def mark(tensor: DTensor) -> Any:
+    def mark(tensor: "DTensor") -> Any:
         name = str(len(shards))
         shards[name] = _compact(tensor.to_local().detach())
         return {MARKER: name}
@@ -95,9 +98,9 @@ def filled_in(common: Any, tensor_of: Callable[[str], Any]) -> Any:
     return common
 
 
-def mapped(content: Any, change: Callable[[DTensor], Any]) -> Any:
+def mapped(content: Any, change: Callable[["DTensor"], Any]) -> Any:
     """Plain containers in which each DTensor is replaced by `change` of it; other values stay."""
-    if isinstance(content, DTensor):
+    if is_shard(content):
         return change(content)
     if isinstance(content, dict):
         return {key: mapped(value, change) for key, value in content.items()}
@@ -140,7 +143,7 @@ def check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
             )
 
 
-def sharded_tensors(content: Any) -> Iterator[DTensor]:
+def sharded_tensors(content: Any) -> "Iterator[DTensor]":
     """All DTensors in plain containers."""
     found: list[DTensor] = []
     mapped(content, found.append)

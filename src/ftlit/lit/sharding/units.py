@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 
 from ftlit.models.backbone import Backbone
 from ftlit.zoo.timm_split.grid_constants import WithGridConstants
@@ -31,6 +30,8 @@ def shard_layers(module: nn.Module, backbone: Backbone, head: nn.Module, mesh: D
         head: of any kind.
         mesh: one dimension of processes.
     """
+    from torch.distributed.fsdp import fully_shard  # here: it takes long to import
+
     module.to(memory_format=torch.contiguous_format)  # which torch demands
     for unit in units_of(backbone, head).values():
         if any(True for _ in unit.parameters()):

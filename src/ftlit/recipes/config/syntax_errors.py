@@ -63,7 +63,7 @@ def unreadable(word: str) -> UserError:
     elif found and value.endswith(",") and re.fullmatch(r"\+{0,2}[\w./]+", name):
         remedy = f"give all values without spaces between them, as in {name}={value}..."
     elif found and re.fullmatch(r"\+{0,2}[\w.]+", name):
-        remedy += f"; to give this text as it is, write {shell_word(f'{name}={quote(value)}')}"
+        remedy = f"to give its value as text, write {shell_word(f'{name}={quote(value)}')}; otherwise {ACCEPTED}"
     elif word.strip() and not found and not word.startswith(("-", "~", "+")):
         remedy = f"there is no file or folder of this name; {ACCEPTED}"
     return UserError(f"cannot read {word!r}: {remedy}")

@@ -130,8 +130,8 @@ def _reason(path: Path, error: Exception) -> str:
     if "TorchScript" in str(error) or _is_torchscript(path):
         return "it is a TorchScript archive, which could run code; save only the tensors of torch.jit.load(file).state_dict()"
     return (
-        "the file is damaged, or contains objects other than tensors, and such objects are not loaded because they could run code; "
-        f"save only the tensors with torch.save(model.state_dict(), ...), replace or delete the file, or {ALTERNATIVES}"
+        "either the file is damaged (then replace it), or it contains objects other than tensors, which are not loaded because they could "
+        f"run code (then save only the tensors: torch.save(model.state_dict(), ...)); without this file, {ALTERNATIVES}"
     )
 
 
