@@ -120,7 +120,7 @@ def run_recipe(cfg: DictConfig) -> float:
     with quick_imports():
         for module in ("lightning.pytorch", *([RECIPES["advise"]] if cfg.recipe in ADVISED else []), RECIPES[cfg.recipe]):
             import_module(module)
-    once = import_module("ftlit.recipes.checks.own_parts").data_read_once()
+    once = import_module("ftlit.recipes.run.data").data_read_once()
     with job_state(), once, _with_start(cfg) as cfg, _with_backbone(cfg) as cfg, _with_scenario(cfg) as cfg:
         return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
 

@@ -23,13 +23,13 @@ from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.printing import print_line, show
 from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv, write_layers
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
-from ftlit.recipes.checks.own_parts import build_data
 from ftlit.recipes.config.class_weights import class_weights_of, class_weights_text
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.plan_rows import PlanRow
 from ftlit.recipes.console.probe_plan import TRAIN, TRAIN_AND_VAL, fitted_splits, images_read, limited, print_probe_plan, probe_rows
 from ftlit.recipes.resuming.resume import write_config
 from ftlit.recipes.run import artifacts
+from ftlit.recipes.run.data import build_data
 from ftlit.recipes.run.feature_setup import features_of, one_device, specs_of
 from ftlit.recipes.run.parts import RunParts, check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.time_estimates import estimate_features

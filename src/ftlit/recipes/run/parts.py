@@ -20,7 +20,7 @@ from ftlit.lit.datamodules.indexed_images import require_indexed_images
 from ftlit.models.backbone import Backbone
 from ftlit.models.lora import Lora, add_lora
 from ftlit.recipes.checks.check_values import AFFINE
-from ftlit.recipes.checks.own_parts import build_data, build_part, data_read_once, is_own, read_data_early
+from ftlit.recipes.checks.own_parts import build_part, is_own
 from ftlit.recipes.checks.validate import bind, check_input, check_labelled
 from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import hydra_config
@@ -29,6 +29,7 @@ from ftlit.recipes.processes.job_process import several_processes
 from ftlit.recipes.processes.launched import check_alone
 from ftlit.recipes.resuming.data_record import with_recorded_bands
 from ftlit.recipes.resuming.split_file import kept_split, seen_notes
+from ftlit.recipes.run.data import build_data, data_read_once, read_data_early
 from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
 from ftlit.recipes.run.head import check_head, head_arguments, read_by_head
 from ftlit.recipes.run.training_steps import steps_per_epoch

@@ -1,0 +1,22 @@
+"""What is sharded. torch's sharding takes long to import, so it is not imported to ask: whoever sharded something has imported it."""
+
+import sys
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+
+def is_sharded(module: nn.Module) -> "TypeGuard[FSDPModule]":
+    """Whether `fully_shard` has sharded a module."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
+def is_shard(value: Any) -> "TypeGuard[DTensor]":
+    """Whether a value is a DTensor."""
+    tensor = sys.modules.get("torch.distributed.tensor")
+    return tensor is not None and isinstance(value, tensor.DTensor)
