@@ -13,6 +13,7 @@ import ftlit
 from ftlit import UserError, load_backbone, schedules
 from ftlit.finetuning.presets import SCHEDULES
 from ftlit.finetuning.train_entries import select
+from ftlit.patterns import covers
 
 
 class Plain(nn.Module):
@@ -200,6 +201,32 @@ def test_a_torchvision_network_has_the_layers_of_its_backbone():
     assert set(frozen.frozen) >= {"encoder.class_token", "encoder.conv_proj", "encoder.encoder.layers.encoder_layer_0"}
     assert schedules.layers_of(resnet18(), "", "fc") == [["conv1", "bn1"], "layer1", "layer2", "layer3", "layer4"]
     assert schedules.layers_of(Wrapped(resnet18()), "encoder", "classifier")[-1] == "fc"  # a classifier that stays is the top layer
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("name", "lowest", "highest", "number"),
+    [
+        ("test_vit", ["cls_token", "pos_embed", "patch_embed"], ["blocks.5", "norm"], 7),
+        ("test_convnext", "stem", ["stages.3", "head"], 5),
+        ("test_resnet", ["conv1", "bn1"], "layer4", 5),
+        ("test_vit2", ["reg_token", "pos_embed", "patch_embed"], ["blocks.7", "fc_norm"], 9),
+        ("poolformer_s12", "stem", "head", 3),  # timm has no groups for it: its children
+    ],
+)
+def test_a_timm_network_has_the_layers_by_which_timm_groups_it(name, lowest, highest, number):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        module, whole = Wrapped(timm.create_model(name, num_classes=0)), timm.create_model(name)
+    layers = schedules.layers_of(module, "encoder", "classifier")
+    assert (layers[0], layers[-1], len(layers)) == (lowest, highest, number)
+    inside = [pattern for layer in layers for pattern in ([layer] if isinstance(layer, str) else layer)]
+    names = [parameter for parameter, _ in module.encoder.named_parameters()]
+    assert [sum(covers(pattern, parameter) for pattern in inside) for parameter in names] == [1] * len(names)
+    schedule = schedules.top_down(module, backbone="encoder", head="classifier")
+    assert len(schedule.stages) == number + 1 and len(select(module, schedule.stages[-1].entries)) == len(names) + 2
+    if number > 3:
+        assert schedules.layers_of(whole, "", whole.default_cfg["classifier"])[:-1] == layers[:-1]
 
 
 def test_the_layers_found_may_be_given_as_layers():

@@ -28,8 +28,9 @@ OF_MATRICES = {
 def layers_of(module: nn.Module, backbone: str = "backbone", head: str = "head") -> list[Layer]:
     """The layers of a backbone in a module, lowest first, without the head and without those that have no parameters.
 
-    Those of a `Backbone`; of a torchvision network the layers of `backbone_from`, as names of its modules; of another module its parameters
-    and children as they were registered, where a single child with children is taken apart in its place.
+    Those of a `Backbone`; of a torchvision network the layers of `backbone_from`, as names of its modules; of a timm network the groups of
+    its `group_matcher` (stages, or the blocks of a transformer); of another module its parameters and children as they were registered,
+    where a single child with children is taken apart in its place.
 
     Args:
         module: holds backbone and head, each anywhere below it.

@@ -1,4 +1,6 @@
-"""The layers of a backbone within any module: of a `Backbone`, of a torchvision network, its children, or those that the user names."""
+"""The layers of a backbone within any module: of a `Backbone`, of a network of torchvision or timm, its children, or those that the user
+names.
+"""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -17,7 +19,7 @@ Patterns = dict[str, list[str]]  # name of a layer -> names, or globs, of what i
 
 def found_layers(module: nn.Module, backbone: str, head: str) -> Patterns:
     """The layers of a backbone in a module, see `ftlit.schedules.layers_of`; those of a torchvision network have the names of
-    `backbone_from`.
+    `backbone_from`, those of a timm network the names of its modules.
 
     Raises:
         UserError: not a module, or it has no such part.
@@ -32,7 +34,7 @@ def found_layers(module: nn.Module, backbone: str, head: str) -> Patterns:
         if path not in parts:
             raise _no_part(module, argument, path)
     part, below = parts[backbone], head if not backbone else head.removeprefix(f"{backbone}.") if covers(backbone, head) else ""
-    return _of_torchvision(part, below) or {name: [name] for name in _layers_in(part, below)}
+    return _of_torchvision(part, below) or _of_timm(part, below) or {name: [name] for name in _layers_in(part, below)}
 
 
 def _of_torchvision(network: nn.Module, head: str) -> Patterns:
@@ -51,6 +53,25 @@ def _of_torchvision(network: nn.Module, head: str) -> Patterns:
     held = {layer: outermost(inner, names.values()) for layer, inner in own.items() if inner}
     others = not_covered([*chain(*held.values()), head], names.values())
     return held | {name: [name] for name in others}
+
+
+def _of_timm(network: nn.Module, head: str) -> Patterns:
+    """The layers of a network of timm, as it groups them for layer-wise rates: stages, or the blocks of a transformer. What is between the
+    top layer and the head is a part of that layer where it is a norm. Empty for any other network.
+    """
+    matcher = getattr(network, "group_matcher", None)
+    if matcher is None or not type(network).__module__.startswith("timm."):
+        return {}
+    from timm.models import group_parameters
+
+    names = [name for name, _ in network.named_parameters()]
+    groups = group_parameters(network, matcher(coarse=True))  # number -> names; the last one has all that timm has no group for
+    layers = [[name for name in groups[number] if not covers(head, name)] for number in sorted(groups)]
+    layers = [layer for layer in layers if layer]
+    if layers[1:] and all(network.get_parameter(name).ndim == 1 for name in layers[-1]):
+        layers[-2:] = [layers[-2] + layers[-1]]
+    found = [outermost(layer, names) for layer in layers]
+    return {text_of(layer): layer for layer in found}
 
 
 def _no_part(module: nn.Module, argument: str, path: str) -> UserError:
