@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard, overload
 
+import numpy as np
+
 
 class FilePaths(Sequence[Path]):
     """A sequence of paths, which makes a `Path` when it is asked for one.
@@ -12,10 +14,12 @@ class FilePaths(Sequence[Path]):
     Args:
         starts: of each path, up to the name; files in the same folder share one text.
         names: of each file in its folder.
+        hashes: of the bytes of each file (N,), as they were when they were first asked for; kept in place by
+            `ftlit.features.image_hashes`.
     """
 
-    def __init__(self, starts: list[str], names: list[str]) -> None:
-        self.starts, self.names = starts, names
+    def __init__(self, starts: list[str], names: list[str], hashes: np.ndarray[Any, np.dtype[np.bytes_]] | None = None) -> None:
+        self.starts, self.names, self.hashes = starts, names, hashes
 
     @classmethod
     def of(cls, files: Iterable[tuple[Path, str]]) -> "FilePaths":
@@ -40,7 +44,9 @@ class FilePaths(Sequence[Path]):
     def __getitem__(self, i: slice) -> "FilePaths": ...
 
     def __getitem__(self, i: int | slice) -> "Path | FilePaths":
-        return FilePaths(self.starts[i], self.names[i]) if isinstance(i, slice) else Path(self.starts[i] + self.names[i])
+        if isinstance(i, slice):
+            return FilePaths(self.starts[i], self.names[i], None if self.hashes is None else self.hashes[i])
+        return Path(self.starts[i] + self.names[i])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -63,5 +69,6 @@ def texts_of(paths: Iterable[Path]) -> list[str]:
 def taken(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
     """The values at these indices, in this order."""
     if isinstance(values, FilePaths):
-        return FilePaths([values.starts[i] for i in indices], [values.names[i] for i in indices])
+        hashes = None if values.hashes is None else values.hashes[list(indices)]
+        return FilePaths([values.starts[i] for i in indices], [values.names[i] for i in indices], hashes)
     return [values[i] for i in indices]

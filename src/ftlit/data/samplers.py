@@ -5,7 +5,7 @@ worker processes know the epoch too, and training can resume at any batch.
 """
 
 from collections.abc import Iterator, Sequence, Sized
-from itertools import islice, pairwise
+from itertools import cycle, islice, pairwise
 from typing import Any
 
 import torch
@@ -59,8 +59,9 @@ class TrainOrder(DistributedSampler[Any]):
         own = order[self.rank :: self.num_replicas]
         for i in range(self._begin[1] if self._begin[0] == epoch else 0, len(self)):
             counted, together = self.counted(i)
-            batch = own[i * self.batch_size :][:counted]
-            yield [(epoch, index) for index in [*batch, *(2 * order)[: self._size(together) - counted]]]
+            begin = i * self.batch_size
+            repeated = islice(cycle(order), self._size(together) - counted)  # without a copy of the order, which may be of a million
+            yield [(epoch, index) for index in (*own[begin : begin + counted], *repeated)]
 
     def counted(self, batch: int) -> tuple[int, int]:
         """Return the number of images of a batch without repeated ones: of this process, and of all processes together."""

@@ -41,7 +41,10 @@ class FileCache:
             paths: of the files.
             read: path -> text; an empty text is not remembered. What it raises ends the reading.
         """
-        known = self.recall(paths) if paths else []
+        return self.completed(paths, self.recall(paths) if paths else [], read)
+
+    def completed(self, paths: Sequence[Path], known: list[str], read: Callable[[Path], str]) -> list[str]:
+        """The text of each file: the known one where it is not empty, else as in `texts`."""
         if all(known):
             return known
         unknown = list(dict.fromkeys(path for path, text in zip(paths, known, strict=True) if not text))
@@ -54,22 +57,33 @@ class FileCache:
 
     def recall(self, paths: Sequence[Path]) -> list[str]:
         """Return the text of each file that has not changed since it was added, and an empty text for the others."""
+        return [text for text, _ in self._recalled(paths, "'', ''")]
 
-        def found(db: sqlite3.Connection) -> Iterator[str]:
+    def recall_both(self, paths: Sequence[Path], other: str) -> list[tuple[str, str]]:
+        """For each file its text, and the one that another table has too, as `recall` does, with one look at each file."""
+        return self._recalled(paths, "b.seal, b.digest", other)
+
+    def _recalled(self, paths: Sequence[Path], columns: str, *others: str) -> list[tuple[str, str]]:
+        joined = "".join(f" LEFT JOIN {other} b ON a.path = b.path" for other in others)
+
+        def found(db: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+            for other in others:
+                _create(db, other)
             last = ""
             for first in range(0, len(paths), PATHS_PER_QUERY):
                 names = _names(paths[first : first + PATHS_PER_QUERY])
-                query = f"SELECT path, seal, digest FROM {self.table} WHERE path IN ({','.join('?' * len(names))})"
-                stored = {name: (seal, text) for name, seal, text in db.execute(query, names)}
+                marks = ",".join("?" * len(names))
+                query = f"SELECT a.path, a.seal, a.digest, {columns} FROM {self.table} a{joined} WHERE a.path IN ({marks})"
+                stored = {name: texts for name, *texts in db.execute(query, names)}
                 for name in names:
-                    seal, text = stored.get(name, ("", ""))
-                    if text and seal == _seal(name, _state(name), text):
-                        last = text if text != last else last  # most headers are equal: one text for all
-                        yield last
-                    else:
-                        yield ""
+                    seal, text, other_seal, other_text = stored.get(name, ("", "", "", ""))
+                    state = _state(name) if text else ""
+                    text = text if text and seal == _seal(name, state, text) else ""
+                    other_text = other_text if other_text and other_seal == _seal(name, state, other_text) else ""
+                    last = text if text != last else last  # most headers are equal: one text for all
+                    yield last, other_text
 
-        return self._do(found) or [""] * len(paths)
+        return self._do(found) or [("", "")] * len(paths)
 
     def remember(self, found: Mapping[Path, tuple[str, str]]) -> None:
         """Add files, path -> (state, text)."""
@@ -82,7 +96,7 @@ class FileCache:
             connection = sqlite3.connect(self.path, timeout=60)
             try:
                 with connection:
-                    connection.execute(f"CREATE TABLE IF NOT EXISTS {self.table} (path BLOB PRIMARY KEY, seal TEXT, digest TEXT)")
+                    _create(connection, self.table)
                     return list(work(connection))
             finally:
                 connection.close()
@@ -91,6 +105,10 @@ class FileCache:
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self.path.unlink(missing_ok=True)  # damaged
             return []
+
+
+def _create(db: sqlite3.Connection, table: str) -> None:
+    db.execute(f"CREATE TABLE IF NOT EXISTS {table} (path BLOB PRIMARY KEY, seal TEXT, digest TEXT)")
 
 
 def _names(paths: Iterable[Path]) -> list[bytes]:

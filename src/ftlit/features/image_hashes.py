@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 
 from ftlit.data.dataset import Examples
-from ftlit.data.file_paths import are_files
+from ftlit.data.file_paths import FilePaths, are_files
 from ftlit.data.sources.image_headers import ImageHeader, read_one
 from ftlit.data.splitting.duplicates import content_hash, content_hashes
 from ftlit.features.file_cache import FileCache
@@ -56,15 +56,17 @@ def _absolute(path: str | Path) -> Path:
 def cached_hashes(examples: Examples) -> list[str]:
     """The hash of each image as `data.splitting.duplicates.content_hashes` gives it; of files, from the cache in the default store.
 
-    The hashes of files are kept in `examples`: they say which images the data set had when it was listed. `image_hashes`, by which features
-    are found, looks at the files each time.
+    The hashes of files are kept in `examples`, in place: they say which images the data set had when it was listed. `image_hashes`, by
+    which features are found, looks at the files each time.
     """
-    if not are_files(examples.contents):
+    files = examples.contents
+    if not are_files(files):
         return content_hashes(examples)
-    if examples.hashes is None:
-        hashes = np.array(HashCache(Store().folder).texts(examples.contents, content_hash), HASH_DTYPE)
-        object.__setattr__(examples, "hashes", hashes)
-    return [image.decode() for image in examples.hashes.tolist()]  # type: ignore[union-attr]
+    keeper: Any = files if isinstance(files, FilePaths) else examples
+    if keeper.hashes is None:
+        hashes = np.array(HashCache(Store().folder).texts(files, content_hash), HASH_DTYPE)
+        object.__setattr__(keeper, "hashes", hashes)
+    return [image.decode() for image in keeper.hashes.tolist()]
 
 
 def _is_whole_content(source: Any, path: Path | None, files: Mapping[Path, int]) -> bool:
@@ -77,7 +79,7 @@ def _is_whole_content(source: Any, path: Path | None, files: Mapping[Path, int])
 def cached_headers(paths: Sequence[Path], *, decode: bool = False) -> list[ImageHeader]:
     """The headers of files as `data.sources.image_headers.read_headers` gives them, from the cache in the default store.
 
-    Files that do not open are read again each time.
+    Files that do not open are read again each time. Where the hashes of all files are in the cache too, `FilePaths` get them in place.
     """
 
     def read(path: Path) -> str:
@@ -88,6 +90,10 @@ def cached_headers(paths: Sequence[Path], *, decode: bool = False) -> list[Image
         return json.dumps(asdict(header))
 
     faults: dict[Path, ImageHeader] = {}
-    texts = FileCache(Store().folder, DECODED if decode else HEADERS).texts(paths, read)
+    cache = FileCache(Store().folder, DECODED if decode else HEADERS)
+    known = cache.recall_both(paths, HASHES) if paths else []
+    if isinstance(paths, FilePaths) and all(image for _, image in known):
+        paths.hashes = np.array([image for _, image in known], HASH_DTYPE)
+    texts = cache.completed(paths, [text for text, _ in known], read)
     shared = {text: ImageHeader(**json.loads(text)) for text in set(texts) - {""}}  # most headers are equal
     return [shared[text] if text else faults[paths[place]] for place, text in enumerate(texts)]

@@ -35,21 +35,18 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
     tree = read_tree(existing_folder(root), arrays=arrays)
     levels = find_layout(tree) if layout is None else parse_layout(layout)
     listed = list(entries(tree, levels))
-    files: list[FileEntry] = []
-    others: list[Path] = []
-    for file in listed:
-        if tree.is_image(file.name):
-            files.append(file)
-        else:
-            others.append(file.path)
+    images = sum(len(folder.images) for folder in tree.all_folders())
+    files, others = listed, list[FileEntry]()
+    if images != sum(len(folder.names) for folder in tree.all_folders()):
+        files, others = ([file for file in listed if tree.is_image(file.name) is kept] for kept in (True, False))
     _check_endings(listed, files, tree.data_sets if levels == CLASS else ())
     if not any(file.split == "train" for file in files):
         raise UserError(
             f"{shown(tree.path)} has no training images in the layout {'/'.join(levels)}: add a folder named train, or change data.layout"
         )
-    notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files)]
+    notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files, images)]
     if others:
-        notes.append(f"files without an image extension are ignored ({len(others):,}): {_below(tree, others)}")
+        notes.append(f"files without an image extension are ignored ({len(others):,}): {_below(tree, [file.path for file in others])}")
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 
 
@@ -129,7 +126,7 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
     ], notes
 
 
-def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str]:
+def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry], images: int) -> list[str]:
     notes = _run_notes(tree)
     if empty := _empty(tree, len(levels)):
         notes.append(f"folders without files are ignored ({len(empty)}): {_below(tree, empty)}")
@@ -137,7 +134,7 @@ def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str
         notes.append(
             f"images in subfolders get the class of the class folder around them: {_below(tree, [folder.path for folder in nested])}"
         )
-    if sum(map(tree.is_image, tree.all_names())) > len(files):
+    if images > len(files):
         used = {file.path for file in files}
         unused = [path for path in tree.all_files() if path not in used and tree.is_image(path.name)]
         notes.append(f"images outside of the class folders are ignored ({len(unused):,}): {_below(tree, unused)}")

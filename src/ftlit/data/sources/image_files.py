@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from ftlit.data.csv_format import USUAL, CsvFormat
 from ftlit.data.dataset import Collection, Examples, Split
-from ftlit.data.file_paths import FilePaths
+from ftlit.data.file_paths import FilePaths, taken
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.band_files import band_headers, measure_bands
@@ -60,29 +60,25 @@ def collect(
     """
     if input_spec.takes_bands:
         headers_of = partial(band_headers, channels=input_spec.channels)
-    kept, headers, notes = _checked(files, on_bad_image, headers_of)
+    kept, paths, headers, notes = _checked(files, on_bad_image, headers_of)
     class_names = sorted({label for file in kept for label in file.labels})
     numbers = {name: number for number, name in enumerate(class_names)}
     found: dict[Split, Examples] = {}
     label_sets: dict[tuple[str, ...], tuple[int, ...]] = {}  # files with the same labels share one tuple
     for split in dict.fromkeys(file.split for file in kept):
-        part = [file for file in kept if file.split == split]
-        paths = _paths(part)
+        places = [place for place, file in enumerate(kept) if file.split == split]
+        part, own = [kept[place] for place in places], taken(paths, places)
         label_sets |= {
             file.labels: tuple(sorted(numbers[label] for label in file.labels)) for file in part if file.labels not in label_sets
         }
         labels = [label_sets[file.labels] for file in part]
         groups = [file.group for file in part]
-        found[split] = Examples(paths, labels, image_reader(input_spec), paths, groups if any(groups) else None)
+        found[split] = Examples(own, labels, image_reader(input_spec), own, groups if any(groups) else None)
     collection = assemble(found, class_names, rule, multilabel=multilabel)
-    collection.notes[:0] = [*notes, *header_notes(_paths(kept), headers), *label_notes(class_names)]
+    collection.notes[:0] = [*notes, *header_notes(paths, headers), *label_notes(class_names)]
     if input_spec.takes_bands:
         return _with_measured_bands(collection, input_spec)
     return _in_one_range(collection, {file.path for file, header in zip(kept, headers, strict=True) if header.wide_greys}, input_spec)
-
-
-def _paths(files: Sequence[FileEntry]) -> FilePaths:
-    return FilePaths.of((file.folder, file.name) for file in files)
 
 
 def _in_one_range(collection: Collection, wide_greys: Set[Path], input_spec: InputSpec) -> tuple[Collection, InputSpec]:
@@ -127,23 +123,25 @@ def _with_measured_bands(collection: Collection, input_spec: InputSpec) -> tuple
 
 def _checked(
     files: Sequence[FileEntry], on_bad_image: str, headers_of: Callable[..., list[ImageHeader]]
-) -> tuple[Sequence[FileEntry], list[ImageHeader], list[str]]:
-    """Return the files that are images, their headers, and a note on files that are left out."""
+) -> tuple[Sequence[FileEntry], Sequence[Path], list[ImageHeader], list[str]]:
+    """Return the files that are images, their paths and headers, and a note on files that are left out."""
     if on_bad_image not in (options := ("stop", "skip")):
         raise invalid("data.on_bad_image", on_bad_image, options)
-    headers = headers_of(_paths(files), decode=on_bad_image == "skip")
+    paths = FilePaths.of((file.folder, file.name) for file in files)
+    headers = headers_of(paths, decode=on_bad_image == "skip")
     faults = {place: header.fault for place, header in enumerate(headers) if header.fault is not None}
     if not faults:
-        return files, headers, []
+        return files, paths, headers, []
     bad = [shown(files[place].path) + (fault and f" ({fault})") for place, fault in faults.items()]
     if on_bad_image == "stop":
         raise UserError(f"{len(faults)} of {len(files)} files are not images: give data.on_bad_image=skip, or remove {shorten(bad, 3)}")
-    kept = [file for place, file in enumerate(files) if place not in faults]
+    places = [place for place in range(len(files)) if place not in faults]
+    kept = [files[place] for place in places]
     if emptied := _classes(files[place] for place in faults) - _classes(kept):
         gone = shorten(sorted(f"class {label} in {split}" for split, label in emptied))
         raise UserError(f"no file of {gone} can be read as an image: replace the damaged files ({shorten(bad, 3)})")
     notes = [f"{len(faults)} of {len(files)} files are ignored, because they cannot be read as images: {shorten(bad, 10)}"]
-    return kept, [header for header in headers if header.fault is None], notes
+    return kept, taken(paths, places), [headers[place] for place in places], notes
 
 
 def _classes(files: Iterable[FileEntry]) -> set[tuple[Split, str]]:
