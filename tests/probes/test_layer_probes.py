@@ -115,7 +115,7 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
     assert len(shares) == 3 and len(set(shares)) > 1 and all(0.7 < share < 0.97 for share in shares)
     mean, spread = sum(shares) / 3, float(torch.tensor(shares, dtype=torch.float64).std())
     assert {(result["held_out/by"], result["held_out/best_of"]) for result in results} == {("cross-validation", 2)}
-    assert f"test accuracy over these subsets {mean:.4f} ± {spread:.4f}" in output
+    assert f"mean test accuracy of the chosen probes {mean:.4f} ± {spread:.4f}" in output
     assert [line.split()[1] for line in output.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
 
 

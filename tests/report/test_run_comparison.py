@@ -84,13 +84,13 @@ def test_runs_with_few_test_images_in_common_are_refused_with_a_command_that_giv
     rest = [f"new{i}" for i in range(30)]
     holds = run_of(tmp_path / "holds", [], [*HASHES[:5], *rest], train=HASHES[5:])  # the test images of the first one are in its data
     other = run_of(tmp_path / "other", [], rest)
-    few = rf"first \(40 test images\) and {holds} \(35\) share 5 test images with the same label in both, but a comparison needs 20: train"
+    few = rf"first \(40 test images\) and {holds} \(35\) have 5 test images in common that .*, but a comparison needs 20: train"
     with pytest.raises(UserError, match=rf"{few} {holds} again .*\(ftlit train again={holds} data\.split_from={first}\)$"):
         compare_runs(first, holds)
     with pytest.raises(UserError, match=rf"\(ftlit train again={holds} data\.split_from={first}\)$"):
         compare_runs(holds, first)
     with pytest.raises(
-        UserError, match=rf"share no test images .*: train {other} again on the data of {first}, with data\.split_from={first}$"
+        UserError, match=rf"have no test images in common .*: train {other} again on the data of {first}, with data\.split_from={first}$"
     ):
         compare_runs(first, other)
 
@@ -123,7 +123,7 @@ def test_the_command_prints_the_comparison_and_writes_nothing(tmp_path, capsys):
     assert "+0.1500" in printed and sorted(tmp_path.rglob("*")) == before
     for words in (["head=linear"], [str(other), str(first)], [""]):
         with pytest.raises(
-            UserError, match=f"^--against '{' '.join(words)}': {first} is a single run, so give the folder of one other run"
+            UserError, match=f"^--against '{' '.join(words)}': {first} is a single run, and this is not the folder of another one"
         ):
             main.report([str(first), "--against", *words])
     with pytest.raises(UserError, match=r"there is no file or folder .*/otter: did you mean .*/other"):

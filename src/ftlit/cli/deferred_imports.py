@@ -120,7 +120,7 @@ class _CompilerFinder(MetaPathFinder):
             if spec is not None and spec.loader is not None:
                 spec.loader = self.package = _CompilerLoader(spec.loader)
             return spec
-        if self.package is None or self.package.is_loaded or not fullname.startswith(f"{COMPILER}."):
+        if self.package is None or self.package.is_begun or not fullname.startswith(f"{COMPILER}."):
             return None
         if fullname == COMPILER_UTILS:
             return ModuleSpec(fullname, _Given(self.package.utils()))
@@ -149,7 +149,7 @@ class _CompilerLoader(Loader):
     """Gives `torch._dynamo` the names that torchvision, Lightning and torch's optimizers ask for, and loads it for any other."""
 
     def __init__(self, loader: Loader) -> None:
-        self.loader, self.is_loaded = loader, False
+        self.loader, self.is_begun, self.is_loaded = loader, False, False
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
@@ -182,11 +182,12 @@ class _CompilerLoader(Loader):
 
     def load(self) -> None:
         """Load the package into the module that others have."""
-        if not self.is_loaded:
-            self.is_loaded = True
+        if not self.is_begun:
+            self.is_begun = True
             del self.module.__dict__["__getattr__"]
             sys.modules.pop(COMPILER_UTILS, None)
             self.loader.exec_module(self.module)
+            self.is_loaded = True
 
     def _loaded_utils(self) -> ModuleType:
         self.load()

@@ -58,8 +58,8 @@ def _other_run(folder: Path, against: Sequence[str]) -> Path:
     words = " ".join(against)
     if len(against) != 1 or not words or ("=" in words and not Path(words).exists()):
         raise UserError(
-            f"--against '{words}': {shown(folder)} is a single run, so give the folder of one other run, such as --against "
-            "runs/other (values of options, as in --against head=mlp, are for the folder of a sweep)"
+            f"--against '{words}': {shown(folder)} is a single run, and this is not the folder of another one: give such a folder, "
+            "as in --against runs/other (values of options, as in --against head=mlp, are for the folder of a sweep)"
         )
     other = existing_run(words)
     if jobs.is_sweep(other):

@@ -140,7 +140,8 @@ def other_units(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     scale, offset = (torch.tensor(values, device=images.device)[:, None, None] for values in (std, mean))
     most, trained = (images.float() * scale + offset).amax(dim=(1, 2, 3)), max(mean)
     if trained >= UNIT_RATIO and bool(((most > EMPTY) & (most < 1 + EMPTY)).any()):
-        return f"images have values from 0 to 1 (8 bits), but the network was trained on bands with a mean of up to {trained:,.4g}"
+        given = "from 0 to 1, as images of 8 bits have after loading"
+        return f"images have values {given}, but the network was trained on bands with a mean of up to {trained:,.4g}"
     if trained <= 1 and bool((most >= UNIT_RATIO).any()):
         return f"images have values of {UNIT_RATIO} or more, but the network was trained on bands with a mean of up to {trained:.4g}"
     return ""

@@ -139,8 +139,8 @@ def source_of(module: nn.Module, names: Sequence[str | int], images: Tensor) -> 
         raise UserError(f"cuts='' names no submodule of {type(module).__name__}: give the name of one, or -1 for the output")
     if -1 in names and OUTPUT in dict(module.named_modules()):
         raise UserError(
-            f"cuts=-1 is ambiguous, because {type(module).__name__} has a submodule {OUTPUT!r}: give cuts={OUTPUT!r} for this submodule; "
-            "for the output of the whole module, pass nn.Sequential(module) in its place"
+            f"cuts=-1 is ambiguous, because {type(module).__name__} has a submodule {OUTPUT!r}: give cuts={OUTPUT!r} for this submodule, "
+            "or pass nn.Sequential(module) as the first argument for the output of the whole module"
         )
     return Submodules(module, [name if isinstance(name, str) else OUTPUT for name in names], _on_device(images, module))
 

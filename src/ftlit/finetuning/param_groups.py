@@ -129,8 +129,8 @@ def check_same_factors(module: nn.Module, lr_scale: Sequence[tuple[str, float]],
         if wanted is not None and given != wanted:
             has = "no learning-rate factor" if given is None else f"the learning-rate factor {given:g}"
             raise UserError(
-                f"{name} has {has} in the optimizer, but {wanted:g} in the schedule: give build_optimizer lr_scale=schedule.lr_scale, or "
-                "no lr_scale in configure_optimizers, which then uses the factors of the schedule"
+                f"{name} has {has} in the optimizer, but {wanted:g} in the schedule: in configure_optimizers, call "
+                "build_optimizer without lr_scale, so that it uses those of the schedule, or with lr_scale=schedule.lr_scale"
             )
 
 

@@ -92,6 +92,6 @@ def threshold_of(calibration: Calibration | None, coverage: float, *, multilabel
     if calibration is None:
         raise UserError(
             "prediction sets need scores of held-out examples, which this checkpoint lacks: give the folder of a run, or its best.ckpt "
-            "(runs lack them if they have no val, only one value in probe.l2, or more than about 80 million images x classes)"
+            "(a run has none if it has no val, if probe.l2 has only one value, or if images x classes is above 80 million)"
         )
     return calibration.threshold(coverage)

@@ -241,10 +241,10 @@ def describe(repeats: Sequence[Repeat], per_class: int | None, noun: str) -> str
     """The chosen probe, how it was chosen, and its test accuracy."""
     held_out, samples = repeats[0].held_out, repeats[0].best.samples
     fitted = "refitted on train + val" if repeats[0].fitted_on == TRAIN_AND_VAL else f"fitted on {samples:,} training {noun}"
-    in_each = f"by {held_out.replace(' on ', ' on the ')} of each"  # subset
+    in_each = f"by {held_out.replace(' on ', ' on the ')} of each subset"
     how = f"on {held_out}, {fitted}" if per_class is None else in_each if held_out.startswith("cross") else f"on {held_out}"
     if len(repeats) == 1:
         return f"* marks the probe chosen {how}: {repeats[0].best.summary}; test accuracy with 95 % bootstrap interval {repeats[0].test}"
     accuracy = with_deviation([repeat.test.share for repeat in repeats])
     subsets = f"{len(repeats)} random subsets ({count(per_class, noun.removesuffix('s')) if per_class else noun} per class)"
-    return f"*N marks a cut chosen in N of {subsets}, {how}; test accuracy over these subsets {accuracy}"
+    return f"*N marks a cut chosen in N of {subsets}, {how}; mean test accuracy of the chosen probes {accuracy}"

@@ -157,8 +157,8 @@ def compare_runs(folder: Path, other: Path) -> RunComparison:
     whole = total == first.number == second.number
     if total < MIN_COMMON and not whole:
         raise UserError(
-            f"{first.name} ({first.number:,} test {noun}) and {second.name} ({second.number:,}) share {total or 'no'} test {noun} with the "
-            f"same label in both, but a comparison needs {MIN_COMMON}: {_advice(first, second)}"
+            f"{first.name} ({first.number:,} test {noun}) and {second.name} ({second.number:,}) have {total or 'no'} test {noun} in "
+            f"common that have the same label in both runs, but a comparison needs {MIN_COMMON}: {_advice(first, second)}"
         )
     labels = [label for (_, label), number in shared.items() for _ in range(number)]
     found = [[name for image, number in shared.items() for name in run.answers[image][:number]] for run in (first, second)]

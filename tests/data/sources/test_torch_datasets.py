@@ -153,7 +153,7 @@ class Noise(Pairs):
         (Pairs([(1, 2, 3)]), "item 0 of the train split of make is a tuple of 3 values"),
         (
             Pairs([("text", 0), (Image.fromarray(pixels(0)), 1)]),
-            "item 1 of the train split of make is an Image, but the first item of train is a text",
+            "item 1 of the train split of make is an Image, but item 0 of train is a text",
         ),
         (Pairs([(None, 0)]), "item 0 of the train split of make is None: give a PIL image, or an array or tensor"),
         (Pairs([(torch.zeros(4, 9, 9), 0)]), "is a Tensor of shape (4, 9, 9): give a PIL image"),

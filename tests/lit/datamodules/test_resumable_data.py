@@ -148,7 +148,7 @@ def test_other_processes_continue_an_epoch_at_the_same_global_batch_only(monkeyp
     ):
         data(2, 4).load_state_dict(saved)
     with pytest.raises(
-        UserError, match=r"3 processes with batch_size=4 have a global batch of 12: use a number of processes that divides 4, each with"
+        UserError, match=r"3 processes with batch_size=4 have a global batch of 12: use a number of processes that divides 4; batch_size is"
     ):
         data(3, 4).load_state_dict(saved)
     data(2, 4).load_state_dict({**saved, "batch": 0})  # where an epoch begins

@@ -100,7 +100,7 @@ def test_parameter_groups_without_factors_are_an_error_for_a_schedule_with_facto
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
     with pytest.raises(
         UserError,
-        match=r"body\.low\.0\.weight has the learning-rate factor 0\.1 in the optimizer, but 0\.3 in .*or no lr_scale in configure_opt",
+        match=r"body\.low\.0\.weight has the learning-rate factor 0\.1 in the optimizer, but 0\.3 in .*call build_optimizer without",
     ):
         fit(1, schedule=schedule)
 

@@ -41,8 +41,8 @@ def test_without_a_latest_epoch_a_stage_may_never_begin(scores, stages):
 @pytest.mark.parametrize(
     ("until", "reason"),
     [
-        (Until("val/score", threshold=0.9), "its condition (val/score >= 0.9) was not met in 3 validations, best value 0.3"),
-        (Until("val/score", threshold=0.1, mode="min"), "its condition (val/score <= 0.1) was not met in 3 validations, best value 0.2"),
+        (Until("val/score", threshold=0.9), "begin it (val/score >= 0.9) was not met in 3 validations, best value 0.3"),
+        (Until("val/score", threshold=0.1, mode="min"), "begin it (val/score <= 0.1) was not met in 3 validations, best value 0.2"),
     ],
 )
 def test_the_end_of_training_says_how_far_the_metric_was_from_beginning_the_stage(until, reason):
@@ -55,8 +55,8 @@ def test_the_end_of_training_says_how_far_the_metric_was_from_beginning_the_stag
 @pytest.mark.parametrize(
     ("scores", "reason"),
     [
-        ([0.1, 0.2, 0.1], "not met in 3 validations, best value 0.2; at the end 1 validation in a row without improvement, but 2 needed"),
-        ([0.1, 0.1, 0.2], "not met in 3 validations, best value 0.2; at the end 0 validations in a row without improvement, but 2 needed"),
+        ([0.1, 0.2, 0.1], "not met in 3 validations, best value 0.2; training ended after 1 validation in a row without improvement"),
+        ([0.1, 0.1, 0.2], "not met in 3 validations, best value 0.2; training ended after 0 validations in a row without improvement"),
         ([0.2, 0.1, 0.1], "met only in the last epoch, best value 0.2: train for at least one more epoch"),
     ],
 )
@@ -64,7 +64,7 @@ def test_the_end_of_training_says_how_long_a_metric_stalled(scores, reason):
     with pytest.warns(UserWarning) as caught:
         fit(3, schedule=Schedule([Stage(["head"]), Stage(["*"], until=Until("val/score", patience=2))]), model=Net(scores))
     (line,) = [str(one.message) for one in caught if "began: " in str(one.message)]
-    assert line.endswith(f"began: its condition (val/score (higher is better) stalls 2 times) was {reason}")
+    assert line.endswith(f"began: the condition to begin it (val/score (higher is better) stalls 2 times) was {reason}")
 
 
 class Rated(Net):

@@ -175,11 +175,11 @@ def bound(*overrides):
         ("data._target_=MINE.pair data.num_workers=x", "data.num_workers='x': give a whole number or null"),
         (
             "schedule._target_=MINE.nothing",
-            "MINE.nothing does not take layers, which ftlit passes (it takes no argument): give a function or class with this argument",
+            "MINE.nothing has no argument 'layers', which ftlit passes (it has no argument): give a function or class with this argument",
         ),
         (
             "head._target_=MINE.head_of_one",
-            "does not take in_features and num_classes, which ftlit passes (it takes size): give a function or class with these arguments",
+            "has no argument 'in_features' and no argument 'num_classes', which ftlit passes (it has size): give a",
         ),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_lower_layer_that_is_more_accurate_and_not_taken_is_named_with_the_rea
     text = describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOP_BY_ACCURACY_AND_LOGME, numbers), "images")
     assert "layer2 (accuracy 0.980 on held-out images, LogME 0.10) is more accurate than the top layer, layer4 (" in text
     assert (
-        "but has no higher LogME, and the layers above it are dropped only where both are higher" in text and "No lower layer" not in text
+        "No layer is dropped, because no lower layer has both a higher accuracy and a higher LogME" in text and "No lower layer" not in text
     )
 
 

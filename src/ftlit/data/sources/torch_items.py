@@ -67,8 +67,8 @@ class Items:
             self.labels.append(label_of(label, where))
             if texts != isinstance(value, str):
                 raise UserError(
-                    f"{where} is {kind_of(value)}, but the first item of train is {'a text' if texts else 'an image'}: give only "
-                    f"{'texts' if texts else 'images'}"
+                    f"{where} is {kind_of(value)}, but item 0 of train is {'a text' if texts else 'an image'}: give either texts only or "
+                    "images only"
                 )
             if texts:
                 found.append(value)

@@ -55,7 +55,7 @@ class ContinuesEpoch(LightningDataModule):
             size = (
                 f"give batch_size={before // processes}"
                 if before % processes == 0
-                else f"use a number of processes that divides {before}, each with batch_size={before} / processes"
+                else f"use a number of processes that divides {before}; batch_size is then {before} divided by this number"
             )
             raise UserError(
                 f"the checkpoint was written within an epoch with a global batch of {before}, but "

@@ -109,10 +109,10 @@ class StageTrigger:
             return f"no validation has logged {until.metric} in this stage"
         best = f"best value {max(numbers) if until.mode == 'max' else min(numbers):g}" if numbers else "no value is a number"
         if met:
-            return f"its condition ({until}) was met only in the last epoch, {best}: train for at least one more epoch"
+            return f"the condition to begin it ({until}) was met only in the last epoch, {best}: train for at least one more epoch"
         waited = count(until.waited(self._values), "validation")
-        needed = "" if until.patience is None else f"; at the end {waited} in a row without improvement, but {until.patience} needed"
-        return f"its condition ({until}) was not met in {count(len(self._values), 'validation')}, {best}{needed}"
+        needed = "" if until.patience is None else f"; training ended after {waited} in a row without improvement"
+        return f"the condition to begin it ({until}) was not met in {count(len(self._values), 'validation')}, {best}{needed}"
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint: plain values and tensors."""

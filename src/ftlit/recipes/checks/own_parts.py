@@ -67,8 +67,8 @@ def check_signature(group: str, node: DictConfig, target: Callable[..., Any]) ->
     written = ", ".join(str(parameter).partition(":")[0].partition("=")[0].strip() for parameter in parameters) or "no argument"
     if lacking := [name for name in contract.passed if name not in OPTIONAL and not takes(target, name)]:
         raise UserError(
-            f"{source} does not take {' and '.join(lacking)}, which ftlit passes (it takes {written}): give a function or class with "
-            f"{'this argument' if len(lacking) == 1 else 'these arguments'} (docs/extending.md#{contract.section})"
+            f"{source} has no argument {' and no argument '.join(map(repr, lacking))}, which ftlit passes (it has {written}): give a "
+            f"function or class with {'this argument' if len(lacking) == 1 else 'these arguments'} (docs/extending.md#{contract.section})"
         )
     by_position = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in by_position and p.name not in contract.passed]

@@ -94,8 +94,8 @@ def _top_by_both(numbers: DecisionNumbers, noun: str, similar: str) -> str:
     top, other = numbers.top, numbers.most_accurate
     if other.accuracy <= top.accuracy:
         return f"No lower layer separates the classes better than the top layer, {_depth(top, noun)}: {similar}"
-    lower = f"No layer is dropped: {_depth(other, noun)} is more accurate than the top layer, {_depth(top, noun)}, but has no higher LogME"
-    return f"{lower}, and the layers above it are dropped only where both are higher"
+    layers = f"{_depth(other, noun)} and the top layer {_depth(top, noun)}"
+    return f"No layer is dropped, because no lower layer has both a higher accuracy and a higher LogME than the top layer: {layers}"
 
 
 def _depth(depth: Depth, noun: str) -> str:
