@@ -72,7 +72,7 @@ def test_the_files_that_a_page_links_to_exist(name):
 
 
 def test_ftlit_version_prints_the_version_and_those_of_the_libraries():
-    done = subprocess.run([sys.executable, "-m", "ftlit.cli.main", "--version"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ftlit", "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(f"ftlit {ftlit.__version__} (Python 3.") and "torch 2." in done.stdout
 
 

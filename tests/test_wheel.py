@@ -35,7 +35,7 @@ def test_the_wheel_contains_all_files(site):
     contents = {path.relative_to(site).as_posix() for path in site.rglob("*")}
     assert "ftlit/zoo/glyph.safetensors" in contents
     assert {f"ftlit/conf/{path.relative_to(ROOT / 'conf').as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")} <= contents
-    assert "ftlit = ftlit.cli.main:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
+    assert "ftlit = ftlit.__main__:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
 
 
 def test_ftlit_train_runs_from_the_wheel(site, tmp_path):
