@@ -62,13 +62,14 @@ HEAVY = (
 
 
 @pytest.mark.e2e
-def test_a_run_with_a_fitted_head_and_its_report_import_no_package_that_they_do_not_need(tmp_path):
+@pytest.mark.parametrize("more", [(), ("scenario=large_similar", "trainer.max_epochs=1")])
+def test_a_run_and_its_report_import_no_package_that_they_do_not_need(tmp_path, more):
     program = (
         "import sys; from ftlit.cli.train import main; main(); from pathlib import Path; assert Path('run/report.html').exists()\n"
         f"heavy = {HEAVY}\n"
         "assert not (found := [name for name in heavy if name in sys.modules]), found"
     )
-    words = [sys.executable, "-c", program, "data.per_class=5", "trainer=cpu", "hydra.run.dir=run"]
+    words = [sys.executable, "-c", program, "data.per_class=5", "trainer=cpu", "hydra.run.dir=run", *more]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -107,10 +108,16 @@ from torchvision.ops.roi_align import is_compile_supported
 
 @torch.compiler.disable
 def plus_one(x): return x + 1
+class Several:
+    @torch.compiler.disable
+    def method(self, x): return x + 1
 one = torch.nn.Parameter(torch.ones(1))
-optimizer = torch.optim.SGD([one], 0.5)
-assert plus_one(1) == 2
+one.grad = torch.ones(1)
+optimizers = [torch.optim.SGD([one], 0.5), torch.optim.AdamW([one], 0.5, weight_decay=0.0)]
+for optimizer in optimizers: optimizer.step()
+assert plus_one(1) == 2 and abs(one.item()) < 1e-6
 module = lightning.pytorch.LightningModule()
+module.fc = torch.nn.Linear(1, 1)
 try: to_uncompiled(module)
 except ValueError: pass
 assert "torch._dynamo.eval_frame" not in sys.modules, "loaded by what asks whether something is compiled"
@@ -127,10 +134,14 @@ assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() =
 try: torch.compile(lambda x: plus_one(x) * 2, backend="eager", fullgraph=True)(torch.ones(1))
 except torch._dynamo.exc.Unsupported: pass
 else: raise AssertionError("the compiler looked into a disabled function")
-assert torch.compile(lambda x: plus_one(x) * 2, backend="eager")(torch.ones(1)).item() == 4
-one.grad = torch.ones(1)
-optimizer.step()
-assert one.item() == 0.5
+assert torch._dynamo.disable(reason="tried")(lambda x: x)(1) == 1
+several = [torch.compiler.disable(lambda x, i=i: x + i) for i in range(12)]
+torch._dynamo.config.recompile_limit = 2
+torch._dynamo.config.fail_on_recompile_limit_hit = True
+assert torch.compile(lambda x: sum(f(plus_one(x)) for f in several), backend="eager")(torch.ones(1)).item() == 2 * 12 + 66
+assert torch.compile(lambda x: Several().method(x) * 2, backend="eager")(torch.ones(1)).item() == 4
+for optimizer in optimizers: optimizer.step()
+assert abs(one.item() + 1) < 1e-6
 """
 
 

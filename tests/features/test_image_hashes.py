@@ -4,6 +4,7 @@ import os
 import sqlite3
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from PIL import Image
 
 from ftlit import UserError
 from ftlit.data.dataset import Examples
+from ftlit.data.file_paths import FilePaths
 from ftlit.data.images import read_image
 from ftlit.data.sources import image_headers
 from ftlit.data.sources.image_headers import read_headers
+from ftlit.data.splitting.duplicates import content_hash
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.features import file_cache
 from ftlit.features.image_hashes import HashCache, cached_hashes, cached_headers, image_hashes
+from ftlit.features.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -215,3 +219,44 @@ def test_the_start_of_a_run_asks_for_the_hash_of_each_listed_file_once_and_featu
     wait_until_old(more[0])
     picture(more[0], 7)
     assert image_hashes(train, HashCache(tmp_path / "store"))[3].decode() != cached_hashes(train)[3]
+
+
+@pytest.fixture
+def listed(tmp_path, three, monkeypatch):
+    """Three files whose headers and hashes are in the cache, as they are listed again."""
+    monkeypatch.setenv("FTLIT_CACHE", str(tmp_path / "store"))
+    wait_until_old(*three)
+    first = FilePaths.of((path.parent, path.name) for path in three)
+    assert [header.fault for header in cached_headers(first)] == [None] * 3 and first.hashes is None  # of a first start, not yet read
+    cached_hashes(Examples(first, [(0,)] * 3, Image.open, first))
+    return FilePaths.of((path.parent, path.name) for path in three)
+
+
+def hashes_of(files):
+    return [] if files.hashes is None else [image.decode() for image in files.hashes.tolist()]
+
+
+def test_the_headers_of_known_files_bring_their_hashes(listed, three, monkeypatch):
+    cached_headers(listed)
+    wanted = [content_hash(path) for path in three]
+    assert hashes_of(listed) == wanted
+    monkeypatch.setattr(HashCache, "texts", None)  # is not asked again
+    examples = Examples(listed, [(0,)] * 3, Image.open, listed)
+    assert cached_hashes(examples) == wanted and cached_hashes(examples.subset([2, 0])) == [wanted[2], wanted[0]]
+    assert hashes_of(listed[1:]) == wanted[1:]
+
+
+def test_a_file_that_was_replaced_has_its_new_hash(listed, three):
+    picture(three[1], 40)
+    cached_headers(listed)
+    assert hashes_of(listed) == []
+    assert cached_hashes(Examples(listed, [(0,)] * 3, Image.open, listed)) == [content_hash(path) for path in three]
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM digests", "UPDATE digests SET digest = 'other'"])
+def test_a_hash_that_is_gone_or_damaged_is_read_from_the_file(listed, three, change):
+    with closing(sqlite3.connect(Store().folder / "images.sqlite")) as db, db:
+        db.execute(f"{change} WHERE path = ?", [bytes(three[0])])
+    cached_headers(listed)
+    assert hashes_of(listed) == []
+    assert cached_hashes(Examples(listed, [(0,)] * 3, Image.open, listed)) == [content_hash(path) for path in three]

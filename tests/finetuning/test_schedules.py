@@ -236,6 +236,16 @@ def test_the_layers_found_may_be_given_as_layers():
     assert schedules.layer_lrs(module, **where, layers=layers) == schedules.layer_lrs(module, **where)
 
 
+@pytest.mark.zoo
+def test_a_network_of_timm_with_other_parts_has_its_children_as_layers():
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        network = timm.create_model("inception_v3")
+    del network.fc
+    network.head = nn.Linear(2048, 3, device="meta")
+    assert schedules.layers_of(network, "", "head")[:2] == ["Conv2d_1a_3x3", "Conv2d_2a_3x3"]
+
+
 def test_a_network_of_torchvision_with_other_parts_has_its_children_as_layers():
     network = resnet18()
     del network.maxpool

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -23,10 +23,11 @@ COMPILER_UTILS = f"{COMPILER}.utils"
 
 
 def defer_imports() -> None:
-    """Let two packages load when more than a few names of them is asked for. A package that is imported already stays as it is.
+    """Let two packages load only when another name of them is asked for than those that they have below. A package that is imported already
+    stays as it is.
 
     - torchmetrics, whose metrics of sound and texts import scipy and transformers: a third of the time of all imports.
-    - `torch._dynamo`, torch's compiler, which torchvision and Lightning import to ask whether something is compiled: a sixth of the time.
+    - `torch._dynamo`, torch's compiler, of which torchvision, Lightning and optimizers use a few names in every run: a sixth of the time.
     """
     if "torchmetrics" not in sys.modules and not any(isinstance(finder, _MetricsFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MetricsFinder())
@@ -102,51 +103,64 @@ class _MetricsLoader(Loader):
             if name.startswith("__") and name != "__all__":  # what Python asks of any module
                 raise AttributeError(name)
             del module.__dict__["__getattr__"]
-            self.loader.exec_module(module)
+            try:
+                self.loader.exec_module(module)
+            except BaseException:  # the next one who asks has the same error
+                module.__dict__["__getattr__"] = get
+                raise
             return getattr(module, name)
 
         module.__dict__.update({"__getattr__": get, "_logger": logging.getLogger(module.__name__)})  # its base classes take the logger
 
 
 class _CompilerFinder(MetaPathFinder):
-    """Finds torch's compiler, which loads when another name is asked for than those that `_CompilerLoader` knows."""
+    """Finds torch's compiler, which loads when another name is asked for than those that `_CompilerLoader` gives."""
 
     def __init__(self) -> None:
         self.package: _CompilerLoader | None = None
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if fullname == COMPILER:
-            spec = PathFinder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
+        inner = fullname.startswith(f"{COMPILER}.") and self.package is not None and not self.package.is_begun
+        if fullname != COMPILER and not inner:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            if self.package is None or fullname == COMPILER:
                 spec.loader = self.package = _CompilerLoader(spec.loader)
-            return spec
-        if self.package is None or self.package.is_begun or not fullname.startswith(f"{COMPILER}."):
-            return None
-        if fullname == COMPILER_UTILS:
-            return ModuleSpec(fullname, _Given(self.package.utils()))
-        self.package.load()
-        if (loaded := sys.modules.get(fullname)) is None:
-            return None
-        spec = ModuleSpec(fullname, _Given(loaded))  # a second module of this name would have its own settings
-        vars(loaded)["__spec__"] = spec  # Python takes this one, and not what is returned, where the module exists by now
+            else:
+                spec.loader = _InnerLoader(spec.loader, self.package)
         return spec
 
 
-class _Given(Loader):
-    """A loader of a module that exists, which keeps its spec."""
+class _InnerLoader(Loader):
+    """A loader of a module within the compiler, for which the compiler is loaded first. That may load the module too: a second one of this
+    name would have settings of its own.
+    """
 
-    def __init__(self, module: ModuleType) -> None:
-        self.module, self.spec = module, module.__spec__
+    def __init__(self, loader: Loader, package: "_CompilerLoader") -> None:
+        self.loader, self.package, self.spec = loader, package, None
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return self.module
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        if spec.name == COMPILER_UTILS and not self.package.is_begun:
+            return self.package.utils()
+        self.package.load()
+        if (loaded := sys.modules.get(spec.name)) is not None:
+            self.spec = loaded.__spec__
+        return loaded if loaded is not None else self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        vars(module)["__spec__"] = self.spec or module.__spec__
+        if self.spec is not None:
+            vars(module)["__spec__"] = self.spec
+        elif isinstance(module, _Utils):
+            return
+        else:
+            self.loader.exec_module(module)
 
 
 class _CompilerLoader(Loader):
-    """Gives `torch._dynamo` the names that torchvision, Lightning and torch's optimizers ask for, and loads it for any other."""
+    """Gives `torch._dynamo` the names that torchvision, Lightning and torch's optimizers ask for, and loads it for any other. Until then
+    nothing is compiled, so there is nothing to disable and no graph to break.
+    """
 
     def __init__(self, loader: Loader) -> None:
         self.loader, self.is_begun, self.is_loaded = loader, False, False
@@ -155,6 +169,13 @@ class _CompilerLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        compiled = type("Compiled", (type,), {"__instancecheck__": lambda _, value: self._is_compiled(value)})
+        given = {
+            "OptimizedModule": compiled("OptimizedModule", (), {}),
+            "disable": self._disable,
+            "graph_break": lambda *words, **options: self.module.graph_break(*words, **options) if self.is_loaded else None,
+        }
+
         def get(name: str) -> Any:
             if name in given:
                 return given[name]
@@ -163,9 +184,7 @@ class _CompilerLoader(Loader):
             self.load()
             return getattr(module, name)
 
-        compiled = type("Compiled", (type,), {"__instancecheck__": lambda _, value: self._is_compiled(value)})
-        given = {"OptimizedModule": compiled("OptimizedModule", (), {}), "disable": self._disable}
-        self.module = module
+        self.module, self.get = module, get
         module.__dict__["__getattr__"] = get
 
     def utils(self) -> ModuleType:
@@ -176,18 +195,29 @@ class _CompilerLoader(Loader):
                 raise AttributeError(name)
             return getattr(self._loaded_utils(), name)
 
-        module = ModuleType(COMPILER_UTILS)
-        module.__dict__.update({"__getattr__": get, "is_compile_supported": lambda kind: self._loaded_utils().is_compile_supported(kind)})
+        def is_compile_supported(device_type: Any) -> Any:
+            return self._loaded_utils().is_compile_supported(device_type)
+
+        vars(is_compile_supported)["_dynamo_marked_constant"] = True  # as torch marks it
+        module = _Utils(COMPILER_UTILS)
+        module.__dict__.update({"__getattr__": get, "is_compile_supported": is_compile_supported})
         return module
 
     def load(self) -> None:
-        """Load the package into the module that others have."""
-        if not self.is_begun:
-            self.is_begun = True
-            del self.module.__dict__["__getattr__"]
-            sys.modules.pop(COMPILER_UTILS, None)
-            self.loader.exec_module(self.module)
-            self.is_loaded = True
+        """Load the package into the module that others have. A load that fails is tried again by the next one who asks."""
+        if self.is_begun:
+            return
+        self.is_begun = True
+        sys.modules.pop(COMPILER_UTILS, None)
+        for name in ("__getattr__", "utils"):
+            self.module.__dict__.pop(name, None)
+        try:
+            with _no_triton():
+                self.loader.exec_module(self.module)
+        except BaseException:
+            self.module.__dict__["__getattr__"], self.is_begun = self.get, False
+            raise
+        self.is_loaded = True
 
     def _loaded_utils(self) -> ModuleType:
         self.load()
@@ -196,22 +226,26 @@ class _CompilerLoader(Loader):
     def _is_compiled(self, value: Any) -> bool:
         return self.is_loaded and isinstance(value, self.module.OptimizedModule)
 
-    def _disable(self, function: Any = None, recursive: bool = True, **how: Any) -> Any:
-        """As `torch.compiler.disable`. A function is run as it is until the compiler is loaded."""
-        if function is None:
-            return partial(self._disable, recursive=recursive, **how)
-        if not isinstance(function, FunctionType):
+    def _disable(self, fn: Any = None, recursive: bool = True, **how: Any) -> Any:
+        """As `torch._dynamo.disable`; a function is run as it is until the compiler is loaded."""
+        if not isinstance(fn, FunctionType):
             self.load()
-            return self.module.disable(function, recursive, **how)
+            return self.module.disable(fn, recursive, **how)
         disabled: list[Callable[..., Any]] = []
 
-        @wraps(function)
+        @wraps(fn)
         def run(*arguments: Any, **options: Any) -> Any:
             if not self.is_loaded:
-                return function(*arguments, **options)
+                return fn(*arguments, **options)
             if not disabled:
-                disabled.append(self.module.disable(function, recursive, **how))
+                self.module.decorators.skip(run)  # by its code, which all these functions share
+                disabled.append(self.module.disable(fn, recursive, **how))
             return disabled[0](*arguments, **options)
 
-        vars(run)["_torchdynamo_disable"] = True  # the compiler does not look into it
+        about = {"disable": True, "disable_msg": how.get("reason"), "disable_recursive": recursive, "orig_callable": fn}
+        vars(run).update({f"_torchdynamo_{name}": value for name, value in {**about, "wrapper_id": id(run)}.items()})
         return run
+
+
+class _Utils(ModuleType):
+    """In the place of `torch._dynamo.utils` until the compiler is loaded."""

@@ -31,7 +31,7 @@ class Examples:
         contents: file or array of each image, which identifies the image without decoding; `None` if unknown. A source that is neither
             this file or array nor a number identifies a part of it, such as a page.
         groups: name of the group of each image (patient, video, site), which a split keeps together; `None` for an image without one.
-        hashes: of the contents (N,) that are a list of files, as they were when they were first asked for; kept in place by
+        hashes: of the contents (N,) that are a list of files, as they were when the files were listed, or first asked for; kept in place by
             `ftlit.features.image_hashes`, which keeps those of `FilePaths` there.
     """
 

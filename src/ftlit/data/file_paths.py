@@ -14,7 +14,7 @@ class FilePaths(Sequence[Path]):
     Args:
         starts: of each path, up to the name; files in the same folder share one text.
         names: of each file in its folder.
-        hashes: of the bytes of each file (N,), as they were when they were first asked for; kept in place by
+        hashes: of the bytes of each file (N,), as they were when the files were listed, or first asked for; kept in place by
             `ftlit.features.image_hashes`.
     """
 

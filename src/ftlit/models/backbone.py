@@ -4,6 +4,7 @@ Features have one of three shapes: a map (N, C, H, W), tokens (N, T, C) or vecto
 (Swin: N, H, W, C) are wrapped so that this holds at every cut.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -237,7 +238,8 @@ def run_on_meta(layer: nn.Module, features: Tensor) -> Tensor:
     before = {module: dict(vars(module)) for module in layer.modules()}
     state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}
     try:
-        eager = torch.compiler.set_stance("force_eager") if compiled_parts(layer) else nullcontext()  # nothing to gain by compiling
+        # nothing to gain for a compiled layer; without torch's compiler, which takes long to import, there is none
+        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo.eval_frame" in sys.modules else nullcontext()
         with torch.no_grad(), eager:
             return torch.func.functional_call(layer.eval(), state, (features,))  # type: ignore[no-any-return]
     finally:

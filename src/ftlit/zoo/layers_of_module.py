@@ -56,8 +56,9 @@ def _of_torchvision(network: nn.Module, head: str) -> Patterns:
 
 
 def _of_timm(network: nn.Module, head: str) -> Patterns:
-    """The layers of a network of timm, as it groups them for layer-wise rates: stages, or the blocks of a transformer. What is between the
-    top layer and the head is a part of that layer where it is a norm. Empty for any other network.
+    """The layers of a network of timm, as it groups them for layer-wise rates: stages, or the blocks of a transformer. What timm has no
+    group for is the top layer, or a part of the one below it where all its parameters are vectors, as those of a norm. Empty for any other
+    network, and for one whose parts the user has replaced by others.
     """
     matcher = getattr(network, "group_matcher", None)
     if matcher is None or not type(network).__module__.startswith("timm."):
@@ -65,7 +66,10 @@ def _of_timm(network: nn.Module, head: str) -> Patterns:
     from timm.models import group_parameters
 
     names = [name for name, _ in network.named_parameters()]
-    groups = group_parameters(network, matcher(coarse=True))  # number -> names; the last one has all that timm has no group for
+    try:
+        groups = group_parameters(network, matcher(coarse=True))  # number -> names; the last one has all that timm has no group for
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return {}
     layers = [[name for name in groups[number] if not covers(head, name)] for number in sorted(groups)]
     layers = [layer for layer in layers if layer]
     if layers[1:] and all(network.get_parameter(name).ndim == 1 for name in layers[-1]):

@@ -13,10 +13,10 @@ from ftlit.data.sources.builtin import digits
 from ftlit.data.splitting.splits import SplitRule
 from ftlit.recipes.advise import resolve_auto
 from ftlit.recipes.build_run import build
-from ftlit.recipes.checks import own_parts
 from ftlit.recipes.checks.validate import bind
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
+from ftlit.recipes.run import data as run_data
 
 MINE = __name__
 LARGE = "scenario=large_similar"
@@ -264,13 +264,13 @@ def test_a_pair_of_datasets_gets_the_options_of_splits_and_loading():
 
 
 def test_datasets_are_read_once_for_all_builds_with_the_same_arguments():
-    with own_parts.data_read_once():
+    with run_data.data_read_once():
         for numbers, reads in (((30, 30), 30 + 10 + 5), ((20,), 20 + 10 + 5)):
             READ.clear()
             for number in numbers:
                 cfg = bound(f"data._target_={MINE}.pair", f"+data.number={number}")
-                own_parts.read_data_early(cfg)
-                own_parts.build_data(cfg, InputSpec(size=32), seed=number)
+                run_data.read_data_early(cfg)
+                run_data.build_data(cfg, InputSpec(size=32), seed=number)
             assert len(READ) == reads
 
 
@@ -278,28 +278,28 @@ def test_the_next_run_reads_data_again(tmp_path):
     """In a notebook the files may be others by then."""
 
     def counts(cfg):
-        return sum(own_parts.build_data(cfg, InputSpec(size=32)).counts["train"].values())
+        return sum(run_data.build_data(cfg, InputSpec(size=32)).counts["train"].values())
 
     photos = draw_images(tmp_path / "photos", 20)
     own, folder = (
         bound(f"data._target_={MINE}.pair", "+data.number=30"),
         bound("data=folder", f"data.root={photos}", "data.test_fraction=0.2"),
     )
-    with own_parts.data_read_once():
+    with run_data.data_read_once():
         first, _ = counts(folder), counts(own)
         draw_images(photos, 60)
         read = len(READ)
         assert counts(folder) == first and counts(own) and len(READ) == read
-    with own_parts.data_read_once():
+    with run_data.data_read_once():
         assert counts(folder) > first and counts(own) and len(READ) > read
 
 
 def test_notes_on_data_that_are_built_twice_are_not_added_up():
     cfg = bound("data=digits")
-    with own_parts.data_read_once():
-        first = own_parts.build_data(cfg, InputSpec(size=32))
+    with run_data.data_read_once():
+        first = run_data.build_data(cfg, InputSpec(size=32))
         first.notes.append("of the first recipe")
-        second = own_parts.build_data(cfg, InputSpec(size=32))
+        second = run_data.build_data(cfg, InputSpec(size=32))
     assert "of the first recipe" not in second.notes and second.collection is first.collection
 
 

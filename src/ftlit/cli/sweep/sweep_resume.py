@@ -141,7 +141,7 @@ def _value(job: Job, name: str) -> str:
 def refusal(before: Job, folder: Path, change: str, words: Sequence[str] | None = None) -> UserError:
     """The error for a sweep whose folder holds a job of another one: which job (`words`, by default all of its own), and what changed."""
     remedy = REMEDY if before.status in (0, None) else f"give its settings again, remove {folder} to begin this job with the new settings"
-    shown = " ".join(before.overrides if words is None else words)
+    shown = " ".join(before.overrides if words is None else words) or "its own values"
     return UserError(
         f"{folder} belongs to a different sweep: it is job {before.number} with {shown}, but {change}: {remedy}, or give another "
         "hydra.sweep.dir=..."
