@@ -138,7 +138,8 @@ class _InnerLoader(Loader):
     """
 
     def __init__(self, loader: Loader, package: "_CompilerLoader") -> None:
-        self.loader, self.package, self.spec = loader, package, None
+        self.loader, self.package = loader, package
+        self.spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         if spec.name == COMPILER_UTILS and not self.package.is_begun:
@@ -164,6 +165,7 @@ class _CompilerLoader(Loader):
 
     def __init__(self, loader: Loader) -> None:
         self.loader, self.is_begun, self.is_loaded = loader, False, False
+        self.module: Any = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
