@@ -99,7 +99,7 @@ def test_public_functions_refuse_wrong_types_where_they_are_called(name):
 @pytest.mark.parametrize("call", [partial(ftlit.Stage, ["fc"]), partial(ftlit.build_optimizer, nn.Linear(2, 2), partial(SGD, lr=0.1))])
 def test_a_rate_in_another_place_is_an_error_that_says_where_rates_belong(call):
     with pytest.raises(
-        UserError, match=r"^\w+ has no argument 'lr': give the learning rate to the optimizer, .*AdamW, lr=1e-3\); a factor"
+        UserError, match=r"^\w+ has no argument 'lr': the learning rate belongs to the optimizer, .*AdamW, lr=1e-3\); factors"
     ):
         call(lr=1e-3)
     assert call()

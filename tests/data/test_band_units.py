@@ -15,7 +15,7 @@ def normalised(values, mean, std):
 @pytest.mark.parametrize(
     ("units", "factor", "text"),
     [
-        (LARGE, 1, "from 0 to 1 (8 bits), but the network was trained on bands with a mean of up to 3,000"),
+        (LARGE, 1, "from 0 to 1, as images of 8 bits have after loading, but the network was trained on bands with a mean of up to 3,000"),
         (LARGE, 0, ""),
         (LARGE, 2000, ""),
         (SMALL, 1, ""),

@@ -124,7 +124,7 @@ def test_images_in_other_units_than_those_of_training_are_reported(folder, tmp_p
     network(torch.zeros(4, 16, 16))  # no data
     assert not [warning for warning in recwarn if "units" in str(warning.message)]
     np.save(tmp_path / "small.npy", (np.load(path) / 16).clip(0, 255).astype(np.uint8))
-    with pytest.warns(UserWarning, match=r"^images have values from 0 to 1 .* with a mean of up to 1,\d+: the predictions are pr"):
+    with pytest.warns(UserWarning, match=r"^images have values from 0 to 1, .* with a mean of up to 1,\d+: the predictions are pr"):
         network(tmp_path / "small.npy")
     done = warm.run([sys.executable, "-m", "ftlit.cli.main", "predict", str(folder / "run"), str(tmp_path)], env=dict(os.environ))
     assert sum(line.startswith("ftlit: warning: images have values") for line in done.stderr.splitlines()) == 1

@@ -110,7 +110,7 @@ def test_a_job_stays_the_same_where_a_later_release_adds_a_setting_and_is_anothe
     before.write(tmp_path)
     assert sweep_jobs.run_job(hydra, lambda: 0.0) == 0.5  # done already
     hydra.decay_all = False
-    with pytest.raises(UserError, match=r"different sweep .*, because decay_all was None and is now False"):
+    with pytest.raises(UserError, match=r"different sweep: .*, but decay_all was None and is now False"):
         sweep_jobs.run_job(hydra, lambda: 0.0)
 
 

@@ -103,11 +103,7 @@ class _MetricsLoader(Loader):
             if name.startswith("__") and name != "__all__":  # what Python asks of any module
                 raise AttributeError(name)
             del module.__dict__["__getattr__"]
-            try:
-                self.loader.exec_module(module)
-            except BaseException:  # the next one who asks has the same error
-                module.__dict__["__getattr__"] = get
-                raise
+            self.loader.exec_module(module)
             return getattr(module, name)
 
         module.__dict__.update({"__getattr__": get, "_logger": logging.getLogger(module.__name__)})  # its base classes take the logger
@@ -152,9 +148,7 @@ class _InnerLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         if self.spec is not None:
             vars(module)["__spec__"] = self.spec
-        elif isinstance(module, _Utils):
-            return
-        else:
+        elif not isinstance(module, _Utils):
             self.loader.exec_module(module)
 
 
@@ -244,8 +238,9 @@ class _CompilerLoader(Loader):
                 disabled.append(self.module.disable(fn, recursive, **how))
             return disabled[0](*arguments, **options)
 
-        about = {"disable": True, "disable_msg": how.get("reason"), "disable_recursive": recursive, "orig_callable": fn}
-        vars(run).update({f"_torchdynamo_{name}": value for name, value in {**about, "wrapper_id": id(run)}.items()})
+        about = {"": True, "_msg": how.get("reason"), "_recursive": recursive}
+        vars(run).update({f"_torchdynamo_disable{name}": value for name, value in about.items()})
+        vars(run).update({"_torchdynamo_orig_callable": fn, "_torchdynamo_wrapper_id": id(run)})
         return run
 
 

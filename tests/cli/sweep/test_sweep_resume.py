@@ -120,7 +120,7 @@ def test_an_option_that_had_its_default_may_get_several_values(config, tmp_path)
         ),
         (
             product([1, 2, 3], ["small_similar"]),
-            r"with scenario=large_similar seed=1, but none of the jobs of this command has these values",
+            r"scenario=large_similar seed=1, but none of the jobs of this command has these values",
         ),
         (product([1, 2, 3], ["small_similar", "large_similar"], "decay_all=false"), r"but decay_all was True and is now False"),
     ],

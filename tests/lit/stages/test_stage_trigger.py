@@ -49,7 +49,7 @@ def test_the_end_of_training_says_how_far_the_metric_was_from_beginning_the_stag
     with pytest.warns(UserWarning) as caught:
         fit(3, schedule=Schedule([Stage(["head"]), Stage(["*"], until=until)]), model=Net([0.2, 0.3, float("nan")]))
     lines = [str(one.message) for one in caught if "stage" in str(one.message)]
-    assert lines == [f"training ended in stage 'head', before stage '*' began: {reason}"]
+    assert lines == [f"training ended in stage 'head', before stage '*' began: the condition to {reason}"]
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
         (["+probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
         (["seed=range(3)"], "seed=range(3) gives several values: add -m to run a sweep over them"),
-        (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value, or a folder of images"),
+        (["seed=[0"], "cannot read 'seed=[0': to give its value as text, write \"seed='[0'\"; otherwise give group=option or name=value"),
     ],
 )
 def test_a_wrong_name_or_type_is_one_line_with_the_accepted_form(overrides, line, monkeypatch):

@@ -51,7 +51,7 @@ def test_the_smallest_class_is_named_where_the_average_hides_that_it_has_few_ima
 def test_a_lower_layer_that_is_more_accurate_and_not_taken_is_named_with_the_reason():
     numbers = replace(NUMBERS, most_accurate=Depth("layer2", 0.98, 0.1))
     text = describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOP_BY_ACCURACY_AND_LOGME, numbers), "images")
-    assert "layer2 (accuracy 0.980 on held-out images, LogME 0.10) is more accurate than the top layer, layer4 (" in text
+    assert "than the top layer: layer2 (accuracy 0.980 on held-out images, LogME 0.10) and the top layer layer4 (" in text
     assert (
         "No layer is dropped, because no lower layer has both a higher accuracy and a higher LogME" in text and "No lower layer" not in text
     )
