@@ -5,6 +5,8 @@ import gc
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib.abc import Loader
+from types import ModuleType
 
 import pytest
 
@@ -149,6 +151,25 @@ assert abs(one.item() + 1) < 1e-6
 def test_the_compiler_is_loaded_when_something_is_compiled_and_is_then_the_only_one(ask):
     done = subprocess.run([sys.executable, "-c", COMPILER.replace("ASK", ask)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_load_of_the_compiler_that_fails_is_tried_again_by_the_next_one_who_asks(monkeypatch):
+    class Once(Loader):
+        tries = 0
+
+        def exec_module(self, module):
+            self.tries += 1
+            if self.tries == 1:
+                raise ImportError("broken")
+            module.answer = 42
+
+    monkeypatch.setattr(deferred_imports, "_no_triton", nullcontext)
+    monkeypatch.setattr(deferred_imports, "COMPILER_UTILS", "compiler.utils")
+    loader, module = deferred_imports._CompilerLoader(Once()), ModuleType("compiler")
+    loader.exec_module(module)
+    with pytest.raises(ImportError, match="broken"):
+        _ = module.answer
+    assert not loader.is_loaded and module.answer == 42 and loader.is_loaded
 
 
 NO_TRITON = """

@@ -23,8 +23,8 @@ COMPILER_UTILS = f"{COMPILER}.utils"
 
 
 def defer_imports() -> None:
-    """Let two packages load only when another name of them is asked for than those that they have below. A package that is imported already
-    stays as it is.
+    """Defer two packages: each is loaded when a name is asked for that its loader below does not give by itself. A package that is imported
+    already stays as it is.
 
     - torchmetrics, whose metrics of sound and texts import scipy and transformers: a third of the time of all imports.
     - `torch._dynamo`, torch's compiler, of which torchvision, Lightning and optimizers use a few names in every run: a sixth of the time.

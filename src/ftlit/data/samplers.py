@@ -60,7 +60,7 @@ class TrainOrder(DistributedSampler[Any]):
         for i in range(self._begin[1] if self._begin[0] == epoch else 0, len(self)):
             counted, together = self.counted(i)
             begin = i * self.batch_size
-            repeated = islice(cycle(order), self._size(together) - counted)  # without a copy of the order, which may be of a million
+            repeated = islice(cycle(order), self._size(together) - counted)  # without a copy of the order, which may be long
             yield [(epoch, index) for index in (*own[begin : begin + counted], *repeated)]
 
     def counted(self, batch: int) -> tuple[int, int]:

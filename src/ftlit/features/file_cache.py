@@ -57,17 +57,17 @@ class FileCache:
 
     def recall(self, paths: Sequence[Path]) -> list[str]:
         """Return the text of each file that has not changed since it was added, and an empty text for the others."""
-        return [text for text, _ in self._recalled(paths, "'', ''")]
+        return [text for text, _ in self._recalled(paths)]
 
     def recall_both(self, paths: Sequence[Path], other: str) -> list[tuple[str, str]]:
         """For each file its text, and the one that another table has too, as `recall` does, with one look at each file."""
-        return self._recalled(paths, "b.seal, b.digest", other)
+        return self._recalled(paths, other)
 
-    def _recalled(self, paths: Sequence[Path], columns: str, *others: str) -> list[tuple[str, str]]:
-        joined = "".join(f" LEFT JOIN {other} b ON a.path = b.path" for other in others)
+    def _recalled(self, paths: Sequence[Path], other: str = "") -> list[tuple[str, str]]:
+        columns, joined = ("b.seal, b.digest", f" LEFT JOIN {other} b ON a.path = b.path") if other else ("'', ''", "")
 
         def found(db: sqlite3.Connection) -> Iterator[tuple[str, str]]:
-            for other in others:
+            if other:
                 _create(db, other)
             last = ""
             for first in range(0, len(paths), PATHS_PER_QUERY):
